@@ -1,0 +1,76 @@
+# Every target does the set-up it needs: a virtual environment in .venv with the versions of constraints.txt.
+#
+#   make quickstart                 run the shipped chain on this machine, on a real model
+#   make test | lint | types        the checks of .ci/run
+#   make install BASE_PYTHON=...    with another interpreter (3.11 or newer)
+#   make install TORCH_INDEX=https://download.pytorch.org/whl/cu130
+#                                   torch from another index; without it from the index that pip is set up for.
+#                                   On Linux the one on PyPI has CUDA; .../whl/cpu is the small one without.
+#   make install EXTRAS=dev,deepspeed,gpu
+#                                   with bitsandbytes for quantised bases on a GPU
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+EXTRAS ?= dev,deepspeed
+TORCH_INDEX ?=
+BASE_PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# DeepSpeed compiles what it needs when it is first used, not when it is installed.
+export DS_BUILD_OPS := 0
+
+.PHONY: help install quickstart test test-kill lint types bench lock clean
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(BASE_PYTHON)" || { echo "cpt needs Python 3.11 or newer; found none on PATH." \
+		"Install one, or name it: make install BASE_PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(PYTHON) || "$(BASE_PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "could not create $(VENV); on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+ifneq ($(TORCH_INDEX),)
+	$(PYTHON) -m pip install --constraint constraints.txt --index-url "$(TORCH_INDEX)" torch
+endif
+	$(PYTHON) -m pip install --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	@touch $@
+
+quickstart: install
+	$(VENV)/bin/cpt run recipes/quickstart/chain.yaml
+
+test: install
+	$(PYTHON) -m pytest
+
+# Kill the smoke chain at 20 random moments; `make test` does it three times.
+test-kill: install
+	CPT_TEST_KILLS=20 $(PYTHON) -m pytest -m chain tests/test_kill.py
+
+lint: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: install
+	$(VENV)/bin/mypy
+
+bench: install
+	$(PYTHON) tests/bench/overhead.py
+
+# Resolve the ranges of pyproject.toml anew, in an environment of its own.
+lock:
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && "$(BASE_PYTHON)" -m venv "$$folder/venv" \
+	&& "$$folder/venv/bin/python" -m pip install --quiet --editable ".[dev,deepspeed,gpu]" \
+	&& { echo "# Exact versions, for pip's --constraint; made by: make lock"; \
+		"$$folder/venv/bin/python" -m pip freeze --exclude-editable --exclude pip --exclude setuptools \
+		| sed 's/+[[:alnum:].]*$$//' | grep -Ev '^(nvidia-|cuda-|triton)'; } > "$$folder/lock" \
+	&& mv "$$folder/lock" constraints.txt
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Hooks: methods against forgetting, behind one interface. `base.py` says where each may act."""

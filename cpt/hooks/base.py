@@ -1,0 +1,164 @@
+"""What a hook is, and where it acts.
+
+    hook.recall(past)                    # read what earlier stages left: checkpoints, adapters, exemplars
+    data  = hook.mix(data)               # rehearsal, data mixing
+    model = hook.adapt(model)            # adapters, freezing
+    for batch in data:
+        loss = task_loss(model, batch) + sum of hook.penalty(model, tokens)
+        loss.backward()                  # gradients averaged over ranks and accumulation
+        hook.pull(view)                  # closed-form gradient of a parameter-space penalty
+        hook.project(view)               # gradient projection; clipping follows
+        optimizer.step()
+        hook.track(view)                 # moving averages, path integrals
+    model = hook.merge(model)            # the last word on the weights
+    hook.keep(memory)                    # only what training alone could have measured
+
+A hook is a dataclass whose fields are its settings. It acts only in the stage that lists it; what it needs
+from earlier stages is a function of their artifacts. `state_dict` survives an interruption within the stage,
+`keep` leaves files to later stages; the two are never mixed.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from pydantic import ConfigDict
+
+from cpt.data import DataSpec, Row, RowFormat
+from cpt.past import Past, PastStage
+from cpt.world import World
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from cpt.params import View
+    from cpt.tokens import Tokens
+
+Need = Literal["logits", "parameters", "gradients", "adapter"]
+Evidence = Literal["production-validated", "academic"]
+
+#: The points in the order in which they act.
+POINTS = ("recall", "mix", "adapt", "penalty", "pull", "project", "track", "merge", "keep")
+
+
+class Reference(Protocol):
+    """A frozen earlier stage, prepared for the backend."""
+
+    head: Any
+
+    def hidden(self, forward: Mapping[str, Any]) -> "Tensor":
+        """Last hidden states [B, T, H] for the arguments of the trainer's own forward."""
+        ...
+
+
+@dataclass
+class StageContext:
+    """All that a hook is given besides its arguments.
+
+    Attributes:
+        stage: the stage's name.
+        kind: the stage's kind.
+        formats: row formats that the stage trains on.
+        seed: the stage's seed.
+        world: the other processes.
+        step: optimizer steps done so far.
+        start: folder whose weights the stage starts from.
+        reference: loads an earlier stage, frozen, for the backend.
+        log: records a number under a name for the next logged step.
+    """
+
+    stage: str
+    kind: str
+    formats: tuple[RowFormat, ...]
+    seed: int
+    world: World
+    start: str
+    step: int = 0
+    reference: Callable[[PastStage], Reference] | None = None
+    log: Callable[[str, float], None] = lambda name, value: None
+
+
+@dataclass
+class Mixture:
+    """Rows that the stage will train on, before they become one stream.
+
+    `fresh` are the stage's own sources, `old` what hooks add with a share of the final stream.
+    """
+
+    fresh: list[tuple[DataSpec, list[Row]]]
+    old: list["OldRows"] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class OldRows:
+    """Rows of earlier stages, or of a general corpus, with their share of the final stream."""
+
+    name: str
+    rows: list[Row]
+    share: float
+    unit: Literal["tokens", "samples"]
+
+
+class Hook(Protocol):
+    """One method against forgetting. Override the points it needs; the others do nothing."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    evidence: ClassVar[Evidence] = "academic"
+    version: ClassVar[int] = 1
+    kinds: ClassVar[frozenset[str] | None] = None
+    order: ClassVar[int] = 0
+
+    def sources(self) -> tuple[DataSpec, ...]:
+        """Data sets that the hook reads besides the stage's own."""
+        return ()
+
+    def recalls(self) -> tuple[str, ...]:
+        """Earlier stages that the hook reads, by name; `previous`, `base` and `all` count as names."""
+        return ()
+
+    def recall(self, past: Past, ctx: StageContext) -> None:
+        """Read what earlier stages left."""
+
+    def mix(self, data: Mixture, ctx: StageContext) -> Mixture:
+        """Add rows to what the stage trains on."""
+        return data
+
+    def adapt(self, model: "PreTrainedModel", ctx: StageContext) -> "PreTrainedModel":
+        """Change what is trained: adapters, freezing."""
+        return model
+
+    def penalty(self, model: "nn.Module", tokens: "Tokens", ctx: StageContext) -> "Tensor | None":
+        """A differentiable term of the loss: this micro-batch's part of a mean over the optimizer step."""
+        return None
+
+    def pull(self, view: "View", ctx: StageContext) -> None:
+        """Add the closed-form gradient of a parameter-space penalty, once per optimizer step."""
+
+    def project(self, view: "View", ctx: StageContext) -> None:
+        """Edit the gradient, after every `pull` and before clipping."""
+
+    def track(self, view: "View", ctx: StageContext) -> None:
+        """Look at the weights after the optimizer step."""
+
+    def merge(self, model: "PreTrainedModel", ctx: StageContext) -> "PreTrainedModel":
+        """Have a say in the stage's final weights."""
+        return model
+
+    def keep(self, memory: Path, ctx: StageContext) -> None:
+        """Leave files to later stages."""
+
+    def state_dict(self) -> dict[str, "Tensor"]:
+        """What must survive an interruption within the stage."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, "Tensor"]) -> None:
+        """Take back what `state_dict` gave."""
+
+
+def points(hook: Hook) -> tuple[str, ...]:
+    """The points at which a hook acts."""
+    return tuple(point for point in POINTS if getattr(type(hook), point) is not getattr(Hook, point))

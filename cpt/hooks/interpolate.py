@@ -1,0 +1,70 @@
+"""WiSE-FT: the stage's result is a blend with an earlier stage."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from cpt.errors import HookError
+from cpt.hooks.base import Hook, StageContext
+from cpt.past import Past
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass
+class Interpolate(Hook):
+    """(1 - alpha) * w_earlier + alpha * w_trained, tensor by tensor, in fp32, at the stage's end.
+
+    alpha 1 gives the trained weights and alpha 0 the earlier ones, bit for bit. Tied tensors are blended
+    once.
+
+    Settings:
+        of: the earlier stage.
+        alpha: weight of what was trained.
+
+    Source: Wortsman et al. 2022, arXiv:2109.01903, eq. 1; `methods.md` B11.
+    """
+
+    name: ClassVar[str] = "interpolate"
+    evidence: ClassVar = "production-validated"
+    order: ClassVar[int] = 2
+
+    of: str = "previous"
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.7
+    past: Any = field(default=None, init=False, repr=False)
+
+    def recalls(self) -> tuple[str, ...]:
+        """The earlier stage."""
+        return (self.of,)
+
+    def recall(self, past: Past, ctx: StageContext) -> None:
+        """Remember where the earlier stage is."""
+        self.past = past
+
+    def merge(self, model: "PreTrainedModel", ctx: StageContext) -> "PreTrainedModel":
+        """Blend in place, one tensor at a time.
+
+        Raises:
+            HookError: the two have other tensors or shapes.
+        """
+        if self.alpha == 1:
+            return model
+        import torch
+
+        from cpt.checkpoint import load_model
+
+        assert self.past is not None
+        stage = self.past.select(self.of)[-1]
+        earlier = dict(load_model(stage.checkpoint, dtype=str(model.dtype).removeprefix("torch.")).named_parameters())
+        own = dict(model.named_parameters())
+        odd = sorted(own.keys() ^ earlier.keys()) or sorted(n for n in own if own[n].shape != earlier[n].shape)
+        if odd:
+            raise HookError(f"interpolate: {stage.name} and {ctx.stage} differ in {odd[0]!r}; they do not blend")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                # a + alpha (b - a) is exact at both ends only in this form.
+                blend = (1 - self.alpha) * earlier[name].float() + self.alpha * parameter.float()
+                parameter.copy_(earlier[name] if self.alpha == 0 else blend.to(parameter.dtype))
+        return model

@@ -1,0 +1,71 @@
+"""KL to a frozen earlier stage, on the tokens that the stage trains."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from cpt.hooks.base import Hook, Need, StageContext
+from cpt.past import Past
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cpt.tokens import Tokens
+
+
+@dataclass
+class KL(Hook):
+    """beta * mean over the step's tokens of KL between policy and reference.
+
+    reverse: KL(policy || reference), mode-seeking, as in RL; forward: KL(reference || policy), as in LwF.
+    The mean runs over label tokens (pretrain, sft) or over sequences of their token means (dpo, grpo). The
+    policy's hidden states are those of the trainer's own forward; the reference costs one forward, and
+    logits exist for 256 tokens at a time.
+
+    Settings:
+        of: the earlier stage that is the reference.
+        beta: weight; 0 changes nothing and loads nothing.
+        direction: reverse or forward.
+
+    Source: `methods.md` A23 and A15; Ziegler et al. 2019, arXiv:1909.08593; Li and Hoiem 2016,
+    arXiv:1606.09282.
+    """
+
+    name: ClassVar[str] = "kl"
+    needs: ClassVar[frozenset[Need]] = frozenset({"logits"})
+    evidence: ClassVar = "production-validated"
+
+    of: str = "previous"
+    beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
+    direction: Literal["reverse", "forward"] = "reverse"
+    reference: Any = field(default=None, init=False, repr=False)
+    past: Any = field(default=None, init=False, repr=False)
+
+    def recalls(self) -> tuple[str, ...]:
+        """The reference."""
+        return (self.of,)
+
+    def recall(self, past: Past, ctx: StageContext) -> None:
+        """Remember where the reference is; it is loaded when the model is there."""
+        self.past = past
+
+    def penalty(self, model: "nn.Module", tokens: "Tokens", ctx: StageContext) -> "Tensor | None":
+        """This micro-batch's part of beta * mean KL."""
+        if self.beta == 0:
+            return None
+        import torch
+
+        from cpt.tokens import token_kl
+
+        if self.reference is None:
+            assert self.past is not None
+            assert ctx.reference is not None
+            self.reference = ctx.reference(self.past.select(self.of)[-1])
+        assert tokens.hidden is not None
+        with torch.no_grad():
+            reference_hidden = self.reference.hidden(tokens.forward)
+        head = model.get_output_embeddings()  # type: ignore[operator]
+        return self.beta * token_kl(
+            tokens.hidden, head, reference_hidden, self.reference.head, tokens.weight, self.direction
+        )

@@ -1,0 +1,132 @@
+"""The hooks of one stage, acting together: fixed order, sums, one log name each."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cpt.errors import HookError
+from cpt.hooks.base import Hook, Mixture, StageContext, points
+from cpt.past import Past
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from cpt.params import View
+    from cpt.tokens import Tokens
+
+
+def in_order(hooks: Sequence[Hook]) -> list[tuple[str, Hook]]:
+    """(key, hook), sorted so that a recipe's order never matters; a second `replay` is `replay.2`."""
+    from cpt.hooks.table import settings_of
+    from cpt.ids import canonical
+
+    ranked = sorted(hooks, key=lambda hook: (hook.order, hook.name, canonical(settings_of(hook))))
+    seen: dict[str, int] = {}
+    keyed = []
+    for hook in ranked:
+        seen[hook.name] = seen.get(hook.name, 0) + 1
+        keyed.append((hook.name if seen[hook.name] == 1 else f"{hook.name}.{seen[hook.name]}", hook))
+    return keyed
+
+
+class HookStack:
+    """All hooks of a stage. With none, every method does nothing."""
+
+    def __init__(self, hooks: Sequence[Hook], ctx: StageContext) -> None:
+        self.hooks = in_order(hooks)
+        self.ctx = ctx
+        self.terms: dict[str, tuple[float, int]] = {}
+
+    def at(self, point: str) -> list[tuple[str, Hook]]:
+        """The hooks that act at a point."""
+        return [(key, hook) for key, hook in self.hooks if point in points(hook)]
+
+    def recall(self, past: Past) -> None:
+        """Let every hook read the past."""
+        for _, hook in self.at("recall"):
+            hook.recall(past, self.ctx)
+
+    def mix(self, data: Mixture) -> Mixture:
+        """Let every hook add rows."""
+        for _, hook in self.at("mix"):
+            data = hook.mix(data, self.ctx)
+        return data
+
+    def adapt(self, model: "PreTrainedModel") -> "PreTrainedModel":
+        """Let every hook change what is trained."""
+        for _, hook in self.at("adapt"):
+            model = hook.adapt(model, self.ctx)
+        return model
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether any hook has a term in the loss."""
+        return bool(self.at("penalty"))
+
+    def penalty(self, model: "nn.Module", tokens: "Tokens") -> "Tensor | None":
+        """Sum of the hooks' terms, each logged under its own name."""
+        total = None
+        for key, hook in self.at("penalty"):
+            term = hook.penalty(model, tokens, self.ctx)
+            if term is None:
+                continue
+            value, _ = self.terms.get(key, (0.0, 0))
+            self.terms[key] = (value + float(term.detach()), self.ctx.step)
+            total = term if total is None else total + term
+        return total
+
+    def edit_gradient(self, view: "View") -> None:
+        """`pull` of every hook, then `project` of every hook."""
+        for _, hook in self.at("pull"):
+            hook.pull(view, self.ctx)
+        for _, hook in self.at("project"):
+            hook.project(view, self.ctx)
+
+    @property
+    def edits_gradient(self) -> bool:
+        """Whether any hook pulls or projects."""
+        return bool(self.at("pull") or self.at("project"))
+
+    def track(self, view: "View") -> None:
+        """Let hooks see the weights after a step."""
+        for _, hook in self.at("track"):
+            hook.track(view, self.ctx)
+
+    def merge(self, model: "PreTrainedModel") -> "PreTrainedModel":
+        """Moving averages first, then adapters, then interpolation (`order` of each hook)."""
+        for _, hook in self.at("merge"):
+            model = hook.merge(model, self.ctx)
+        return model
+
+    def keep(self, memory: Path) -> None:
+        """Let hooks leave files to later stages."""
+        for key, hook in self.at("keep"):
+            folder = memory / key
+            folder.mkdir(parents=True, exist_ok=True)
+            hook.keep(folder, self.ctx)
+
+    def state_dict(self) -> dict[str, "Tensor"]:
+        """State of all hooks, each tensor under `key/name`."""
+        return {f"{key}/{name}": value for key, hook in self.hooks for name, value in hook.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, "Tensor"]) -> None:
+        """Give each hook its part.
+
+        Raises:
+            HookError: the state has parts of a hook that this stage does not list.
+        """
+        keys = {key for key, _ in self.hooks}
+        strange = {name.partition("/")[0] for name in state} - keys
+        if strange:
+            raise HookError(f"the saved state has hooks that this stage does not list: {', '.join(sorted(strange))}")
+        for key, hook in self.hooks:
+            own = {n.partition("/")[2]: value for n, value in state.items() if n.partition("/")[0] == key}
+            if own:
+                hook.load_state_dict(own)
+
+    def take_terms(self) -> dict[str, float]:
+        """This process's sum of each term since the last call; for the log."""
+        taken = {f"hook/{key}": value for key, (value, _) in self.terms.items()}
+        self.terms = {}
+        return taken

@@ -1,0 +1,277 @@
+"""The seam: the only module that knows `transformers.Trainer`.
+
+`hooked(SFTTrainer)` is a TRL trainer that also adds the hooks' loss terms, lets them edit the gradient after
+reduction and before clipping, shows them the weights after each step, and saves their state with each
+checkpoint. What it relies on in transformers 5.23 and TRL 1.16 is in the comments.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cpt.errors import HookError
+from cpt.hooks.stack import HookStack
+from cpt.params import View
+from cpt.store import MARK, complete_checkpoints
+from cpt.tokens import Tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: What the backbone is called with and a reference must be called with too.
+_FORWARD = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "inputs_embeds")
+_STATE = "hooks.safetensors"
+
+
+def bare_model(model: Any) -> Any:
+    """The language model inside DDP and PEFT wrappers."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+class BackboneTap:
+    """Last hidden states of the trainer's own forward, so that no hook pays for a second one.
+
+    TRL's fused head makes no logits, but it calls the backbone as a module, where a forward hook sees it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.seen: list[tuple[dict[str, Any], Tensor]] = []
+        bare_model(model).base_model.register_forward_hook(self._look, with_kwargs=True)
+
+    def _look(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        import torch
+
+        if torch.is_grad_enabled() and module.training:
+            named = dict(zip(("input_ids",), args, strict=False)) | kwargs
+            kept = {key: value for key, value in named.items() if value is not None and _is_forward(key)}
+            self.seen.append((kept, output.last_hidden_state))
+
+    def take(self) -> tuple[dict[str, Any], "Tensor"]:
+        """The one forward since the last `clear`.
+
+        Raises:
+            HookError: the trainer made none or several; a penalty would belong to another batch.
+        """
+        if len(self.seen) != 1:
+            raise HookError(f"the trainer made {len(self.seen)} forward passes in one step where hooks expect one")
+        return self.seen.pop()
+
+    def clear(self) -> None:
+        """Forget."""
+        self.seen.clear()
+
+
+def _is_forward(key: str) -> bool:
+    return key in _FORWARD or key.startswith(("cu_seq_lens", "max_length_", "seq_idx"))
+
+
+class _Hooks:
+    """Mixin before a TRL trainer. `attach` is called once, right after the trainer is built."""
+
+    hooks: HookStack
+    loss_mask: "Callable[[Mapping[str, Any], Mapping[str, Any]], Tensor]"
+    reduction: Literal["token", "sequence"]
+
+    def attach(
+        self: Any,
+        hooks: HookStack,
+        loss_mask: "Callable[[Mapping[str, Any], Mapping[str, Any]], Tensor]",
+        reduction: Literal["token", "sequence"],
+        sequences_per_row: int = 1,
+    ) -> None:
+        """Give the trainer its hooks.
+
+        Args:
+            hooks: of the stage.
+            loss_mask: (inputs, backbone arguments) -> [B, T], 1 where a position's prediction is in the loss.
+            reduction: whether the loss is a mean over tokens, or over sequences of their token means.
+            sequences_per_row: 2 where a row is a pair.
+        """
+        self.hooks, self.loss_mask, self.reduction = hooks, loss_mask, reduction
+        self.sequences_per_row = sequences_per_row
+        self.tap = BackboneTap(self.model) if hooks.needs_tokens else None
+        self.num_loss_tokens = 0.0
+        self.steps_since_log = 0
+        self.add_callback(_callback()(self))
+        if hooks.edits_gradient and self.accelerator.scaler is not None:
+            raise HookError("hooks that edit the gradient need bf16 or fp32: an fp16 scaler multiplies the gradient")
+        if hooks.edits_gradient and self.is_deepspeed_enabled:
+            raise HookError("hooks that edit the gradient do not run under DeepSpeed yet")
+
+    def get_batch_samples(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Count the step's loss tokens over all micro-batches and ranks, for means over the step."""
+        batches, num_items = super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
+        if self.tap is not None and self.reduction == "token" and batches:
+            import torch
+
+            count = sum(float(self.loss_mask(batch, batch).sum()) for batch in batches)
+            total = torch.tensor(count, dtype=torch.float64, device=self.accelerator.device)
+            self.num_loss_tokens = float(self.hooks.ctx.world.sum_(total))
+        return batches, num_items
+
+    def compute_loss(
+        self: Any, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The trainer's loss plus the hooks' terms, each counted once per optimizer step."""
+        if self.tap is None or not self.model.training:
+            return super().compute_loss(  # type: ignore[misc]
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        before = dict(inputs) if isinstance(inputs, dict) else inputs  # SFT edits its inputs
+        self.tap.clear()
+        result = super().compute_loss(  # type: ignore[misc]
+            model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+        )
+        forward, hidden = self.tap.take()
+        weight = self._weights(self.loss_mask(before, forward).to(hidden.device))
+        term = self.hooks.penalty(bare_model(self.model), Tokens(weight, forward, hidden))
+        if term is None:
+            return result
+        # The weights sum to 1 over the step: undo DDP's mean over ranks, and the Trainer's division by the
+        # accumulation steps where it divides (trainer.py, training_step).
+        term = term * self.hooks.ctx.world.size
+        if not self._is_scaled(num_items_in_batch):
+            term = term * self.current_gradient_accumulation_steps
+        if isinstance(result, tuple):
+            return (result[0] + term, *result[1:])
+        return result + term
+
+    def _weights(self: Any, mask: "Tensor") -> "Tensor":
+        """[B, T] mask -> weights that sum to 1 over the optimizer step."""
+        if self.reduction == "token":
+            return mask / max(self.num_loss_tokens, 1.0)
+        rows = (
+            self.args.per_device_train_batch_size
+            * self.args.gradient_accumulation_steps
+            * self.hooks.ctx.world.size
+            * self.sequences_per_row
+        )
+        return mask / mask.sum(-1, keepdim=True).clamp(min=1) / rows
+
+    def _is_scaled(self: Any, num_items: Any) -> bool:
+        """Whether the Trainer leaves the loss undivided: DPO False, GRPO True, SFT by its token count."""
+        if self.loss_is_scaled_for_ga is not None:
+            return bool(self.loss_is_scaled_for_ga)
+        return (self.model_accepts_loss_kwargs and num_items is not None) or self.compute_loss_func is not None
+
+    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """After backward and reduction, before clipping: `on_pre_optimizer_step` would come after it."""
+        loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        if self.hooks.edits_gradient and self.accelerator.sync_gradients:
+            import torch
+
+            with torch.no_grad():
+                self.hooks.edit_gradient(View(self.accelerator.unwrap_model(self.model), self.hooks.ctx.world))
+        return loss
+
+    def log(self: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the mean of each hook's term over the steps since the last log."""
+        if "loss" in logs and self.steps_since_log:
+            import torch
+
+            terms = self.hooks.take_terms()
+            for name in sorted(terms):
+                total = torch.tensor(terms[name], dtype=torch.float64, device=self.accelerator.device)
+                logs[name] = float(self.hooks.ctx.world.sum_(total)) / self.steps_since_log
+            self.steps_since_log = 0
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+    def _save_checkpoint(self: Any, *args: Any, **kwargs: Any) -> None:
+        """transformers writes in place; our mark comes last, and only then older checkpoints go."""
+        from safetensors.torch import save_file
+
+        super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        world = self.hooks.ctx.world
+        world.barrier()
+        if world.is_main:
+            state = {name: value.detach().cpu().contiguous() for name, value in self.hooks.state_dict().items()}
+            if state:
+                save_file(state, str(folder / _STATE))
+            header = {"hooks": [key for key, _ in self.hooks.hooks], "world": world.size, "tensors": sorted(state)}
+            (folder / "hooks.json").write_text(json.dumps(header))
+            (folder / MARK).write_text("")
+            for _, old in complete_checkpoints(folder.parent)[:-1]:
+                (old / MARK).unlink()
+                shutil.rmtree(old)
+        world.barrier()
+
+    def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
+        """Runs after `accelerator.prepare`, with the checkpoint's path, on every backend."""
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        if checkpoint is None:
+            return
+        from safetensors.torch import load_file
+
+        header = json.loads((Path(checkpoint) / "hooks.json").read_text())
+        if header["tensors"]:
+            self.hooks.load_state_dict(load_file(Path(checkpoint) / _STATE))
+        self.hooks.ctx.step = self.state.global_step
+
+
+@cache
+def _callback() -> type:
+    from transformers import TrainerCallback
+
+    class Tracker(TrainerCallback):
+        """Counts steps and shows hooks the weights; runs before the step's checkpoint is written."""
+
+        def __init__(self, trainer: Any) -> None:
+            self.trainer = trainer
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """After `optimizer.step()`."""
+            import torch
+
+            trainer = self.trainer
+            trainer.hooks.ctx.step = state.global_step
+            trainer.steps_since_log += 1
+            with torch.no_grad():
+                view = View(trainer.accelerator.unwrap_model(trainer.model), trainer.hooks.ctx.world)
+                trainer.hooks.track(view)
+
+    return Tracker
+
+
+@cache
+def hooked(trainer: type) -> type:
+    """A TRL trainer class with the seam in front of it."""
+    return type(f"Hooked{trainer.__name__}", (_Hooks, trainer), {"_tag_names": getattr(trainer, "_tag_names", [])})
+
+
+class FrozenReference:
+    """An earlier stage, loaded from its folder and frozen; see `cpt.hooks.base.Reference`."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.head = model.get_output_embeddings()
+
+    def hidden(self, forward: Mapping[str, Any]) -> "Tensor":
+        """Last hidden states [B, T, H]."""
+        states: Tensor = self.model.base_model(**forward, use_cache=False).last_hidden_state
+        return states
+
+
+class AdapterOff:
+    """The weights below the stage's adapter: exact when the reference is what the stage started from."""
+
+    def __init__(self, peft_model: Any) -> None:
+        self.peft_model = peft_model
+        self.head = bare_model(peft_model).get_output_embeddings()
+
+    def hidden(self, forward: Mapping[str, Any]) -> "Tensor":
+        """Last hidden states [B, T, H] with the adapter disabled and dropout off."""
+        model = bare_model(self.peft_model)
+        training = model.training
+        model.eval()
+        try:
+            with self.peft_model.disable_adapter():
+                states: Tensor = model.base_model(**forward, use_cache=False).last_hidden_state
+        finally:
+            model.train(training)
+        return states

@@ -1,0 +1,52 @@
+"""Trainable parameters by bare name, as the shards that this process holds.
+
+Parameter-space hooks see `View` only, so the same hook runs on every backend that can give one. Legend for
+names: canonical names, without what DDP, torch.compile or PEFT put in front.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cpt.world import World
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "module.")
+
+
+def bare_name(name: str) -> str:
+    """A parameter's name without the prefixes of wrappers: `module.model.norm.weight` -> `model.norm.weight`."""
+    for wrapper in _WRAPPERS:
+        while name.startswith(wrapper):
+            name = name[len(wrapper) :]
+        name = name.replace(f".{wrapper}", ".")
+    return name
+
+
+def trainable(model: "nn.Module") -> Iterator[tuple[str, "nn.Parameter"]]:
+    """(bare name, parameter) of what the stage trains; tied tensors once."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            yield bare_name(name), parameter
+
+
+@dataclass(frozen=True)
+class View:
+    """What this process holds of each trainable parameter.
+
+    One process and DDP hold all of it, and DDP has averaged the gradients already.
+    """
+
+    model: "nn.Module"
+    world: World
+
+    def shards(self) -> Iterator[tuple[str, "Tensor", "Tensor | None"]]:
+        """(bare name, weights, gradient); writing into either changes the model's."""
+        for name, parameter in trainable(self.model):
+            yield name, parameter.detach(), parameter.grad
+
+    def sum_(self, value: "Tensor") -> "Tensor":
+        """Sum a scalar over the shards of all processes; here every process holds everything."""
+        return value

@@ -1,0 +1,100 @@
+"""What a stage may recall of the stages before it: a pure function of their artifacts."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cpt import manifest
+from cpt.errors import HookError
+from cpt.settings import did_you_mean
+
+EXEMPLARS = "exemplars.jsonl"
+NUM_EXEMPLARS = 1000
+
+
+@dataclass(frozen=True)
+class PastStage:
+    """One earlier stage. A bare checkpoint or hub id is one too, called base, with no rows."""
+
+    name: str
+    id: str
+    kind: str
+    folder: Path | None
+    checkpoint: str
+
+    @property
+    def adapter(self) -> Path | None:
+        """Folder of the stage's adapter, if it trained one."""
+        folder = self.folder / "adapter" if self.folder else None
+        return folder if folder and folder.is_dir() else None
+
+    def rows(self, most: int = NUM_EXEMPLARS) -> list[dict[str, Any]]:
+        """The stage's exemplars: a uniform sample of the rows that it trained on."""
+        file = self.folder / EXEMPLARS if self.folder else None
+        if file is None or not file.is_file():
+            return []
+        with file.open(encoding="utf-8") as lines:
+            return [json.loads(line) for _, line in zip(range(most), lines, strict=False)]
+
+
+@dataclass(frozen=True)
+class Past:
+    """The stages before, oldest first; `past[0]` is the base model."""
+
+    stages: tuple[PastStage, ...]
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    def __iter__(self) -> Iterator[PastStage]:
+        return iter(self.stages)
+
+    def __getitem__(self, index: int) -> PastStage:
+        return self.stages[index]
+
+    def select(self, of: str | Sequence[str]) -> tuple[PastStage, ...]:
+        """The stages that `of` names: `previous`, `base`, `all`, a name, or a list of names.
+
+        Raises:
+            HookError: no such stage.
+        """
+        if of == "all":
+            return self.stages[1:] or self.stages
+        chosen = []
+        for name in [of] if isinstance(of, str) else of:
+            if name == "previous":
+                chosen.append(self.stages[-1])
+                continue
+            matches = [stage for stage in self.stages if stage.name == name]
+            if not matches:
+                raise HookError(
+                    f"of: no earlier stage {name!r}{did_you_mean(name, [s.name for s in self.stages])}"
+                )
+            chosen.append(matches[-1])
+        return tuple(chosen)
+
+
+def of_folder(folder: Path) -> Past:
+    """The past of a stage whose parent is in `folder`: the parent's ancestors and the parent.
+
+    A folder without a manifest, such as a downloaded checkpoint, is a past of one.
+    """
+    if not (folder / "manifest.json").is_file():
+        return of_checkpoint(str(folder))
+    entry = manifest.read(folder)
+    stages = []
+    for ancestor in entry.past:
+        place = (folder / ancestor.folder).resolve()
+        stages.append(PastStage(ancestor.name, ancestor.id, ancestor.kind, place, str(place / "checkpoint")))
+    stages.append(PastStage(entry.name, entry.id, entry.kind, folder, str(folder / "checkpoint")))
+    return Past(tuple(stages))
+
+
+def of_checkpoint(name: str) -> Past:
+    """A past of one: a checkpoint folder or a hub id."""
+    folder = Path(name)
+    if folder.name == "checkpoint" and (folder.parent / "manifest.json").is_file():
+        return of_folder(folder.parent)
+    return Past((PastStage("base", name, "base", None, name),))

@@ -1,0 +1,285 @@
+"""Recipe -> plan: ids, parents, what hooks need against what kinds and backends give. Costs nothing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from cpt.errors import CptError, PlanError, RecipeError
+from cpt.hooks import table
+from cpt.hooks.base import Hook, points
+from cpt.hooks.stack import in_order
+from cpt.ids import short_hash
+from cpt.recipe import Recipe, StageSpec
+from cpt.settings import did_you_mean
+from cpt.store import Store
+
+#: Fields of `train:` that change what is shown, not what is trained.
+SHOWN_ONLY = ("logging_steps", "logging_first_step", "logging_strategy", "log_completions", "eval_steps")
+
+
+class Kind(Protocol):
+    """What planning asks of a stage kind."""
+
+    name: str
+    version: int
+    config: str
+    formats: tuple[str, ...]
+    roles: frozenset[str]
+
+    def check(self, spec: StageSpec, where: str) -> None:
+        """Refuse what the kind cannot honour."""
+
+    def reward_contents(self, spec: StageSpec, where: str) -> list[str]:
+        """What of the rewards enters the id."""
+        ...
+
+
+class Backend(Protocol):
+    """What planning asks of a backend."""
+
+    name: str
+    gives: frozenset[str]
+
+    def refusal(self, need: str) -> str:
+        """Why a need is not met, and what to do."""
+        ...
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage of a plan, or the base model."""
+
+    name: str
+    kind: str
+    id: str
+    spec: StageSpec | None = None
+    seed: int = 0
+    parents: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    hooks: tuple[tuple[str, Hook], ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A chain in order, the base model first."""
+
+    recipe: Recipe
+    name: str
+    nodes: tuple[Node, ...]
+    warnings: tuple[str, ...]
+
+    def node(self, name: str) -> Node:
+        """The node of a name."""
+        return next(node for node in self.nodes if node.name == name)
+
+
+def make(
+    recipe: Recipe,
+    kind_of: Callable[[str, str], Kind],
+    check_train: Callable[[str, Mapping[str, Any], str], dict[str, Any]],
+    backend: Backend,
+) -> Plan:
+    """Resolve a recipe into nodes with ids.
+
+    Raises:
+        RecipeError, PlanError, DataError: everything that is wrong, one line each, before any weights load.
+    """
+    nodes = [Node("base", "base", recipe.model.id(), inputs=recipe.model.content())]
+    problems: list[CptError] = []
+    warnings: list[str] = []
+    for name, spec in recipe.stages.items():
+        try:
+            nodes.append(_node(recipe, name, spec, nodes, kind_of, check_train, backend, warnings))
+        except CptError as error:
+            problems.append(error)
+            # A stand-in, so that later stages are checked too.
+            nodes.append(Node(name, spec.kind, f"{spec.kind}-unknown", spec))
+    if problems:
+        worst = PlanError if any(isinstance(p, PlanError) for p in problems) else type(problems[0])
+        raise worst("\n".join(dict.fromkeys(str(problem) for problem in problems)))
+    name = recipe.name if recipe.baseline is None else f"{recipe.name}-{recipe.baseline}"
+    return Plan(recipe, name, tuple(nodes), tuple(dict.fromkeys(warnings)))
+
+
+def stage_inputs(
+    spec: StageSpec, kind: Kind, parents: Mapping[str, str], hooks: Sequence[Hook], seed: int,
+    recalled: Mapping[str, str],
+) -> dict[str, Any]:
+    """What a stage's id hashes: everything that would train differently, and nothing else."""
+    return {
+        "kind": kind.name,
+        "version": kind.version,
+        "parents": dict(parents),
+        "data": [data.content() for data in spec.data],
+        "train": {key: value for key, value in spec.train.items() if key not in SHOWN_ONLY},
+        "rewards": kind.reward_contents(spec, spec.file),
+        "hooks": [
+            {
+                "name": key,
+                "version": hook.version,
+                "settings": table.settings_of(hook),
+                "recalls": [recalled.get(name, name) for name in hook.recalls()],
+            }
+            for key, hook in in_order(hooks)
+        ],
+        "model": spec.model.content() if spec.model else None,
+        "seed": seed,
+    }
+
+
+def stage_id(inputs: Mapping[str, Any]) -> str:
+    """`kind-` and 8 hex digits."""
+    return f"{inputs['kind']}-{short_hash(dict(inputs))}"
+
+
+def _node(
+    recipe: Recipe, name: str, spec: StageSpec, earlier: Sequence[Node], kind_of: Callable[[str, str], Kind],
+    check_train: Callable[[str, Mapping[str, Any], str], dict[str, Any]], backend: Backend, warnings: list[str],
+) -> Node:
+    where = spec.file or f"{recipe.file}: stages.{name}"
+    kind = kind_of(spec.kind, where)
+    spec = spec.model_copy(update={"train": check_train(kind.config, spec.train, where), "file": where})
+    if recipe.baseline == "naive":
+        spec = spec.model_copy(update={"hooks": []})
+    kind.check(spec, where)
+    parent = _parent(spec, earlier, where)
+    known = {node.name: node for node in earlier}
+    parents = {"parent": parent.id}
+    for role, target in _roles(spec, kind, where).items():
+        parents[role] = (parent if target == "previous" else known[target]).id
+    hooks = [table.build(hook.name, dict(hook.settings), where) for hook in spec.hooks]
+    lineage = _lineage(parent, earlier)
+    for hook in hooks:
+        _check_recalls(hook, kind, lineage, kind_of, where)
+    check_hooks(hooks, spec, kind, backend, where, warnings)
+    seed = spec.seed if spec.seed is not None else recipe.seed
+    recalled = {node.name: node.id for node in earlier}
+    inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled)
+    return Node(name, kind.name, stage_id(inputs), spec, seed, parents, inputs, tuple(in_order(hooks)))
+
+
+def _parent(spec: StageSpec, earlier: Sequence[Node], where: str) -> Node:
+    if isinstance(spec.from_, list):
+        if len(spec.from_) != 1:
+            raise PlanError(f"{where}: from: a {spec.kind} stage continues one stage, not {len(spec.from_)}")
+        target = spec.from_[0]
+    else:
+        target = spec.from_
+    if target == "previous":
+        return earlier[-1]
+    return next(node for node in earlier if node.name == target)
+
+
+def _roles(spec: StageSpec, kind: Kind, where: str) -> dict[str, str]:
+    for role in spec.roles():
+        if role not in kind.roles:
+            raise RecipeError(f"{where}: {role}: a {kind.name} stage has no {role}")
+    roles = spec.roles()
+    if "reference" in kind.roles and "reference" not in roles:
+        if kind.name != "grpo" or float(spec.train.get("beta", 0.0)) != 0:
+            roles["reference"] = "previous"
+    return roles
+
+
+def _lineage(parent: Node, earlier: Sequence[Node]) -> list[Node]:
+    """The stages that a stage can recall: its parent, the parent's parent, and so on; oldest first."""
+    by_id = {node.id: node for node in earlier}
+    line = [parent]
+    while (above := line[-1].parents.get("parent")) is not None and above in by_id:
+        line.append(by_id[above])
+    return line[::-1]
+
+
+def _check_recalls(
+    hook: Hook, kind: Kind, lineage: Sequence[Node], kind_of: Callable[[str, str], Kind], where: str
+) -> None:
+    names = {node.name: node for node in lineage}
+    for target in hook.recalls():
+        if target == "all":
+            continue
+        node = lineage[-1] if target == "previous" else names.get(target)
+        if node is None:
+            raise PlanError(
+                f"{where}: hooks.{hook.name}: of: {target!r} is no stage before this one{did_you_mean(target, names)}"
+            )
+        if "mix" not in points(hook):
+            continue
+        if node.kind == "base":
+            raise PlanError(
+                f"{where}: hooks.{hook.name}: the base model left no rows to rehearse; name a data set: "
+                f"{hook.name}: {{source: <data config>}}"
+            )
+        formats = kind_of(node.kind, where).formats[:1]
+        if not set(formats) & set(kind.formats):
+            raise PlanError(
+                f"{where}: hooks.{hook.name}: {node.name} left {formats[0]} rows, and a {kind.name} stage trains on "
+                f"{' or '.join(kind.formats)}; name a source of that format"
+            )
+
+
+def check_hooks(
+    hooks: Sequence[Hook], spec: StageSpec, kind: Kind, backend: Backend, where: str, warnings: list[str]
+) -> None:
+    """Refuse hooks that conflict with each other, with the kind or with the backend.
+
+    Raises:
+        PlanError: names both sides and a way out.
+    """
+    adapting = [hook.name for hook in hooks if "adapt" in points(hook)]
+    if len(adapting) > 1:
+        raise PlanError(f"{where}: hooks: {' and '.join(adapting)} both change what is trained; keep one")
+    for single in ("ema", "interpolate"):
+        if sum(hook.name == single for hook in hooks) > 1:
+            raise PlanError(f"{where}: hooks: {single} is listed twice; it has one result")
+    shares = [getattr(hook, "share", 0.0) for hook in hooks if hook.name == "replay"]
+    if sum(shares) >= 1:
+        raise PlanError(f"{where}: hooks: replay shares sum to {sum(shares):g} and leave nothing for new data")
+    if len({getattr(hook, "unit", "") for hook in hooks if hook.name == "replay"}) > 1:
+        raise PlanError(f"{where}: hooks: replay entries count in different units; use tokens or samples for all")
+    if any(hook.name == "kl" for hook in hooks) and "reference" in kind.roles:
+        own = float(spec.train.get("beta", 0.1 if kind.name == "dpo" else 0.0))
+        if own:
+            warnings.append(f"{where}: kl and {kind.name}'s own beta {own:g} both hold the model to a reference")
+    for hook in hooks:
+        if hook.kinds is not None and kind.name not in hook.kinds:
+            raise PlanError(f"{where}: hooks.{hook.name}: not in a {kind.name} stage; in {', '.join(sorted(hook.kinds))}")
+        for need in sorted(hook.needs - backend.gives):
+            raise PlanError(f"{where}: hooks.{hook.name}: {backend.refusal(need)}")
+
+
+COLUMNS = {
+    "data": ("mix",),
+    "model": ("adapt",),
+    "loss": ("penalty",),
+    "gradient": ("pull", "project"),
+    "weights": ("track", "merge"),
+}
+
+
+def table_of(plan: Plan, store: Store, probed: Callable[[str], bool] | None, num_probes: int, backend: str) -> str:
+    """The plan as people read it."""
+    rows = [["", "stage", "id", *COLUMNS, "status"]]
+    for number, node in enumerate(plan.nodes):
+        acting = [
+            " ".join(key for key, hook in node.hooks if set(points(hook)) & set(where)) for where in COLUMNS.values()
+        ]
+        status = store.status(node.id)
+        if status == "done" and probed is not None:
+            status += ", probed" if probed(node.id) else ", not probed"
+        rows.append([str(number), node.name, node.id, *acting, status])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    stages = len(plan.nodes) - 1
+    probes = f", {stages + 1} x {num_probes} probes" if num_probes else ""
+    head = f"chain {plan.name}   seed {plan.recipe.seed}   {stages} stages{probes}   {backend}   {_short(store.chain(plan.name))}"
+    return "\n".join([head, *lines, *(f"warning: {warning}" for warning in plan.warnings)])
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

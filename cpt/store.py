@@ -1,0 +1,153 @@
+"""Stage folders by content. A folder that is not finished says so in its name; publishing is one rename."""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cpt import ids
+from cpt.errors import StoreError
+
+
+class Store:
+    """`runs/`: `stages/<id>`, `chains/<name>`, `cache/`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    @property
+    def stages(self) -> Path:
+        """Folder of all stages."""
+        return self.root / "stages"
+
+    @property
+    def cache(self) -> Path:
+        """Derived files, safe to delete."""
+        return self.root / "cache"
+
+    def stage(self, stage_id: str) -> Path:
+        """Folder of a finished stage."""
+        return self.stages / stage_id
+
+    def partial(self, stage_id: str) -> Path:
+        """Folder of a stage under way."""
+        return self.stages / f"{stage_id}.partial"
+
+    def is_done(self, stage_id: str) -> bool:
+        """Whether the stage was published."""
+        return (self.stage(stage_id) / "manifest.json").is_file()
+
+    def chain(self, name: str) -> Path:
+        """Folder of a chain's report and links."""
+        return self.root / "chains" / name
+
+    def status(self, stage_id: str) -> str:
+        """done, interrupted at step N, interrupted, or to do; for people."""
+        if self.is_done(stage_id):
+            return "done"
+        partial = self.partial(stage_id)
+        if not partial.is_dir():
+            return "to do"
+        if (partial / "trained").is_dir() or (partial / "checkpoint").is_dir():
+            return "trained, to be published"
+        steps = [step for step, _ in complete_checkpoints(partial / "trainer")]
+        return f"interrupted at step {max(steps)}" if steps else "interrupted"
+
+    def publish(self, stage_id: str) -> Path:
+        """Rename the partial folder to its final name; a broken one of that name is moved aside.
+
+        Raises:
+            StoreError: the partial folder has no manifest.
+        """
+        partial, final = self.partial(stage_id), self.stage(stage_id)
+        if not (partial / "manifest.json").is_file():
+            raise StoreError(f"{partial}: has no manifest.json yet")
+        if final.exists():
+            final.rename(final.with_name(f"{final.name}.broken-{int(time.time())}"))
+        partial.rename(final)
+        sync_folder(final.parent)
+        return final
+
+    @contextmanager
+    def lock(self, stage_id: str, waiting: Callable[[str], None]) -> Iterator[None]:
+        """Hold a stage for this process; a second run of the same stage waits here.
+
+        The lock is the kernel's (flock) and ends with the process, however it ends.
+
+        Args:
+            stage_id: which stage.
+            waiting: called once with a sentence when another process holds it.
+        """
+        path = self.root / "locks" / stage_id
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                waiting(f"{stage_id} is being made by {file.read().strip() or 'another process'}; waiting for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield
+
+    def link_chain(self, name: str, nodes: list[dict[str, Any]], description: dict[str, Any]) -> Path:
+        """Write `chain.json`, which the code reads, and numbered links to the stages, which people read."""
+        folder = self.chain(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        ids.atomic_write(folder / "chain.json", json.dumps({**description, "nodes": nodes}, indent=1) + "\n")
+        wanted = {
+            f"{number}-{node['name']}": Path("..", "..", "stages", node["id"])
+            for number, node in enumerate(nodes)
+            if self.is_done(node["id"])
+        }
+        for link in folder.iterdir():
+            if link.is_symlink() and (wanted.get(link.name) is None or Path(os.readlink(link)) != wanted[link.name]):
+                link.unlink()
+        for label, target in wanted.items():
+            if not (folder / label).is_symlink():
+                (folder / label).symlink_to(target, target_is_directory=True)
+        return folder
+
+
+MARK = "COMPLETE"
+
+
+def complete_checkpoints(trainer: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of the trainer's checkpoints that bear our mark, oldest first.
+
+    transformers writes a checkpoint in place, file by file; only the mark says that all of it is there.
+    """
+    found = []
+    for folder in trainer.glob("checkpoint-*"):
+        step = folder.name.removeprefix("checkpoint-")
+        if step.isdigit() and (folder / MARK).is_file():
+            found.append((int(step), folder))
+    return sorted(found)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when the block ends well."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)

@@ -1,0 +1,1 @@
+"""Probe suites, the matrix of stages x probes, paired comparisons and the gate."""

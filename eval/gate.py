@@ -1,0 +1,121 @@
+"""The gate: may the chain go on after a stage, given the base row? Only `regressed` acts."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cpt.errors import ProbeError
+from eval.compare import Change, changes
+from eval.matrix import Matrix, Row, Score
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate found at a stage; `messages` are sentences for people, regressions first."""
+
+    stage: str
+    against: str
+    action: Literal["pass", "warn", "stop"]
+    regressed: tuple[Change, ...]
+    undecided: tuple[Change, ...]
+    messages: tuple[str, ...]
+
+
+def judge(
+    matrix: Matrix, stage: str, margin: float, on_regression: Literal["warn", "stop"]
+) -> Verdict:
+    """Compare a stage with the base model, row 0.
+
+    Raises:
+        ProbeError: no base row, no row of that stage, or one of them lacks a probe of the other.
+    """
+    if not matrix.rows:
+        raise ProbeError("the gate needs the base model's row first; the probe matrix is empty")
+    base, row = matrix.rows[0], matrix.row(stage)
+    if row is base:
+        raise ProbeError(f"{stage} is the base row; the gate compares later stages with it")
+    _check_complete(matrix, base, row)
+    found = changes(base, row, margin, LEVEL)
+    regressed = tuple(change for change in found if change.verdict == "regressed")
+    undecided = tuple(change for change in found if change.verdict == "undecided")
+    messages = [regression(change, row.scores[change.probe], len(found)) for change in regressed]
+    messages += [indecision(change, row.scores[change.probe]) for change in undecided]
+    return Verdict(
+        stage=row.stage,
+        against=base.stage,
+        action=on_regression if regressed else "pass",
+        regressed=regressed,
+        undecided=undecided,
+        messages=tuple(messages),
+    )
+
+
+def regression(change: Change, score: Score, num_probes: int) -> str:
+    """Such as "facts fell by 7.5 points (+-2.9), more than its margin of 2.0; p = 0.003 ..."."""
+    return (
+        f"{movement(change, score)}, more than its margin of {amount(change.margin, score)}; "
+        f"p {_p(change.p_holm)} after Holm over {num_probes} {_plural('probe', num_probes)}"
+    )
+
+
+def indecision(change: Change, score: Score) -> str:
+    """Such as "facts fell by 1.0 points (+-2.9): 100 items cannot tell whether ..."."""
+    text = (
+        f"{movement(change, score)}: {change.num_items} {_plural('item', change.num_items)} cannot "
+        f"tell whether it stays within its margin of {amount(change.margin, score)}"
+    )
+    if change.stderr:
+        text += f"; the smallest excess they would show is {amount(change.detectable, score)}"
+    if change.margin:
+        needed = change.num_items * (change.detectable / change.margin) ** 2
+        text += f"; about {_round_up(max(needed, change.num_items))} items would tell"
+    return text
+
+
+def movement(change: Change, score: Score) -> str:
+    """Such as "facts fell by 7.5 points (+-2.9)"; the number in brackets is one standard error."""
+    if change.delta == 0:
+        return f"{change.probe} did not change (+-{amount(change.stderr, score)})"
+    verb = "rose" if change.delta > 0 else "fell"
+    unit = " points" if in_points(score) else f" {score.metric.partition(',')[0]}"
+    return (
+        f"{change.probe} {verb} by {amount(abs(change.delta), score)}{unit} "
+        f"(+-{amount(change.stderr, score)})"
+    )
+
+
+def amount(number: float, score: Score) -> str:
+    """A difference as text: percentage points for shares, the metric's own unit otherwise."""
+    return f"{100 * number:.1f}" if in_points(score) else f"{number:.3f}"
+
+
+def in_points(score: Score) -> bool:
+    """Whether the score is a share of 1, which people read in percent."""
+    return not score.metric.startswith("bits_per_byte") and all(
+        0 <= item.value <= 1 for item in score.items
+    )
+
+
+def _check_complete(matrix: Matrix, base: Row, row: Row) -> None:
+    for one, other in ((base, row), (row, base)):
+        missing = [probe for probe in other.scores if probe not in one.scores]
+        if missing:
+            raise ProbeError(
+                f"{one.stage} has no score for {', '.join(missing)}, which {other.stage} has; "
+                f"probe {one.stage} with suite {matrix.suite} again"
+            )
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
+
+
+def _round_up(number: float) -> int:
+    """Two significant digits, upwards: 1234.5 -> 1300."""
+    step = 10 ** max(0, len(str(int(number))) - 2)
+    return int(-(-number // step) * step)

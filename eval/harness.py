@@ -1,0 +1,196 @@
+"""lm-eval's Hugging Face model as we run it: in memory, data parallel, quiet, with time left.
+
+Imported only when probes run; it loads lm-eval and torch.
+"""
+
+import contextlib
+import functools
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+from unittest import mock
+
+import datasets
+import numpy
+import torch
+from lm_eval import utils as lm_eval_utils
+from lm_eval.models.huggingface import HFLM
+
+Show = Callable[[str], None]
+
+
+class Meter:
+    """Turns lm-eval's progress into lines such as "world_facts: 45%, 12 s left", twice a second."""
+
+    def __init__(self, show: Show | None) -> None:
+        """Report to `show`, or to nobody."""
+        self.show = show
+        self.name = ""
+        self.begin(1)
+
+    def begin(self, total: int) -> None:
+        """A new list of requests."""
+        self.total, self.done = total, 0
+        self.started = self.shown = time.perf_counter()
+
+    def step(self, count: int = 1) -> None:
+        """So many requests are done."""
+        self.done += count
+        now = time.perf_counter()
+        if self.show is None or now - self.shown < 0.5:
+            return
+        self.shown = now
+        left = (now - self.started) * (self.total - self.done) / self.done
+        rest = f", {left:.0f} s left" if self.done < self.total else ""
+        self.show(f"\r{self.name}: {min(1, self.done / self.total):.0%}{rest}")
+
+
+class Model(HFLM):
+    """HFLM on a model in memory.
+
+    With an accelerator of several processes the requests are shared out over them (HFLM itself does
+    that only for models that it loads). Sharded models need equally many forward passes on every
+    rank, so HFLM's reuse of logits between one-token choices is off for them.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        batch_size: int,
+        max_length: int | None,
+        accelerator: Any,
+        sharded: bool,
+        meter: Meter,
+    ) -> None:
+        """Take the unwrapped model; it goes into evaluation mode."""
+        super().__init__(
+            pretrained=model,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            max_length=max_length,
+            logits_cache=not sharded,
+        )
+        self.meter = meter
+        self.group = None
+        if accelerator is not None and accelerator.num_processes > 1:
+            self.group = accelerator
+            self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
+
+    def all_gather(self, tensor: Any) -> Any:
+        """The tensors of all ranks."""
+        return self.group.gather(tensor) if self.group is not None else tensor
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.group is not None:
+            self.group.wait_for_everyone()
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
+        """Log-likelihood of continuations."""
+        self.meter.begin(len(requests))
+        return super().loglikelihood(requests, disable_tqdm)
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood of texts, longest first: HFLM pads each batch to its longest text."""
+        self.meter.begin(len(requests))
+        order = sorted(range(len(requests)), key=lambda i: -len(requests[i].args[0]))
+        sums = super().loglikelihood_rolling([requests[i] for i in order], disable_tqdm)
+        found = dict(zip(order, sums, strict=True))
+        return [found[i] for i in range(len(requests))]
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Text after each prompt, up to a stop sequence."""
+        self.meter.begin(len(requests))
+        texts: list[str] = super().generate_until(requests, disable_tqdm)
+        return texts
+
+
+def share_out(task: Any) -> None:
+    """Let each rank build all requests of a task and keep its own.
+
+    lm-eval lets each rank draw its few-shot examples alone, so that prompts depend on the world size.
+    """
+    build = task.build_all_requests
+
+    def build_and_select(*, rank: int, world_size: int, **settings: Any) -> None:
+        build(rank=0, world_size=1, **settings)
+        task._instances = [i for i in task._instances if i.doc_id % world_size == rank]
+
+    task.build_all_requests = build_and_select
+
+
+@contextlib.contextmanager
+def frozen(model: Any) -> Iterator[None]:
+    """Evaluation mode without gradients; random states, modes and `use_cache` come back after."""
+    states = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    modes = {module: module.training for module in model.modules()}
+    use_cache = model.config.use_cache
+    model.eval()
+    model.config.use_cache = True
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.config.use_cache = use_cache
+        for module, mode in modes.items():
+            module.training = mode
+        random.setstate(states[0])
+        numpy.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+@contextlib.contextmanager
+def quiet(meter: Meter, verbose: bool) -> Iterator[None]:
+    """Feed the meter in place of lm-eval's bars, and hold back what libraries log below errors."""
+    if verbose:
+        yield
+        return
+
+    class Bar:
+        """Stands in for tqdm."""
+
+        def __init__(self, iterable: Iterable[Any] = (), *_: Any, **__: Any) -> None:
+            self.iterable = iterable
+
+        def __iter__(self) -> Iterator[Any]:
+            return iter(self.iterable)
+
+        def update(self, count: int = 1) -> None:
+            """So many requests are done."""
+            meter.step(count)
+
+        def close(self) -> None:
+            """Nothing to close."""
+
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "transformers")]
+    levels = [logger.level for logger in loggers]
+    bars = not datasets.utils.logging.is_progress_bar_enabled()
+    with contextlib.ExitStack() as stack:
+        for module in ("lm_eval.models.huggingface", "lm_eval.api.task", "lm_eval.api.model"):
+            stack.enter_context(mock.patch(f"{module}.tqdm", Bar))
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        datasets.disable_progress_bars()
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            if not bars:
+                datasets.enable_progress_bars()
+
+
+@contextlib.contextmanager
+def templates_compiled_once() -> Iterator[None]:
+    """Keep compiled Jinja templates; lm-eval compiles about ten per document, 2 ms each."""
+    environment = lm_eval_utils.env
+    compiled = functools.lru_cache(maxsize=1024)(environment.from_string)
+    with mock.patch.object(environment, "from_string", compiled):
+        yield

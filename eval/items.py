@@ -1,0 +1,177 @@
+"""From lm-eval's results to one cell of the matrix: a number, its standard error, its items."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from cpt.errors import ProbeError
+from cpt.settings import did_you_mean
+from eval.compare import ratio_stderr, weighted_mean
+from eval.matrix import Item
+from eval.suite import Probe
+
+TEXT_CHARACTERS = 200
+ANSWER_CHARACTERS = 120
+
+
+def read_cell(results: Any, probe: Probe, tasks: dict[str, Any]) -> dict[str, Any]:
+    """The cell of a probe, from what `lm_eval.evaluator.evaluate` returned with `log_samples=True`.
+
+    Args:
+        tasks: the lm-eval tasks that ran, by name; several for one of lm-eval's groups.
+
+    Raises:
+        ProbeError: no such metric, a number that is missing or NaN, or no mean over items.
+    """
+    if probe.task not in results["results"]:
+        raise ProbeError(
+            f"probe {probe.name}: {probe.task} is a tag, not one task; "
+            f"name one of {', '.join(tasks)}"
+        )
+    metric, key = _metric_key(probe, results["results"][probe.task])
+    value = results["results"][probe.task][key]
+    higher = results["higher_is_better"].get(probe.task, {}).get(metric.partition(",")[0])
+    if higher is None:
+        raise ProbeError(
+            f"probe {probe.name}: task {probe.task} does not say whether a higher {metric} is "
+            f"better; add higher_is_better to its metric_list"
+        )
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ProbeError(f"probe {probe.name}: {metric} is {value!r}, not a finite number")
+    items = _items(results["samples"], probe, tasks, key, float(value))
+    shots = results["n-shot"].get(probe.task, probe.shots)
+    return {
+        "task": probe.task,
+        "task_version": str(results["versions"].get(probe.task)),
+        "metric": metric,
+        "group": probe.group,
+        "higher_is_better": bool(higher),
+        "margin": probe.margin,
+        "value": float(value),
+        "stderr": ratio_stderr(items),
+        "num_items": len(items),
+        "shots": int(shots or 0),
+        "chat": probe.chat,
+        "fingerprint": probe.fingerprint,
+        "items": [vars(item) for item in items],
+    }
+
+
+def _metric_key(probe: Probe, scores: dict[str, Any]) -> tuple[str, str]:
+    """The metric as people write it, and lm-eval's key `metric,filter`."""
+    keys = [key for key in scores if "," in key and not key.partition(",")[0].endswith("_stderr")]
+    wanted = probe.metric
+    fitting = [key for key in keys if wanted is None or wanted in (key, key.partition(",")[0])]
+    if len(fitting) == 1:
+        return wanted or fitting[0].partition(",")[0], fitting[0]
+    if not fitting:
+        names = {key.partition(",")[0] for key in keys}
+        raise ProbeError(
+            f"probe {probe.name}: task {probe.task} has no metric {wanted!r}"
+            f"{did_you_mean(str(wanted), names)}"
+        )
+    raise ProbeError(
+        f"probe {probe.name}: task {probe.task} reports {' and '.join(map(repr, fitting))}; "
+        f"say which under `metric`"
+    )
+
+
+def _items(
+    samples: Any, probe: Probe, tasks: dict[str, Any], key: str, value: float
+) -> tuple[Item, ...]:
+    """Items whose weighted mean is `value`.
+
+    A group's number is the mean over all items, or the mean of its tasks' means.
+    """
+    parts = [
+        [*_task_items(samples[name], probe, task, key, f"{name}/" if len(tasks) > 1 else "")]
+        for name, task in tasks.items()
+    ]
+    parts = [part for part in parts if part]
+    flat = tuple(item for part in parts for item in part)
+    equal = tuple(
+        Item(item.id, item.value, item.weight / len(part), item.text, item.answer)
+        for part in parts
+        for item in part
+    )
+    for items in (flat, equal):
+        if items and math.isclose(weighted_mean(items), value, rel_tol=1e-9, abs_tol=1e-12):
+            return items
+    raise ProbeError(
+        f"probe {probe.name}: {key} is {value}, which is no mean over its {len(flat)} items; "
+        f"paired tests need one, such as acc, exact_match or bits_per_byte"
+    )
+
+
+def _task_items(
+    samples: list[dict[str, Any]], probe: Probe, task: Any, key: str, prefix: str
+) -> Iterator[Item]:
+    metric, _, chosen = key.partition(",")
+    seen: Counter[str] = Counter()
+    rows = [s for s in samples if s["filter"] == chosen and metric in s]
+    for sample in sorted(rows, key=lambda sample: int(sample["doc_id"])):
+        name = prefix + sample["doc_hash"][:16]
+        seen[name] += 1
+        _refuse_nan(probe, sample)
+        value, weight = _value(probe, metric, sample[metric])
+        yield Item(
+            id=name if seen[name] == 1 else f"{name}-{seen[name]}",
+            value=value,
+            weight=weight,
+            text=_text(task, sample),
+            answer=_answer(task, sample, metric),
+        )
+
+
+def _value(probe: Probe, metric: str, raw: Any) -> tuple[float, float]:
+    """An item's value and weight; bits per byte come as (log-likelihood in nats, bytes)."""
+    if metric == "bits_per_byte" and isinstance(raw, list | tuple) and len(raw) == 2:
+        return -float(raw[0]) / (float(raw[1]) * math.log(2)), float(raw[1])
+    try:
+        return float(raw), 1.0
+    except (TypeError, ValueError):
+        raise ProbeError(
+            f"probe {probe.name}: {metric} has no number per item; take a metric that is a mean "
+            f"over items, such as acc, exact_match or bits_per_byte (in place of a perplexity)"
+        ) from None
+
+
+def _refuse_nan(probe: Probe, sample: dict[str, Any]) -> None:
+    """A model that answers NaN has no score, though lm-eval would count its first choice."""
+    for responses in sample["resps"]:
+        for response in responses:
+            number = response[0] if isinstance(response, list | tuple) and response else response
+            if isinstance(number, float) and math.isnan(number):
+                raise ProbeError(
+                    f"probe {probe.name}: the model's log-likelihood is NaN "
+                    f"(item {sample['doc_id']}); its weights are damaged"
+                )
+
+
+def _text(task: Any, sample: dict[str, Any]) -> str:
+    if task.OUTPUT_TYPE == "loglikelihood_rolling":
+        return _one_line(str(sample["target"]))[:TEXT_CHARACTERS]
+    text = task.doc_to_text(sample["doc"])
+    if not isinstance(text, str):
+        text = sample["arguments"][0][0]
+    return _one_line(str(text))[-TEXT_CHARACTERS:]
+
+
+def _answer(task: Any, sample: dict[str, Any], metric: str) -> str:
+    """What the model chose or wrote; nothing for a text that is only scored."""
+    arguments, responses = sample["arguments"], sample["filtered_resps"]
+    if task.OUTPUT_TYPE == "multiple_choice":
+        choices = [str(pair[1]).strip() for pair in arguments if pair[0] == arguments[0][0]]
+        if len(choices) < 2:
+            return ""
+        scale = [len(c) or 1 if metric == "acc_norm" else 1 for c in choices]
+        scores = [float(responses[i][0]) / scale[i] for i in range(len(choices))]
+        return _one_line(choices[scores.index(max(scores))])[:ANSWER_CHARACTERS]
+    if task.OUTPUT_TYPE == "generate_until":
+        return _one_line(str(responses[0]))[:ANSWER_CHARACTERS]
+    return ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

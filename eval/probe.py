@@ -1,0 +1,254 @@
+"""Run a suite on a checkpoint, in the process that has the model, and leave that as it was."""
+
+import copy
+import functools
+import json
+import random
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cpt.errors import ProbeError
+from cpt.ids import atomic_write
+from eval.suite import Probe, Suite, materialise
+
+VERSION = 1
+PACKAGES = ("lm_eval", "transformers", "torch", "datasets")
+# lm_eval/defaults.py: what `lm_eval run` seeds Python, numpy, torch and the few-shot sampler with
+PYTHON_SEED, NUMPY_SEED, TORCH_SEED, SHOT_SEED = 0, 1234, 1234, 1234
+
+
+def probe_model(
+    model: Any,
+    tokenizer: Any,
+    suite: Suite,
+    *,
+    cache: Path,
+    stage_id: str,
+    accelerator: Any = None,
+    progress: Callable[[str], None] | None = None,
+    verbose: bool = False,
+) -> dict[str, Any]:
+    """Measure every probe of a suite and return the result, on every rank the same cells.
+
+    Random states, training mode, `use_cache` and the tokenizer stay as they were.
+
+    Args:
+        cache: where the suite's tasks are written for lm-eval.
+        accelerator: of the running process group; requests are shared out over its processes.
+        progress: is given one line per probe, and lines that start with a carriage return while a
+            probe runs, which the next may overwrite; see `show_progress`.
+        verbose: let lm-eval's own log and bars through.
+
+    Raises:
+        ProbeError: a probe gave no usable number.
+    """
+    from eval.harness import Meter, Model, frozen, quiet, templates_compiled_once
+
+    started = time.perf_counter()
+    main = accelerator is None or accelerator.is_main_process
+    meter = Meter(progress if main else None)
+    model = _unwrapped(model, accelerator)
+    cells: dict[str, Any] = {}
+    with quiet(meter, verbose), templates_compiled_once(), frozen(model):
+        folder = _tasks_folder(suite, cache, accelerator)
+        harness = Model(
+            model,
+            copy.deepcopy(tokenizer),
+            batch_size=suite.batch_size,
+            max_length=suite.max_length,
+            accelerator=accelerator,
+            sharded=_is_sharded(accelerator),
+            meter=meter,
+        )
+        for number, probe in enumerate(suite.probes.values(), start=1):
+            meter.name = f"probe {number}/{len(suite.probes)} {probe.name}"
+            since = time.perf_counter()
+            found = _measure(harness, tokenizer, probe, folder)
+            make = functools.partial(_cell, found, probe, since)
+            cells[probe.name] = _agreed(make, main, accelerator)
+            if meter.show is not None:
+                meter.show(f"{meter.name}: {_summary(cells[probe.name])}")
+    return {
+        "version": VERSION,
+        "suite": suite.name,
+        "suite_hash": suite.hash,
+        "stage": stage_id,
+        "seconds": round(time.perf_counter() - started, 2),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "probes": cells,
+    }
+
+
+def probe_checkpoint(
+    path_or_hub_id: str,
+    suite: Suite,
+    *,
+    cache: Path,
+    progress: Callable[[str], None] | None = None,
+    verbose: bool = False,
+) -> dict[str, Any]:
+    """Load a checkpoint folder or a hub model and measure a suite on it.
+
+    Raises:
+        ProbeError: there is no such checkpoint, or a probe gave no usable number.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path_or_hub_id)
+        model = AutoModelForCausalLM.from_pretrained(path_or_hub_id, dtype="auto")
+    except (OSError, ValueError) as error:
+        raise ProbeError(f"{path_or_hub_id}: cannot be loaded: {error}") from None
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    name = Path(path_or_hub_id).name
+    return probe_model(
+        model, tokenizer, suite, cache=cache, stage_id=name, progress=progress, verbose=verbose
+    )
+
+
+def result_path(stage_folder: Path, suite: Suite) -> Path:
+    """Where a stage folder keeps the result of a suite."""
+    return stage_folder / "probes" / f"{suite.name}-{suite.hash}.json"
+
+
+def write_result(stage_folder: Path, result: dict[str, Any]) -> Path:
+    """Write a result to its `result_path`, so that a reader sees all of it or nothing."""
+    path = stage_folder / "probes" / f"{result['suite']}-{result['suite_hash']}.json"
+    atomic_write(path, json.dumps(result, ensure_ascii=False, allow_nan=False))
+    return path
+
+
+def show_progress(text: str) -> None:
+    """Print a progress line to stderr; on a terminal, passing lines overwrite each other."""
+    if sys.stderr.isatty():
+        end = "" if text.startswith("\r") else "\n"
+        print(f"\r\x1b[K{text.lstrip(chr(13))}", end=end, file=sys.stderr, flush=True)
+    elif not text.startswith("\r"):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _measure(harness: Any, tokenizer: Any, probe: Probe, folder: Path) -> Any:
+    """lm-eval's results (None but on the main rank) and the tasks that ran."""
+    import numpy
+    import torch
+    from lm_eval.evaluator import evaluate
+
+    from eval.harness import share_out
+
+    if probe.chat and not tokenizer.chat_template:
+        raise ProbeError(
+            f"probe {probe.name} has `chat: true`, but the tokenizer has no chat template; "
+            f"set `chat: false`, or give the model a template"
+        )
+    random.seed(PYTHON_SEED)
+    numpy.random.seed(NUMPY_SEED)
+    torch.manual_seed(TORCH_SEED)
+    loaded = _load(folder if probe.local else None, probe)
+    for task in loaded["tasks"].values():
+        shots = task.get_config("num_fewshot") if probe.shots is None else probe.shots
+        task.set_config(key="num_fewshot", value=shots or 0)
+        task.set_fewshot_seed(seed=SHOT_SEED)
+        if harness.world_size > 1:
+            share_out(task)
+    results = evaluate(
+        lm=harness,
+        task_dict=loaded,
+        limit=probe.limit,
+        bootstrap_iters=0,
+        log_samples=True,
+        apply_chat_template=probe.chat,
+        fewshot_as_multiturn=probe.chat,
+    )
+    return results, loaded["tasks"]
+
+
+def _cell(found: Any, probe: Probe, since: float) -> dict[str, Any]:
+    from eval.items import read_cell
+
+    cell = read_cell(found[0], probe, found[1])
+    return {**cell, "seconds": round(time.perf_counter() - since, 2)}
+
+
+def _load(folder: Path | None, probe: Probe) -> Any:
+    manager = _task_manager(folder)
+    if probe.task not in manager.task_index:
+        from cpt.settings import did_you_mean
+
+        near = did_you_mean(probe.task, manager.all_tasks) if len(manager.all_tasks) < 100 else ""
+        raise ProbeError(f"probe {probe.name}: lm-eval has no task {probe.task!r}{near}")
+    try:
+        return manager.load([probe.task])
+    except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
+        raise ProbeError(
+            f"probe {probe.name}: task {probe.task} cannot be loaded: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+@functools.cache
+def _task_manager(folder: Path | None) -> Any:
+    """lm-eval's task manager for a suite's folder, or for its own tasks (9 s: once per process)."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=folder, include_defaults=folder is None)
+
+
+def _tasks_folder(suite: Suite, cache: Path, accelerator: Any) -> Path:
+    folder = cache / "suites" / f"{suite.name}-{suite.hash}"
+    if accelerator is None or accelerator.num_processes == 1:
+        return materialise(suite, folder)
+    with accelerator.main_process_first():
+        return materialise(suite, folder)
+
+
+def _is_sharded(accelerator: Any) -> bool:
+    """Whether parameters are spread over ranks, so that every forward pass needs all ranks."""
+    if accelerator is None:
+        return False
+    kind = str(accelerator.distributed_type).rpartition(".")[2]
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    return kind == "FSDP" or (kind == "DEEPSPEED" and plugin is not None and plugin.zero_stage == 3)
+
+
+def _unwrapped(model: Any, accelerator: Any) -> Any:
+    """The model without DDP or DeepSpeed around it; FSDP2 shards in place and wraps nothing."""
+    if accelerator is None or str(accelerator.distributed_type).endswith("FSDP"):
+        return model
+    return accelerator.unwrap_model(model)
+
+
+def _agreed(make: Callable[[], dict[str, Any]], main: bool, accelerator: Any) -> dict[str, Any]:
+    """What the main rank makes, on every rank; its error too, so that no rank waits for another."""
+    found: list[Any] = [None]
+    if main:
+        try:
+            found = [make()]
+        except ProbeError as error:
+            found = [error]
+    if accelerator is not None and accelerator.num_processes > 1:
+        from accelerate.utils import broadcast_object_list
+
+        broadcast_object_list(found)
+    if isinstance(found[0], ProbeError):
+        raise found[0]
+    cell: dict[str, Any] = found[0]
+    return cell
+
+
+def _summary(cell: dict[str, Any]) -> str:
+    return (
+        f"{cell['metric']} {cell['value']:.3f} (+-{cell['stderr']:.3f}), "
+        f"{cell['num_items']} items, {cell['seconds']:.1f} s"
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

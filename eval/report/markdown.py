@@ -1,0 +1,186 @@
+"""The report as Markdown, to be pasted into a pull request or a model card."""
+
+from collections.abc import Sequence
+
+from eval.compare import Change
+from eval.report.columns import Probe
+from eval.report.facts import data_lines, hook_lines, times
+from eval.report.story import Stage, Story
+from eval.report.text import clean, duration, scalar
+from eval.report.words import (
+    AGAINST_OTHER,
+    MARKS,
+    difference,
+    interval,
+    sentences,
+    unit,
+    value,
+    word,
+)
+
+_PM = "\u00b1"
+
+
+def markdown(story: Story) -> str:
+    """All tables of the report; text from models, data and recipes cannot break out of its cell."""
+    suite = f"{story.suite}-{story.suite_hash}"
+    parts = [
+        f"# {escape(story.name)}",
+        f"{' '.join(escape(sentence) for sentence in sentences(story))}",
+        f"{code(story.command)}, seed {story.seed}, suite {code(suite)}",
+    ]
+    if story.matrix.rows:
+        parts += ["## Stages x probes", _matrix(story), _legend(story)]
+    if story.comparison:
+        parts += [f"## Against {escape(story.comparison.other.name)}", _comparison(story)]
+    for stage in story.stages:
+        if stage.from_base:
+            parts += [f"## After {escape(stage.name)}", *_stage(story, stage)]
+    parts += ["## Lineage", _lineage(story)]
+    times = _times(story)
+    return "\n\n".join([*parts, *(["## Seconds", times] if times else [])]) + "\n"
+
+
+def escape(text: object) -> str:
+    """Text that stays text inside a Markdown line or table cell, whatever is in it."""
+    line = " ".join(clean(text).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for mark in "\\`*_[]#|~!":
+        line = line.replace(mark, f"\\{mark}")
+    return line
+
+
+def code(text: object) -> str:
+    """Text in backticks, or escaped text where it has signs that backticks do not hold."""
+    line = " ".join(clean(text).split())
+    return f"`{line}`" if line and not set("`|<>&\\") & set(line) else escape(line)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table of cells that are escaped already; the first `left` columns stand left."""
+    rule = [":---" if index < left else "---:" for index in range(len(head))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *rows])
+
+
+def _matrix(story: Story) -> str:
+    """Probes down, so that names and units fit a page; the last column is the change so far."""
+    stages = [stage for stage in story.stages if stage.row]
+    last = stages[-1]
+    head = ["probe", *(escape(stage.name) for stage in stages)]
+    head += ["change from base"] if last.from_base else []
+    rows = []
+    for probe in story.probes:
+        cells = [f"{escape(probe.name)} ({escape(unit(probe))})"]
+        cells += [_cell(stage, probe) for stage in stages]
+        if last.from_base:
+            change = _of(last.from_base, probe)
+            cells.append(f"{_change(change, probe)} **{word(change)}**" if change else "")
+        rows.append(cells)
+    return table(head, rows)
+
+
+def _cell(stage: Stage, probe: Probe) -> str:
+    score = stage.row.scores.get(probe.name) if stage.row else None
+    if score is None:
+        return ""
+    change = _of(stage.from_base, probe)
+    mark = f" {MARKS[word(change)]}" if change and word(change) in ("regressed", "improved") else ""
+    return f"{value(score.value, probe)} {_PM} {value(score.stderr, probe)}{mark}"
+
+
+def _legend(story: Story) -> str:
+    return (
+        f"{_PM} is one standard error, of the paired difference for changes. {MARKS['improved']} "
+        f"improved: the 95 % interval lies above 0. {MARKS['regressed']} regressed: worse than the "
+        f"margin ({scalar(story.margin)}) allows, Holm-corrected over the probes. Held: shown to "
+        f"be no worse than the margin. Undecided: too few items to tell."
+    )
+
+
+def _comparison(story: Story) -> str:
+    comparison = story.comparison
+    assert comparison is not None
+    base = story.matrix.rows[0]
+    head = [
+        "probe",
+        "base",
+        f"{escape(comparison.other.name)}, {escape(comparison.other_row.stage)}",
+    ]
+    head += [
+        f"{escape(story.name)}, {escape(comparison.row.stage)}",
+        "difference",
+        "95 % interval",
+        "",
+    ]
+    rows = []
+    for probe in story.probes:
+        change = _of(comparison.changes, probe)
+        if change:
+            cells = [
+                f"{value(row.scores[probe.name].value, probe)} {_PM} "
+                f"{value(row.scores[probe.name].stderr, probe)}"
+                if probe.name in row.scores
+                else ""
+                for row in (base, comparison.other_row, comparison.row)
+            ]
+            verdict = AGAINST_OTHER[word(change)]
+            rows.append(
+                [
+                    escape(probe.name),
+                    *cells,
+                    _change(change, probe),
+                    interval(change, probe),
+                    verdict,
+                ]
+            )
+    return table(head, rows)
+
+
+def _stage(story: Story, stage: Stage) -> list[str]:
+    """Changes against base and predecessor, and what the gate said."""
+    start, predecessor = story.matrix.rows[0].stage, stage.predecessor
+    both = predecessor is not None and predecessor.stage != start
+    head = ["probe", f"change from {escape(start)}", "95 % interval", "verdict", "items"]
+    head += [f"change from {escape(predecessor.stage)}"] if both and predecessor else []
+    rows = []
+    for probe in story.probes:
+        change = _of(stage.from_base, probe)
+        if change is None:
+            continue
+        cells = [escape(probe.name), _change(change, probe), interval(change, probe)]
+        cells += [word(change), str(change.num_items)]
+        step = _of(stage.from_predecessor, probe)
+        cells += [f"{_change(step, probe)} {word(step)}" if step else ""] if both else []
+        rows.append(cells)
+    parts = [table(head, rows)]
+    if stage.verdict:
+        gate = f"Gate: **{stage.verdict.action}**"
+        parts.append("\n".join([gate, *(f"- {escape(m)}" for m in stage.verdict.messages)]))
+    return parts
+
+
+def _lineage(story: Story) -> str:
+    head = ["stage", "id", "from", "reference", "hooks", "data", "status"]
+    rows = []
+    for stage in story.stages:
+        texts = [", ".join(stage.parents), stage.reference or ""]
+        texts += ["; ".join(hook_lines(stage)), "; ".join(data_lines(stage)), stage.status]
+        rows.append([escape(stage.name), code(stage.id), *(escape(text) for text in texts)])
+    return table(head, rows, left=len(head))
+
+
+def _times(story: Story) -> str:
+    spent = times(story)
+    rows = []
+    for stage, seconds in spent.rows:
+        told = [duration(seconds[part]) if part in seconds else "" for part in spent.parts]
+        rows.append([escape(stage.name), *told, duration(sum(seconds.values()))])
+    return table(["stage", *(escape(part) for part in spent.parts), "total"], rows) if rows else ""
+
+
+def _of(changes: Sequence[Change], probe: Probe) -> Change | None:
+    return next((change for change in changes if change.probe == probe.name), None)
+
+
+def _change(change: Change, probe: Probe) -> str:
+    return f"{difference(change.delta, probe)} {_PM} {value(change.stderr, probe)}"

@@ -1,0 +1,204 @@
+"""A chain folder read into one `Story`: stages, matrix, changes and verdicts, whole or half-run."""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from cpt.errors import StoreError
+from eval.compare import Change, changes
+from eval.gate import Verdict, judge
+from eval.matrix import Matrix, Row, read_matrix
+from eval.report.columns import Probe, columns
+from eval.report.series import Series, read_series
+
+Status = Literal["probed", "trained", "unfinished", "to do"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A node of the chain and what is known of it; `predecessor` is the row it started from."""
+
+    name: str
+    kind: str
+    id: str
+    status: Status
+    parents: tuple[str, ...]
+    reference: str | None
+    hooks: tuple[str, ...]
+    manifest: dict[str, Any]
+    series: tuple[Series, ...]
+    probe_seconds: float | None
+    row: Row | None
+    predecessor: Row | None
+    from_base: tuple[Change, ...]
+    from_predecessor: tuple[Change, ...]
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two chains at one point: `changes` go from the other chain's row to this chain's."""
+
+    other: "Story"
+    other_row: Row
+    row: Row
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class Story:
+    """All that a report tells; rendering adds nothing to it."""
+
+    name: str
+    seed: int | None
+    baseline: str | None
+    command: str
+    recipe: dict[str, Any]
+    suite: str
+    suite_hash: str
+    margin: float
+    on_regression: Literal["warn", "stop"]
+    stages: tuple[Stage, ...]
+    probes: tuple[Probe, ...]
+    matrix: Matrix
+    comparison: Comparison | None = None
+
+    @property
+    def last_probed(self) -> Stage | None:
+        """The latest stage that has probe results, the base model too."""
+        return next((stage for stage in reversed(self.stages) if stage.row), None)
+
+    def probe(self, name: str) -> Probe:
+        """The column of that name."""
+        return next(probe for probe in self.probes if probe.name == name)
+
+
+def gather(chain_folder: Path, stages_folder: Path, compare_with: Path | None = None) -> Story:
+    """Read a chain, as far as it has come.
+
+    Args:
+        compare_with: the folder of a second chain over the same suite and the same `stages_folder`.
+
+    Raises:
+        StoreError: no chain in the folder, or a JSON file that is not whole.
+        ProbeError: probe results that are damaged or were measured differently.
+    """
+    chain = read_json(chain_folder / "chain.json")
+    nodes, suite, gate = chain["nodes"], chain["suite"], chain["gate"]
+    file_name = f"{suite['name']}-{suite['hash']}.json"
+    results = [(n["name"], n["id"], stages_folder / n["id"] / "probes" / file_name) for n in nodes]
+    matrix = read_matrix(results, suite["name"], suite["hash"])
+    stages = [
+        _stage(node, nodes[0]["name"], stages_folder, path, matrix, gate)
+        for node, (_, _, path) in zip(nodes, results, strict=True)
+    ]
+    story = Story(
+        name=chain["name"],
+        seed=chain.get("seed"),
+        baseline=chain.get("baseline"),
+        command=chain.get("command") or _command(chain),
+        recipe=chain.get("recipe") or {},
+        suite=suite["name"],
+        suite_hash=suite["hash"],
+        margin=gate["margin"],
+        on_regression=gate["on_regression"],
+        stages=tuple(stages),
+        probes=columns(suite.get("probes") or {}, matrix, gate["margin"]),
+        matrix=matrix,
+    )
+    if compare_with is None:
+        return story
+    return _compare(story, gather(compare_with, stages_folder))
+
+
+def read_json(path: Path) -> Any:
+    """One JSON file.
+
+    Raises:
+        StoreError: it is missing or not whole.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no such file; run the chain first") from None
+    except ValueError as error:
+        raise StoreError(f"{path}: is not whole JSON ({error})") from None
+
+
+def _stage(
+    node: dict[str, Any],
+    base: str,
+    stages_folder: Path,
+    result: Path,
+    matrix: Matrix,
+    gate: dict[str, Any],
+) -> Stage:
+    rows = {row.stage: row for row in matrix.rows}
+    row, start, margin = rows.get(node["name"]), rows.get(base), gate["margin"]
+    folder = stages_folder / node["id"]
+    partial = folder.with_name(f"{folder.name}.partial")
+    finished = (folder / "manifest.json").is_file()
+    parents = tuple(node.get("parents") or ())
+    predecessor = (
+        next((rows[parent] for parent in parents if parent in rows), None) if row else None
+    )
+    later = row if row and start and row is not start else None
+    from_base = changes(start, later, margin) if start and later else ()
+    from_predecessor = from_base
+    if row and predecessor is not start:
+        from_predecessor = changes(predecessor, row, margin) if predecessor else ()
+    whole = start and later and start.scores.keys() == later.scores.keys()
+    return Stage(
+        name=node["name"],
+        kind=node["kind"],
+        id=node["id"],
+        status=_status(row is not None, finished, partial.is_dir()),
+        parents=parents,
+        reference=node.get("reference"),
+        hooks=tuple(node.get("hooks") or ()),
+        manifest=read_json(folder / "manifest.json") if finished else {},
+        series=read_series((folder if folder.is_dir() else partial) / "metrics.jsonl"),
+        probe_seconds=_probe_seconds(result) if row else None,
+        row=row,
+        predecessor=predecessor,
+        from_base=from_base,
+        from_predecessor=from_predecessor,
+        verdict=judge(matrix, node["name"], margin, gate["on_regression"]) if whole else None,
+    )
+
+
+def _status(probed: bool, finished: bool, begun: bool) -> Status:
+    if probed:
+        return "probed"
+    return "trained" if finished else "unfinished" if begun else "to do"
+
+
+def _probe_seconds(result: Path) -> float | None:
+    """Seconds of a probe result, from the few bytes before its items, which are megabytes."""
+    with result.open(encoding="utf-8") as file:
+        start, probes, _ = file.read(4000).partition('"probes"')
+    found = re.search(r'"seconds": *([0-9.]+(?:e[+-]?[0-9]+)?)', start) if probes else None
+    return float(found[1]) if found else read_json(result).get("seconds")
+
+
+def _command(chain: dict[str, Any]) -> str:
+    baseline = f" baseline={chain['baseline']}" if chain.get("baseline") else ""
+    return f"cpt run {chain.get('recipe_path', 'chain.yaml')}{baseline}"
+
+
+def _compare(story: Story, other: Story) -> Story:
+    """Put the other chain beside `story` at the last stage that both have probed."""
+    pairs: Iterable[tuple[Row, Row]] = (
+        (theirs, ours)
+        for ours in reversed(story.matrix.rows[1:])
+        for theirs in other.matrix.rows[1:]
+        if ours.stage == theirs.stage
+    )
+    pair = next(iter(pairs), None)
+    if pair is None:
+        return story
+    found = changes(pair[0], pair[1], story.margin)
+    return replace(story, comparison=Comparison(other, pair[0], pair[1], found))

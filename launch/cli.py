@@ -1,0 +1,264 @@
+"""The command line: cpt plan | run | probe | report | ls | diff | schema."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cpt import __version__
+from cpt.errors import StoreError
+from launch.console import Console, guarded
+
+EXAMPLES = {
+    "plan": """examples:
+  cpt plan recipes/quickstart/chain.yaml
+  cpt plan recipes/quickstart/chain.yaml stages.sft.train.learning_rate=3e-6
+  cpt plan recipes/medical-8b/chain.yaml --launch zero2""",
+    "run": """examples:
+  cpt run recipes/quickstart/chain.yaml
+  cpt run recipes/quickstart/chain.yaml baseline=naive        the same chain without its hooks
+  cpt run recipes/quickstart/chain.yaml --until sft
+the same command continues an interrupted chain; exit codes: 0 done, 1 failed, 2 bad input,
+3 stopped by the gate, 4 pre-empted (run it again)""",
+    "probe": """examples:
+  cpt probe runs/chains/quickstart/2-sft --suite configs/probes/quickstart.yaml
+  cpt probe ./my-checkpoint --suite configs/probes/quickstart.yaml --output result.json""",
+    "report": """examples:
+  cpt report quickstart
+  cpt report quickstart --against quickstart-naive
+  cpt report quickstart --stage sft""",
+    "ls": """examples:
+  cpt ls
+  cpt ls --runs /data/runs""",
+    "diff": """examples:
+  cpt diff sft-91be04e7 sft-d07a2e10
+  cpt diff runs/chains/a/2-sft runs/chains/b/2-sft""",
+    "schema": """examples:
+  cpt schema > recipe.schema.json
+  cpt schema --stage > stage.schema.json""",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser of `cpt`."""
+    top = argparse.ArgumentParser(
+        prog="cpt",
+        description="Train a language model in stages without losing what it could do.",
+        epilog="a chain starts with: cpt run recipes/quickstart/chain.yaml",
+    )
+    top.add_argument("--version", action="version", version=f"cpt {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, help_text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(
+            name,
+            help=help_text,
+            description=help_text[0].upper() + help_text[1:] + ".",
+            epilog=EXAMPLES[name],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.add_argument("-v", "--verbose", action="store_true", help="show what the libraries say")
+        if name not in ("diff", "schema"):
+            added.add_argument(
+                "--runs", type=Path, default=Path(os.environ.get("CPT_RUNS", "runs")), metavar="DIR",
+                help="where stages and chains live (default: runs, or $CPT_RUNS)",
+            )
+        return added
+
+    for name, text in (
+        ("plan", "check a recipe and print what would run"),
+        ("run", "run a chain, or continue it"),
+    ):
+        chain = verb(name, text)
+        chain.add_argument("recipe", type=Path, help="a chain.yaml")
+        chain.add_argument("changes", nargs="*", metavar="path=value", help="overrides")
+        chain.add_argument("--launch", help="backend instead of the recipe's: single, ddp, ...")
+        if name == "run":
+            chain.add_argument("--until", metavar="STAGE", help="stop after this stage")
+            chain.add_argument("--restart", action="store_true", help="begin the first unfinished stage anew")
+    probe = verb("probe", "measure a suite on any checkpoint")
+    probe.add_argument("model", help="a stage folder, a checkpoint folder, or a hub id")
+    probe.add_argument("--suite", type=Path, required=True, help="a suite in configs/probes")
+    probe.add_argument("--output", type=Path, help="write the result here (default: beside the stage)")
+    report = verb("report", "write a chain's report again and show it")
+    report.add_argument("chain", help="a chain's name, or its folder")
+    report.add_argument("--stage", help="show this stage (default: the last)")
+    report.add_argument("--against", metavar="CHAIN", help="compare with another chain")
+    verb("ls", "list chains and stages")
+    diff = verb("diff", "show in what two stages differ")
+    diff.add_argument("one")
+    diff.add_argument("other")
+    diff.add_argument("--runs", type=Path, default=Path(os.environ.get("CPT_RUNS", "runs")), metavar="DIR")
+    schema = verb("schema", "print the JSON schema of a recipe, for editors")
+    schema.add_argument("--stage", action="store_true", help="of one stage file instead")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `cpt`."""
+    top = parser()
+    given = top.parse_args(arguments)
+    from launch.quiet import hush
+
+    hush(given.verbose)
+    verbs = {
+        "plan": _plan, "run": _run, "probe": _probe, "report": _report, "ls": _ls, "diff": _diff, "schema": _schema,
+    }
+    return guarded(lambda: verbs[given.verb](given), given.verbose)
+
+
+def _plan(given: argparse.Namespace) -> int:
+    from launch.chain import open_chain, show
+
+    print(show(open_chain(given.recipe, given.changes, given.runs, given.launch)))
+    return 0
+
+
+def _run(given: argparse.Namespace) -> int:
+    from launch.chain import open_chain, run
+
+    chain = open_chain(given.recipe, given.changes, given.runs, given.launch)
+    for warning in chain.plan.warnings:
+        print(f"cpt: warning: {warning}", file=sys.stderr)
+    return run(
+        chain,
+        Console(),
+        until=given.until,
+        restart=given.restart,
+        verbose=given.verbose,
+        colour=sys.stdout.isatty(),
+        width=shutil.get_terminal_size().columns,
+    )
+
+
+def _probe(given: argparse.Namespace) -> int:
+    from eval.probe import probe_checkpoint, result_path, write_result
+    from eval.suite import load_suite
+
+    suite = load_suite(given.suite)
+    folder = _stage_folder(given.model, given.runs)
+    if folder and given.output is None and result_path(folder, suite).is_file():
+        result = json.loads(result_path(folder, suite).read_text())
+    else:
+        from launch.quiet import hush_bars
+
+        hush_bars(given.verbose)
+        model = str(folder / "checkpoint") if folder else given.model
+        result = probe_checkpoint(
+            model,
+            suite,
+            cache=given.runs.absolute() / "cache",
+            progress=Console().progress(""),
+            verbose=given.verbose,
+        )
+        if folder and given.output is None:
+            result["stage"] = folder.name
+            write_result(folder, result)
+    if given.output is not None:
+        from cpt.ids import atomic_write
+
+        atomic_write(given.output, json.dumps(result, ensure_ascii=False) + "\n")
+    width = max(len(name) for name in result["probes"])
+    for name, cell in result["probes"].items():
+        print(f"{name:{width}}  {cell['value']:8.4f} +- {cell['stderr']:.4f}  {cell['metric']}, {cell['num_items']} items")
+    return 0
+
+
+def _stage_folder(name: str, runs: Path) -> Path | None:
+    """The stage folder that a name means: an id, a folder, or a link in a chain; None for a bare model."""
+    for folder in (Path(name), runs / "stages" / name):
+        if (folder / "manifest.json").is_file():
+            return folder.resolve()
+    if Path(name).name == "checkpoint" and (Path(name).resolve().parent / "manifest.json").is_file():
+        return Path(name).resolve().parent
+    return None
+
+
+def _report(given: argparse.Namespace) -> int:
+    from cpt.store import Store
+    from eval.report.terminal import terminal
+    from eval.report.write import write_report
+
+    store = Store(given.runs)
+    folder = _chain_folder(given.chain, store.root)
+    against = _chain_folder(given.against, store.root) if given.against else None
+    story = write_report(folder, folder.parent.parent / "stages", against)
+    print(terminal(story, given.stage, shutil.get_terminal_size().columns, sys.stdout.isatty()))
+    print(f"report: {folder / 'report.html'}")
+    return 0
+
+
+def _chain_folder(name: str, runs: Path) -> Path:
+    from cpt.settings import did_you_mean
+
+    chains = runs / "chains"
+    for folder in (Path(name), chains / name):
+        if (folder / "chain.json").is_file():
+            return folder.absolute()
+    known = [path.parent.name for path in chains.glob("*/chain.json")]
+    raise StoreError(f"{chains}: no chain {name!r}{did_you_mean(name, known) if known else '; run one first'}")
+
+
+def _ls(given: argparse.Namespace) -> int:
+    from cpt.store import Store
+
+    store = Store(given.runs)
+    chains = sorted(store.root.glob("chains/*/chain.json"))
+    if not chains and not store.stages.is_dir():
+        print(f"{given.runs}: nothing here yet; cpt run recipes/quickstart/chain.yaml starts a chain")
+        return 0
+    for file in chains:
+        tree = json.loads(file.read_text())
+        print(f"{tree['name']}  (seed {tree['seed']}, {tree['recipe_path']})")
+        for number, node in enumerate(tree["nodes"]):
+            hooks = " ".join(node["hooks"])
+            print(f"  {number} {node['name']:<12} {node['id']:<22} {store.status(node['id']):<26} {hooks}".rstrip())
+    listed = {node["id"] for file in chains for node in json.loads(file.read_text())["nodes"]}
+    loose = sorted(
+        path.name
+        for path in store.stages.glob("*-*")
+        if path.name.removesuffix(".partial") not in listed and path.is_dir()
+    )
+    if loose:
+        print("in no chain:")
+        for name in loose:
+            print(f"    {name}")
+    return 0
+
+
+def _diff(given: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from cpt.manifest import differences, read
+
+    folders = []
+    for name in (given.one, given.other):
+        folder = _stage_folder(name, given.runs)
+        if folder is None:
+            raise StoreError(f"{name}: no finished stage of this name; cpt ls shows them")
+        folders.append(folder)
+    hidden = ("files", "seconds", "finished", "peak_memory_mib")
+    one, other = ({k: v for k, v in asdict(read(folder)).items() if k not in hidden} for folder in folders)
+    for path, left, right in differences(one, other):
+        print(f"{path}\n  - {_brief(left)}\n  + {_brief(right)}")
+    return 0
+
+
+def _brief(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _schema(given: argparse.Namespace) -> int:
+    from launch.schema import chain_schema, stage_schema
+
+    print(json.dumps(stage_schema() if given.stage else chain_schema(), indent=1))
+    return 0
+
+
+
+if __name__ == "__main__":
+    sys.exit(main())

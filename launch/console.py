@@ -1,0 +1,99 @@
+"""What a person sees while a chain runs, and how errors end it."""
+
+import errno
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+from cpt.errors import CptError
+
+PREEMPTED = 4
+
+
+class Console:
+    """Lines on stderr with the time since the start."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.open_line = False
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        seconds = int(time.monotonic() - self.began)
+        end = "\n" if self.open_line else ""
+        self.open_line = False
+        print(f"{end}[{seconds // 60:02d}:{seconds % 60:02d}] {text}", file=sys.stderr, flush=True)
+
+    def progress(self, prefix: str) -> Callable[[str], None]:
+        """For work that shows passing lines, which start with a carriage return, and lasting ones."""
+
+        def show(text: str) -> None:
+            if not text.startswith("\r"):
+                if self.open_line:
+                    sys.stderr.write("\r\033[K")
+                    self.open_line = False
+                self.say(prefix + text)
+            elif sys.stderr.isatty():
+                sys.stderr.write(f"\r\033[K{prefix}{text[1:]}")
+                sys.stderr.flush()
+                self.open_line = True
+
+        return show
+
+
+def guarded(work: Callable[[], int], verbose: bool) -> int:
+    """Run `work` and turn what goes wrong into one clear message and an exit code.
+
+    0 done, 1 failed, 2 bad input, 3 stopped by the gate, 4 pre-empted (run again).
+    """
+
+    def preempted(number: int, frame: object) -> None:
+        raise SystemExit(PREEMPTED)
+
+    if hasattr(signal, "SIGTERM"):
+        signal.signal(signal.SIGTERM, preempted)
+    try:
+        return work()
+    except CptError as error:
+        if verbose:
+            traceback.print_exc()
+        print(f"cpt: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("cpt: interrupted; the same command continues", file=sys.stderr)
+        return PREEMPTED
+    except SystemExit as stop:
+        if stop.code == PREEMPTED:
+            print("cpt: pre-empted; the same command continues", file=sys.stderr)
+        return int(stop.code or 0) if not isinstance(stop.code, str) else 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        message = storage_problem(error)
+        if message is None:
+            raise
+        if verbose:
+            traceback.print_exc()
+        print(f"cpt: {message}", file=sys.stderr)
+        return 1
+
+
+def storage_problem(error: BaseException) -> str | None:
+    """A sentence when the cause is a full disk or a file that may not grow, else None."""
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen)
+        full = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        signs = ("No space left on device", "File too large", "Disk quota exceeded", "PytorchStreamWriter failed")
+        if full or any(sign in text for sign in signs):
+            place = getattr(seen, "filename", None)
+            return (
+                f"the disk is full{f' ({place})' if place else ''}: {text.splitlines()[0] if text else type(seen).__name__}; "
+                f"nothing that was finished is lost; free some space, and the same command continues"
+            )
+        seen = seen.__cause__ or seen.__context__
+    return None

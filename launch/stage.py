@@ -1,0 +1,243 @@
+"""One stage in one process group; the target of `accelerate launch -m launch.stage`.
+
+    accelerate launch --config_file configs/accelerate/ddp.yaml -m launch.stage \
+        recipes/smoke/sft.yaml parent=runs/stages/base-0c1f77aa output=out/sft
+
+After the stage file: parent=<folder or hub id> and output=<folder>; also reference=, seed=, name=, suite=,
+dtype=, and overrides of the stage such as train.learning_rate=3e-6.
+"""
+
+import gc
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cpt import overrides, past, plan
+from cpt import recipe as recipes
+from cpt.errors import RecipeError
+from cpt.hooks import table
+from cpt.model_source import ModelSpec, materialise
+from cpt.settings import did_you_mean
+from cpt.store import Store
+from launch.console import Console, guarded
+from stages import kind_of
+from stages.base import Job
+from stages.trl_fields import check_train
+
+OWN = ("parent", "output", "reference", "reward", "teacher", "seed", "name", "suite", "dtype", "attention")
+
+
+def execute(job: Job, console: Console) -> None:
+    """Make a stage if it is not there, and measure its suite if that is missing.
+
+    A second process that makes the same stage waits at its lock and then finds it done.
+    """
+    from cpt.world import current
+
+    world = current()
+    store = Store(job.store) if job.store else Store(job.output.parent.parent)
+    with store.lock(job.id, console.say) if world.is_main else _no_lock():
+        world.barrier()
+        done = (job.output / "manifest.json").is_file()
+        live = None
+        if not done:
+            from stages.run import run
+
+            live = run(job, console.say)
+        if job.suite is not None:
+            measure(job, console, live)
+    del live
+    gc.collect()
+
+
+def make_base(spec: ModelSpec, store: Store, console: Console) -> None:
+    """Put the base model into the store: convert it, or link to where it is."""
+    from datetime import UTC, datetime
+
+    from cpt.checkpoint import digests, load_tokenizer
+    from cpt.manifest import Manifest
+    from stages.opening import tokenizer_digest
+    from stages.publish import code, packages
+
+    stage_id = spec.id()
+    with store.lock(stage_id, console.say):
+        if store.is_done(stage_id):
+            return
+        console.say(f"base: preparing {spec.label}")
+        partial = store.partial(stage_id)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        folder = materialise(spec, partial / "checkpoint")
+        tokenizer = load_tokenizer(str(folder), spec.trust_remote_code)
+        Manifest(
+            id=stage_id,
+            kind="base",
+            name="base",
+            inputs=spec.content(),
+            packages=packages(),
+            code=code(),
+            checks={"tokenizer": tokenizer_digest(tokenizer)},
+            files=digests(folder),
+            finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        ).write(partial)
+        store.publish(stage_id)
+
+
+def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
+    """Measure the job's suite on its checkpoint, unless its result is there."""
+    from cpt import checkpoint
+    from cpt.world import current
+    from eval.probe import probe_model, result_path, write_result
+    from eval.suite import load_suite
+
+    assert job.suite is not None
+    suite = load_suite(job.suite)
+    if result_path(job.output, suite).is_file():
+        return
+    world = current()
+    if live is None:
+        folder = str(job.output / "checkpoint")
+        load = dict(job.load)
+        live = checkpoint.load_model(folder, **load), checkpoint.load_tokenizer(folder, load.get("trust_remote_code", False))
+    model, tokenizer = live
+    if world.accelerator is not None and str(world.accelerator.device) != "cpu":
+        model.to(world.accelerator.device)
+    store = Store(job.store) if job.store else Store(job.output.parent.parent)
+    result = probe_model(
+        model,
+        tokenizer,
+        suite,
+        cache=store.cache,
+        stage_id=job.id,
+        accelerator=_accelerator() if world.size > 1 else None,
+        progress=console.progress(f"{job.name}: "),
+        verbose=job.verbose,
+    )
+    if world.is_main:
+        write_result(job.output, result)
+    world.barrier()
+
+
+def _accelerator() -> Any:
+    from accelerate import Accelerator
+
+    return Accelerator()
+
+
+class _no_lock:  # noqa: N801 - a context manager used like a function
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def job_to_json(job: Job) -> str:
+    """A job as one JSON text, for a worker in another process."""
+    tree: dict[str, Any] = {name: getattr(job, name) for name in Job.__dataclass_fields__}
+    tree["spec"] = job.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    tree["file"] = job.spec.file
+    return json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in tree.items()})
+
+
+def job_from_json(text: str) -> Job:
+    """The inverse of `job_to_json`."""
+    tree = json.loads(text)
+    tree["spec"] = recipes.check_stage(tree["spec"], tree.pop("file"))
+    tree["trackers"] = tuple(tree["trackers"])
+    for name in ("output", "suite", "store"):
+        tree[name] = Path(tree[name]) if tree[name] is not None else None
+    return Job(**tree)
+
+
+def job_by_hand(arguments: Sequence[str]) -> Job:
+    """A job from a stage file and `key=value` arguments.
+
+    Raises:
+        RecipeError: a missing or unknown argument, or a wrong stage.
+    """
+    file = Path(arguments[0])
+    given: dict[str, Any] = {}
+    tree = recipes.read_stage(file)
+    for text in arguments[1:]:
+        parts, value = overrides.split(text)
+        if len(parts) == 1 and parts[0] in OWN:
+            given[parts[0]] = value
+        else:
+            known = [*OWN, *recipes.StageSpec.model_fields]
+            if parts[0] not in known and parts[0] != "from":
+                raise RecipeError(f"{text}: a stage has no {parts[0]!r}{did_you_mean(parts[0], known)}")
+            overrides.apply(tree, parts, value, text, known)
+    for name in ("parent", "output"):
+        if name not in given:
+            raise RecipeError(f"{file}: {name} is missing; write {name}=<folder>")
+    spec = recipes.check_stage(tree, str(file))
+    kind = kind_of(spec.kind, str(file))
+    spec = spec.model_copy(update={"train": check_train(kind.config, spec.train, str(file))})
+    kind.check(spec, str(file))
+    hooks = [table.build(hook.name, dict(hook.settings), str(file)) for hook in spec.hooks]
+    parent = str(given["parent"])
+    if Path(parent).is_dir():
+        before = past.of_folder(Path(parent).absolute())
+        parent = str(Path(parent).absolute())
+    else:
+        if parent.startswith((".", "/", "~")):
+            raise RecipeError(f"parent={parent}: no such folder")
+        before = past.of_checkpoint(parent)
+    parents = {"parent": before[-1].id}
+    roles = {}
+    for role in ("reference", "reward", "teacher"):
+        if role in given:
+            folder = Path(str(given[role]))
+            roles[role] = str(folder.absolute()) if folder.is_dir() else str(given[role])
+            parents[role] = past.of_checkpoint(roles[role])[-1].id if not folder.is_dir() else past.of_folder(folder)[-1].id
+    if "reference" in kind.roles and "reference" not in roles and (kind.name != "grpo" or spec.train.get("beta")):
+        parents["reference"] = parents["parent"]
+        roles["reference"] = parent
+    seed = int(given.get("seed", spec.seed if spec.seed is not None else 17))
+    inputs = plan.stage_inputs(spec, kind, parents, hooks, seed, {stage.name: stage.id for stage in before})
+    output = Path(str(given["output"])).absolute()
+    load = {"dtype": given.get("dtype", "float32"), "attention": given.get("attention")}
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    return Job(
+        name=str(given.get("name", file.stem)),
+        id=plan.stage_id(inputs),
+        spec=spec,
+        seed=seed,
+        parent=parent,
+        roles=roles,
+        output=output,
+        inputs=inputs,
+        parents=parents,
+        backend="single" if size == 1 else "ddp",
+        num_processes=size,
+        checkpoint_every=None,
+        load=load,
+        suite=Path(str(given["suite"])) if "suite" in given else None,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one stage; see the module's docstring."""
+    from launch.quiet import hush
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    verbose = "-v" in given
+    given = [argument for argument in given if argument != "-v"]
+    if not given or given[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    hush(verbose)
+
+    def work() -> int:
+        job = job_from_json(Path(given[1]).read_text()) if given[0] == "--job" else job_by_hand(given)
+        execute(replace(job, verbose=verbose or job.verbose), Console())
+        return 0
+
+    return guarded(work, verbose)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""What a stage kind is, and what it is given. Kinds import torch and TRL inside functions only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from cpt.data import Row, RowFormat
+from cpt.recipe import StageSpec
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that one stage needs, wherever it runs.
+
+    Attributes:
+        name, id, spec, seed: of the stage.
+        parent: folder of the stage before, or a checkpoint folder or hub id.
+        roles: folders (or hub ids) of the reference, reward model and teacher.
+        output: the final folder; work happens in `<output>.partial`.
+        inputs: what the id hashes, for the manifest.
+        backend: its name, and the number of processes it was asked for.
+        load: dtype, attention and trust_remote_code for every model of the chain.
+        suite: probe suite, measured when the stage is done.
+    """
+
+    name: str
+    id: str
+    spec: StageSpec
+    seed: int
+    parent: str
+    roles: Mapping[str, str]
+    output: Path
+    inputs: Mapping[str, Any]
+    parents: Mapping[str, str]
+    backend: str = "single"
+    num_processes: int = 1
+    checkpoint_every: int | None = None
+    trackers: tuple[str, ...] = ()
+    load: Mapping[str, Any] = field(default_factory=dict)
+    suite: Path | None = None
+    store: Path | None = None
+    verbose: bool = False
+
+    @property
+    def partial(self) -> Path:
+        """Where the stage works until it is whole."""
+        return self.output.with_name(f"{self.output.name}.partial")
+
+
+@dataclass
+class Encoded:
+    """Rows of one source in the trainer's own columns, with the tokens that each costs."""
+
+    rows: list[Row]
+    num_tokens: list[int]
+    num_dropped: int = 0
+
+
+@dataclass
+class Material:
+    """What a kind builds its trainer from."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    train: "Dataset"
+    held_out: "Dataset | None"
+    config: Any
+    reference: str | None
+    start: str
+    job: Job
+
+
+class StageKind(Protocol):
+    """One kind of stage.
+
+    Attributes:
+        name: key in a recipe.
+        version: raised by hand when the same settings would train differently.
+        config: the TRL config class whose fields `train:` speaks.
+        formats: row formats that it trains on.
+        roles: which of reference, reward, teacher it uses.
+        reduction: whether its loss is a mean over tokens or over sequences.
+        sequences_per_row: 2 where a row is a pair.
+        checks_eos: whether the rate of EOS is compared with the parent's.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    config: ClassVar[str]
+    formats: ClassVar[tuple[RowFormat, ...]]
+    roles: ClassVar[frozenset[str]] = frozenset()
+    reduction: ClassVar[Literal["token", "sequence"]] = "token"
+    sequences_per_row: ClassVar[int] = 1
+    checks_eos: ClassVar[bool] = True
+
+    def check(self, spec: StageSpec, where: str) -> None:
+        """Refuse what this kind cannot honour; when planning.
+
+        Raises:
+            RecipeError, PlanError: names the setting and what to write instead.
+        """
+
+    def reward_contents(self, spec: StageSpec, where: str) -> list[str]:
+        """What of the rewards enters the stage's id."""
+        return list(spec.rewards)
+
+    def rows_per_step(self, spec: StageSpec) -> int:
+        """Rows of the stream that one optimizer step takes."""
+        return int(spec.train.get("batch_size", 8))
+
+    def pack(self, spec: StageSpec) -> tuple[int, bool] | None:
+        """(tokens of a packed row, whether sequences are cut), or None."""
+        return None
+
+    def encode(self, rows: list[Row], tokenizer: "PreTrainedTokenizerBase", spec: StageSpec) -> Encoded:
+        """Rows of any of `formats` -> the trainer's columns."""
+        ...
+
+    def trainer(self, material: Material) -> Any:
+        """Build the hooked TRL trainer."""
+        ...
+
+    def loss_mask(self, inputs: Mapping[str, Any], forward: Mapping[str, Any]) -> "Tensor":
+        """[B, T], float: 1 where a position's prediction is in the loss."""
+        ...
+
+    def prompts(self, rows: list[Row], tokenizer: "PreTrainedTokenizerBase", most: int) -> list[list[int]]:
+        """Token ids of a few prompts, for the check that EOS is still emitted."""
+        return []

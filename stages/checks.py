@@ -1,0 +1,150 @@
+"""What must hold between a stage and its parent: tokenizer, template, vocabulary, reference, EOS."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cpt.errors import EdgeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SAMPLE = "The quick brown fox, 42 + 7 = 49: na\u00efve caf\u00e9.\n\tdef f(x): return x\n"
+EOS_FALL = 0.2
+
+
+def check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", where: str) -> None:
+    """Every token has an embedding.
+
+    Raises:
+        EdgeError: the tokenizer knows more tokens than the model.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    if len(tokenizer) > rows:
+        raise EdgeError(
+            f"{where}: the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings; "
+            f"declare the new tokens in the model config (add_tokens), and the embeddings are resized"
+        )
+
+
+def check_tokenizers(own: Any, other: Any, edge: str) -> None:
+    """Two neighbouring checkpoints read and write the same text.
+
+    Raises:
+        EdgeError: they differ in vocabulary, special tokens or chat template; the message says in what.
+    """
+    if len(own) != len(other):
+        problem = f"vocabulary: {len(other)} tokens there, {len(own)} here"
+    elif own(SAMPLE)["input_ids"] != other(SAMPLE)["input_ids"]:
+        problem = "the same text gives other tokens"
+    elif own.get_vocab() != other.get_vocab():
+        problem = "the same number of tokens, but other ones"
+    else:
+        problem = ""
+        for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+            here, there = getattr(own, name), getattr(other, name)
+            if here != there:
+                problem = f"{name}: {there!r} there, {here!r} here"
+        if own.chat_template != other.chat_template:
+            problem = "chat template: it differs"
+    if problem:
+        raise EdgeError(f"{edge}: {problem}; declare the change in the stage (model: {{add_tokens, chat_template}})")
+
+
+def check_reference(trainer: Any, reference: str, is_start: bool, prompts: Sequence[list[int]], where: str) -> float:
+    """The reference that the trainer holds is the declared stage.
+
+    Where the declared reference is what the stage starts from, KL(policy || reference) on sample prompts is 0
+    before the first step; otherwise the loaded weights equal those in the declared folder.
+
+    Returns: the mean KL in nats per token, over the sample prompts.
+    Raises:
+        EdgeError: another reference was loaded.
+    """
+    import torch
+
+    from cpt.hooks.trainer import AdapterOff, bare_model
+    from cpt.tokens import token_kl
+
+    model = bare_model(trainer.model)
+    own = getattr(trainer, "ref_model", None)
+    peft = hasattr(trainer.model, "disable_adapter")
+    if own is None and not peft:
+        raise EdgeError(f"{where}: the trainer holds no reference model, and the recipe declares one")
+    other = AdapterOff(trainer.model) if own is None else None
+    training = model.training
+    model.eval()
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for ids in prompts:
+            forward = {"input_ids": torch.tensor([ids], device=model.device)}
+            hidden = model.base_model(**forward, use_cache=False).last_hidden_state
+            if other is not None:
+                there, head = other.hidden(forward), other.head
+            else:
+                bare = bare_model(own)
+                there = bare.base_model(**forward, use_cache=False).last_hidden_state
+                head = bare.get_output_embeddings()
+            weight = torch.ones(hidden.shape[:2], device=hidden.device)
+            kl = token_kl(hidden, model.get_output_embeddings(), there, head, weight, "reverse")
+            total, count = total + float(kl), count + len(ids)
+    model.train(training)
+    mean = total / max(count, 1)
+    if is_start and abs(mean) > 1e-4:
+        raise EdgeError(
+            f"{where}: the reference is to be the stage's own start, but KL(policy || reference) is {mean:.4g} "
+            f"before the first step: another model was loaded"
+        )
+    if not is_start and own is not None and not _holds(bare_model(own), reference):
+        raise EdgeError(f"{where}: the trainer's reference does not have the weights of {reference}")
+    return mean
+
+
+def _holds(model: Any, folder: str) -> bool:
+    """Whether a model's weights equal those of a checkpoint folder, to its dtype."""
+    from safetensors import safe_open
+
+    parameters = dict(model.named_parameters())
+    files = sorted(Path(folder).glob("*.safetensors"))
+    for file in files:
+        with safe_open(str(file), "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - not a dict
+                own = parameters.get(name)
+                if own is not None and not tensors.get_tensor(name).to(own.dtype).equal(own.detach().cpu()):
+                    return False
+    return bool(files)
+
+
+def eos_rate(model: Any, tokenizer: Any, prompts: Sequence[list[int]], max_new_tokens: int = 32) -> float:
+    """Share of sample prompts whose greedy answer ends with EOS within `max_new_tokens`."""
+    import torch
+
+    if not prompts:
+        return 0.0
+    width = max(len(ids) for ids in prompts)
+    pad = tokenizer.pad_token_id
+    input_ids = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=model.device)
+    training, cache = model.training, model.config.use_cache
+    model.eval()
+    model.config.use_cache = True
+    with torch.no_grad():
+        output = model.generate(
+            input_ids=input_ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=pad,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    model.config.use_cache = cache
+    model.train(training)
+    ended = (output[:, width:] == tokenizer.eos_token_id).any(dim=1)
+    return float(ended.float().mean())
+
+
+def eos_note(before: float, after: float) -> str | None:
+    """A warning when the model stops far less often than its parent did."""
+    if before - after >= EOS_FALL:
+        return f"EOS: {after:.0%} of sample answers end, {before:.0%} did before; the model may not stop any more"
+    return None

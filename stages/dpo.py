@@ -1,0 +1,88 @@
+"""Direct preference optimisation against a declared reference."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from cpt.data import Row, RowFormat
+from cpt.errors import PlanError
+from cpt.recipe import StageSpec
+from stages.base import Encoded, Material, StageKind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class DPO(StageKind):
+    """TRL's DPOTrainer. The reference is passed explicitly, never inferred from a path in a config."""
+
+    name: ClassVar[str] = "dpo"
+    config: ClassVar[str] = "DPOConfig"
+    formats: ClassVar[tuple[RowFormat, ...]] = ("preference",)
+    roles: ClassVar[frozenset[str]] = frozenset({"reference"})
+    reduction: ClassVar[Literal["token", "sequence"]] = "sequence"
+    sequences_per_row: ClassVar[int] = 2
+
+    def check(self, spec: StageSpec, where: str) -> None:
+        """An adapter's reference is what lies below it."""
+        if any(hook.name == "lora" for hook in spec.hooks) and spec.reference not in (None, "previous"):
+            raise PlanError(
+                f"{where}: reference: with a lora hook the reference is the parent (adapter off); "
+                f"{spec.reference!r} would need a second model; remove lora or say reference: previous"
+            )
+
+    def encode(self, rows: list[Row], tokenizer: Any, spec: StageSpec) -> Encoded:
+        """TRL tokenises pairs itself; here they are only measured."""
+        from stages.encode import encode_chat
+
+        kept = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows]
+        lengths = []
+        for row in kept:
+            if isinstance(row["prompt"], str):
+                both = row["prompt"] + row["chosen"], row["prompt"] + row["rejected"]
+                lengths.append(sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in both))
+            else:
+                ends = (row["chosen"], row["rejected"])
+                lengths.append(sum(len(encode_chat(tokenizer, row["prompt"] + end)[0]) for end in ends))
+        return Encoded(kept, lengths)
+
+    def trainer(self, material: Material) -> Any:
+        """DPOTrainer with its reference loaded from the declared stage's folder, or the adapter turned off."""
+        from peft import PeftModel
+        from trl import DPOTrainer
+
+        from cpt.checkpoint import load_model
+        from cpt.hooks.trainer import hooked
+
+        adapter = isinstance(material.model, PeftModel)
+        reference = None if adapter else load_model(str(material.reference), **material.job.load)
+        return hooked(DPOTrainer)(
+            model=material.model,
+            ref_model=reference,
+            args=material.config,
+            train_dataset=material.train,
+            eval_dataset=material.held_out,
+            processing_class=material.tokenizer,
+        )
+
+    def loss_mask(self, inputs: Mapping[str, Any], forward: Mapping[str, Any]) -> "Tensor":
+        """Position t counts when token t+1 belongs to a completion; chosen and rejected alike."""
+        import torch
+
+        return torch.nn.functional.pad(inputs["completion_mask"][:, 1:].float(), (0, 1))
+
+    def prompts(self, rows: list[Row], tokenizer: Any, most: int) -> list[list[int]]:
+        """The prompts of the pairs."""
+        return encode_prompts(rows, tokenizer, most)
+
+
+def encode_prompts(rows: list[Row], tokenizer: Any, most: int) -> list[list[int]]:
+    """Token ids of `prompt` columns, with the template's generation prompt where they are chats."""
+    encoded = []
+    for row in rows[:most]:
+        if isinstance(row["prompt"], str):
+            encoded.append(tokenizer(row["prompt"], add_special_tokens=False)["input_ids"])
+        else:
+            encoded.append(
+                tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+            )
+    return encoded

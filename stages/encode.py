@@ -1,0 +1,93 @@
+"""Rows -> tokens: text with EOS, and chats with a mask on what the assistant says."""
+
+from typing import TYPE_CHECKING, Any
+
+from cpt.data import Row
+from cpt.errors import DataError
+from stages.base import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+
+
+def encode_rows(
+    rows: list[Row],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int | None,
+    assistant_only: bool,
+) -> Encoded:
+    """Tokenise text and chat rows, each under its own format.
+
+    Text: all tokens are labels, EOS at the end. Chats: the template's text; the labels are the assistant's
+    turns with their EOS, or everything if not `assistant_only`.
+
+    Returns: rows with `input_ids` and `labels`; those left without any label are dropped and counted.
+    """
+    done: list[Row] = []
+    dropped = 0
+    for row in rows:
+        if "messages" in row:
+            input_ids, mask = encode_chat(tokenizer, row["messages"])
+            if not assistant_only:
+                mask = [1] * len(input_ids)
+        else:
+            input_ids = tokenizer(row["text"], add_special_tokens=False)["input_ids"]
+            input_ids = [*input_ids, tokenizer.eos_token_id]
+            mask = [1] * len(input_ids)
+        if max_length is not None:
+            input_ids, mask = input_ids[:max_length], mask[:max_length]
+        if not any(mask[1:]):
+            dropped += 1
+            continue
+        labels = [token if kept else IGNORED for token, kept in zip(input_ids, mask, strict=True)]
+        done.append({"input_ids": input_ids, "labels": labels})
+    return Encoded(done, [len(row["input_ids"]) for row in done], dropped)
+
+
+def encode_chat(tokenizer: Any, messages: list[dict[str, Any]]) -> tuple[list[int], list[int]]:
+    """Token ids of a conversation and a mask on the assistant's tokens, EOS included.
+
+    The mask comes from the text: what the template writes for a turn beyond the prompt before it, up to and
+    with the first EOS. So it needs no `{% generation %}` in the template.
+
+    Raises:
+        DataError: no template; a template that rewrites earlier turns; a turn that does not end with EOS.
+    """
+    if tokenizer.chat_template is None:
+        raise DataError(
+            "the tokenizer has no chat template, and these rows are chats; name one in the model config "
+            "(chat_template: <file>.jinja)"
+        )
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    input_ids: list[int] = encoded["input_ids"]
+    offsets = encoded["offset_mapping"]
+    mask = [0] * len(input_ids)
+    for turn, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        start = _shared_start(tokenizer, messages[:turn], text, prompt=True)
+        end = _shared_start(tokenizer, messages[: turn + 1], text, prompt=False)
+        ended = False
+        for position, (left, right) in enumerate(offsets):
+            if left >= start and right <= end and not ended:
+                mask[position] = 1
+                ended = input_ids[position] == tokenizer.eos_token_id
+        if not ended:
+            raise DataError(
+                f"the chat template ends the assistant's turn without the tokenizer's EOS {tokenizer.eos_token!r}: "
+                f"a model trained so would never stop; set eos_token or the template so that they agree"
+            )
+    return input_ids, mask
+
+
+def _shared_start(tokenizer: Any, messages: list[dict[str, Any]], text: str, prompt: bool) -> int:
+    before = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt) if messages else ""
+    if not text.startswith(before):
+        raise DataError(
+            "the chat template writes earlier turns differently once later ones follow, so the assistant's "
+            "tokens cannot be told apart; use a template that only appends"
+        )
+    return len(before)

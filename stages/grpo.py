@@ -1,0 +1,88 @@
+"""Group-relative policy optimisation with verifiable rewards."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from cpt.data import Row, RowFormat
+from cpt.errors import PlanError, RecipeError
+from cpt.recipe import StageSpec
+from stages.base import Encoded, Material, StageKind
+from stages.dpo import encode_prompts
+from stages.rewards import check_reward, load_reward, reward_content
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class GRPO(StageKind):
+    """TRL's GRPOTrainer. `batch_size` counts completions; TRL's default beta of 0 has no reference at all."""
+
+    name: ClassVar[str] = "grpo"
+    config: ClassVar[str] = "GRPOConfig"
+    formats: ClassVar[tuple[RowFormat, ...]] = ("prompt",)
+    roles: ClassVar[frozenset[str]] = frozenset({"reference"})
+    reduction: ClassVar[Literal["token", "sequence"]] = "sequence"
+
+    def check(self, spec: StageSpec, where: str) -> None:
+        """Rewards exist; a named reference is used; groups divide the batch."""
+        if not spec.rewards:
+            raise RecipeError(f"{where}: rewards is missing: name one, such as exact_match, or module:function")
+        for reward in spec.rewards:
+            check_reward(reward, where)
+        beta = float(spec.train.get("beta", 0.0))
+        if spec.reference is not None and beta == 0:
+            raise PlanError(f"{where}: reference: {spec.reference!r} is unused while train.beta is 0; set beta")
+        if any(hook.name == "lora" for hook in spec.hooks) and spec.reference not in (None, "previous"):
+            raise PlanError(
+                f"{where}: reference: with a lora hook the reference is the parent (adapter off); "
+                f"remove lora or say reference: previous"
+            )
+        generations = int(spec.train.get("num_generations", 8))
+        if int(spec.train.get("batch_size", 8)) % generations:
+            raise PlanError(
+                f"{where}: train.batch_size: counts completions and must be a multiple of num_generations "
+                f"{generations}, not {spec.train.get('batch_size', 8)}"
+            )
+
+    def reward_contents(self, spec: StageSpec, where: str) -> list[str]:
+        """Names, and the code of a person's own rewards."""
+        return [reward_content(reward, where) for reward in spec.rewards]
+
+    def rows_per_step(self, spec: StageSpec) -> int:
+        """Prompts per step: completions over generations per prompt, each used for num_iterations steps."""
+        return int(spec.train.get("batch_size", 8)) // int(spec.train.get("num_generations", 8))
+
+    def encode(self, rows: list[Row], tokenizer: Any, spec: StageSpec) -> Encoded:
+        """TRL tokenises prompts itself; other columns go to the rewards."""
+        return Encoded(rows, [len(ids) for ids in encode_prompts(rows, tokenizer, len(rows))])
+
+    def trainer(self, material: Material) -> Any:
+        """GRPOTrainer; its reference is reloaded from `config._name_or_path`, so that is the declared folder."""
+        from trl import GRPOTrainer
+
+        from cpt.hooks.trainer import bare_model, hooked
+
+        material.config.shuffle_dataset = False
+        bare_model(material.model).config._name_or_path = str(material.reference)
+        folders = [Path(material.job.spec.file).parent] if material.job.spec.file else []
+        return hooked(GRPOTrainer)(
+            model=material.model,
+            reward_funcs=[load_reward(name, folders) for name in material.job.spec.rewards],
+            args=material.config,
+            train_dataset=material.train,
+            eval_dataset=material.held_out,
+            processing_class=material.tokenizer,
+        )
+
+    def loss_mask(self, inputs: Mapping[str, Any], forward: Mapping[str, Any]) -> "Tensor":
+        """Position t counts when token t+1 is a token of the completion."""
+        import torch
+
+        completion = inputs["completion_mask"].float()
+        before = forward["input_ids"].shape[1] - completion.shape[1] - 1
+        return torch.nn.functional.pad(completion, (before, 1))
+
+    def prompts(self, rows: list[Row], tokenizer: Any, most: int) -> list[list[int]]:
+        """The prompts."""
+        return encode_prompts(rows, tokenizer, most)

@@ -1,0 +1,181 @@
+"""A stage's rows: read, rehearsed, tokenised, mixed into one stream, packed, as the trainer's data set."""
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cpt import stream
+from cpt.data import DataSpec, Row, as_dataset, load_rows
+from cpt.errors import DataError
+from cpt.hooks.base import Mixture
+from cpt.hooks.stack import HookStack
+from cpt.past import NUM_EXEMPLARS
+from cpt.recipe import StageSpec
+from stages.base import StageKind
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MANY_EPOCHS = 8
+
+
+@dataclass(frozen=True)
+class Supply:
+    """What a stage trains on, and what of it goes into the manifest."""
+
+    train: "Dataset"
+    held_out: "Dataset | None"
+    num_steps: int
+    exemplars: list[Row]
+    description: list[dict[str, Any]]
+    notes: list[str]
+
+
+def supply(kind: StageKind, spec: StageSpec, seed: int, hooks: HookStack, tokenizer: Any) -> Supply:
+    """Make the stage's stream.
+
+    Its order, its shares and its number of steps depend on the data, the recipe and the seed alone, not on
+    the number of processes. A last step that new data do not fill is filled from their next cycle.
+
+    Raises:
+        DataError: no data, bad data, or nothing left after tokenising.
+    """
+    fresh = [load_rows(data, kind.formats) for data in spec.data]
+    mixture = hooks.mix(Mixture([(rows.spec, rows.rows) for rows in fresh]))
+    share_of_old = sum(old.share for old in mixture.old)
+    if share_of_old >= 1:
+        raise DataError(f"replay shares sum to {share_of_old:g}; they must leave something for new data")
+    units = {old.unit for old in mixture.old} or {"tokens"}
+    if len(units) > 1:
+        raise DataError("replay entries of one stage count in one unit: tokens or samples")
+    (unit,) = units
+
+    weights = sum(rows.spec.weight for rows in fresh)
+    names = _unique([rows.spec.label for rows in fresh] + [old.name for old in mixture.old])
+    shares = [rows.spec.weight / weights * (1 - share_of_old) for rows in fresh]
+    shares += [old.share for old in mixture.old]
+    encoded = [kind.encode(rows.rows, tokenizer, spec) for rows in fresh]
+    encoded += [kind.encode(old.rows, tokenizer, spec) for old in mixture.old]
+    for name, part in zip(names, encoded, strict=True):
+        if not part.rows:
+            raise DataError(f"data {name}: no row is left once tokenised ({part.num_dropped} have no label)")
+    sources = [
+        stream.Source(
+            name,
+            part.num_tokens if unit == "tokens" else [1] * len(part.rows),
+            share,
+            fresh=number < len(fresh),
+        )
+        for number, (name, part, share) in enumerate(zip(names, encoded, shares, strict=True))
+    ]
+    mixed, train, num_steps = _train_rows(kind, spec, seed, sources, [part.rows for part in encoded])
+    description, notes = [], []
+    for number, (name, part) in enumerate(zip(names, encoded, strict=True)):
+        entry: dict[str, Any] = {
+            "name": name,
+            "rows": len(part.rows),
+            "tokens": sum(part.num_tokens),
+            "share": round(mixed.shares[number], 6),
+            "unit": unit,
+            "epochs": round(mixed.epochs[number], 3),
+            "replayed": number >= len(fresh),
+            "dropped_rows": part.num_dropped,
+        }
+        if number < len(fresh):
+            entry |= {"bad_rows": fresh[number].num_bad, "content": fresh[number].spec.content()}
+            if fresh[number].num_bad:
+                notes.append(f"{name}: left out {fresh[number].num_bad} bad rows: {fresh[number].examples_of_bad[0]}")
+        if part.num_dropped:
+            notes.append(f"{name}: left out {part.num_dropped} rows without a label after tokenising")
+        if mixed.epochs[number] > MANY_EPOCHS:
+            notes.append(f"{name}: each row is seen {mixed.epochs[number]:.1f} times; it may be learnt by heart")
+        description.append(entry)
+    return Supply(
+        train=train,
+        held_out=_held_out(kind, spec, tokenizer),
+        num_steps=num_steps,
+        exemplars=_exemplars([(data, rows) for data, rows in mixture.fresh], mixed, seed),
+        description=description,
+        notes=notes,
+    )
+
+
+def _unique(names: list[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+    counted: dict[str, int] = {}
+    result = []
+    for name in names:
+        counted[name] = counted.get(name, 0) + 1
+        result.append(f"{name} ({counted[name]})" if seen[name] > 1 else name)
+    return result
+
+
+def _train_rows(
+    kind: StageKind, spec: StageSpec, seed: int, sources: list[stream.Source], rows: list[list[Row]]
+) -> tuple[stream.Stream, "Dataset", int]:
+    per_step = kind.rows_per_step(spec)
+    steps = int(spec.train.get("max_steps", -1))
+    epochs = float(spec.train.get("num_train_epochs", 1.0))
+    packing = kind.pack(spec)
+    if packing is None:
+        wanted: dict[str, Any] = {"rows": steps * per_step} if steps > 0 else {"epochs": epochs}
+        mixed = stream.interleave(sources, seed, multiple_of=per_step, **wanted)
+        chosen = [rows[source][row] for source, row in mixed.order]
+        return mixed, as_dataset(chosen), len(chosen) // per_step
+    size, split = packing
+    # Enough tokens that packing fills every row of the last step.
+    tokens = [stream.Source(s.name, [len(row["input_ids"]) for row in part], s.share, s.fresh)
+              for s, part in zip(sources, rows, strict=True)]
+    if steps > 0:
+        amount = float(steps * per_step * size)
+    else:
+        fresh_tokens = sum(sum(s.amounts) / s.share * s.share for s in tokens if s.fresh) * epochs
+        amount = fresh_tokens / sum(s.share for s in tokens if s.fresh)
+    while True:
+        mixed = stream.interleave(tokens, seed, amount=amount)
+        chosen = [rows[source][row] for source, row in mixed.order]
+        packed = stream.pack([len(row["input_ids"]) for row in chosen], size, split)
+        num_steps = steps if steps > 0 else max(1, -(-len(packed) // per_step))
+        missing = num_steps * per_step - len(packed) + 1
+        if missing <= 0:
+            break
+        amount += missing * size  # the last row is seldom full: one more than is needed, then cut
+    return mixed, _packed(chosen, packed[: num_steps * per_step]), num_steps
+
+
+def _packed(chosen: list[Row], packed: list[list[tuple[int, int, int]]]) -> "Dataset":
+    return as_dataset(
+        [
+            {
+                "input_ids": [t for n, left, right in row for t in chosen[n]["input_ids"][left:right]],
+                "labels": [t for n, left, right in row for t in chosen[n]["labels"][left:right]],
+                "seq_lengths": [right - left for _, left, right in row],
+            }
+            for row in packed
+        ]
+    )
+
+
+def _held_out(kind: StageKind, spec: StageSpec, tokenizer: Any) -> "Dataset | None":
+    rows: list[Row] = []
+    for data in spec.data:
+        if data.validation:
+            rows += kind.encode(load_rows(data, kind.formats, "validation").rows, tokenizer, spec).rows
+    if not rows:
+        return None
+    packing = kind.pack(spec)
+    if packing is None:
+        return as_dataset(rows)
+    size, split = packing
+    return _packed(rows, stream.pack([len(row["input_ids"]) for row in rows], size, split))
+
+
+def _exemplars(fresh: list[tuple[DataSpec, list[Row]]], mixed: stream.Stream, seed: int) -> list[Row]:
+    """A uniform sample of the new rows that the stage saw, in the order in which it saw them first."""
+    seen = list(dict.fromkeys(pair for pair in mixed.order if pair[0] < len(fresh)))
+    if len(seen) > NUM_EXEMPLARS:
+        kept = sorted(random.Random(f"{seed}/exemplars").sample(range(len(seen)), NUM_EXEMPLARS))
+        seen = [seen[index] for index in kept]
+    return [fresh[source][1][row] for source, row in seen if row < len(fresh[source][1])]

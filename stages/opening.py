@@ -1,0 +1,74 @@
+"""What a stage starts from: its parent's weights and tokenizer, and the earlier stages that it refers to."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cpt import checkpoint, ids, manifest
+from cpt.errors import EdgeError
+from cpt.hooks.base import Reference
+from cpt.past import Past, PastStage
+from stages.base import Job
+from stages.checks import check_tokenizers
+
+
+def start_folder(before: Past) -> str:
+    """The folder whose weights the stage starts from: the parent's, or those below an adapter it keeps apart."""
+    parent = before[-1]
+    if parent.folder is None:
+        return parent.checkpoint
+    entry = manifest.read(parent.folder)
+    folder = (parent.folder / entry.start).resolve() if entry.start != "checkpoint" else parent.folder / "checkpoint"
+    owner = parent.folder if entry.start == "checkpoint" else folder.parent
+    checkpoint.verify(folder, manifest.read(owner).files, owner.name)
+    return str(folder)
+
+
+def checkpoint_of(name: str) -> str:
+    folder = Path(name)
+    return str(folder / "checkpoint") if (folder / "manifest.json").is_file() else name
+
+
+def open_tokenizer(job: Job, before: Past, start: str) -> Any:
+    trust = bool(job.load.get("trust_remote_code", False))
+    tokenizer = checkpoint.load_tokenizer(start, trust)
+    for role, name in job.roles.items():
+        other = checkpoint.load_tokenizer(checkpoint_of(name), trust)
+        check_tokenizers(tokenizer, other, f"{job.name}: {role} {Path(name).name}")
+    parent = before[-1]
+    if parent.checkpoint != start:
+        other = checkpoint.load_tokenizer(parent.checkpoint, trust)
+        check_tokenizers(tokenizer, other, f"{job.name}: parent {parent.name}")
+    expected = manifest.read(parent.folder).checks.get("tokenizer") if parent.folder else None
+    if expected and expected != tokenizer_digest(tokenizer):
+        raise EdgeError(
+            f"{job.name}: the tokenizer in {start} is not the one that {parent.name} was trained with; "
+            f"declare a change in the stage (model: {{add_tokens, chat_template}}) instead of editing files"
+        )
+    return tokenizer
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Hash of what a tokenizer does: vocabulary, special tokens, template."""
+    special = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    return ids.short_hash([sorted(tokenizer.get_vocab().items()), special, tokenizer.chat_template], 16)
+
+
+def reference_loader(model: Any, before: Past, start: str, job: Job) -> Callable[[PastStage], Reference]:
+    """Loads earlier stages, frozen; a stage's own start needs no second model below an adapter."""
+    from cpt.hooks.trainer import AdapterOff, FrozenReference
+
+    loaded: dict[str, Reference] = {}
+
+    def reference(stage: PastStage) -> Reference:
+        if stage.checkpoint not in loaded:
+            if stage.checkpoint == start and hasattr(model, "disable_adapter"):
+                loaded[stage.checkpoint] = AdapterOff(model)
+            else:
+                device = next(model.parameters()).device
+                loaded[stage.checkpoint] = FrozenReference(checkpoint.load_model(stage.checkpoint, **job.load).to(device))
+        return loaded[stage.checkpoint]
+
+    return reference
+
+

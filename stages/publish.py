@@ -1,0 +1,118 @@
+"""What a stage leaves beside its weights: manifest, curves, exemplars."""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cpt import checkpoint, manifest
+from cpt.hooks import table
+from cpt.hooks.stack import HookStack
+from cpt.past import Past
+from cpt.world import World
+from stages.base import Job, StageKind
+from stages.material import Supply
+from stages.opening import tokenizer_digest
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "lm_eval", "deepspeed")
+
+
+def floats(values: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a log entry."""
+    return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
+
+
+def history(partial: Path) -> list[dict[str, float]]:
+    """What was logged, one entry per step and kind, beginning with the held-out loss before training."""
+    rows = [json.loads(file.read_text()) for file in (partial / "start.json",) if file.is_file()]
+    log = partial / "log.json"
+    logged = json.loads(log.read_text()) if log.is_file() else []
+    return rows + [floats(entry) for entry in logged if "train_runtime" not in entry]
+
+
+def write_lines(path: Path, rows: list[Any]) -> None:
+    """JSON Lines."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def describe(
+    job: Job, kind: StageKind, before: Past, data: Supply, hooks: HookStack, world: World, seconds: Mapping[str, float],
+    checks: dict[str, Any],
+) -> manifest.Manifest:
+    import torch
+
+    final = job.output
+    ancestors = tuple(
+        manifest.Ancestor(stage.name, stage.id, stage.kind, _relative(stage.folder, final))
+        for stage in before
+        if stage.folder is not None
+    )
+    keeps = any(getattr(hook, "after", None) == "keep" for _, hook in hooks.hooks)
+    start = "checkpoint"
+    if keeps and before[-1].folder is not None:
+        start = _relative(before[-1].folder, final) + "/checkpoint"
+    tokenizer = checkpoint.load_tokenizer(str(job.partial / "checkpoint"), bool(job.load.get("trust_remote_code")))
+    return manifest.Manifest(
+        id=job.id,
+        kind=kind.name,
+        name=job.name,
+        parents=dict(job.parents),
+        past=ancestors,
+        inputs=dict(job.inputs),
+        hooks=tuple({"name": key, "settings": table.settings_of(hook)} for key, hook in hooks.hooks),
+        data=tuple(data.description),
+        packages=packages(),
+        code=code(),
+        world={
+            "backend": job.backend,
+            "size": world.size,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        },
+        seconds=dict(seconds),
+        num_steps=data.num_steps,
+        peak_memory_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        checks={**checks, "tokenizer": tokenizer_digest(tokenizer)},
+        notes=tuple(data.notes),
+        files=checkpoint.digests(job.partial / "checkpoint"),
+        start=start,
+        finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+
+
+def _relative(folder: Path | None, origin: Path) -> str:
+    assert folder is not None
+    return os.path.relpath(folder.resolve(), origin.resolve())
+
+
+def packages() -> dict[str, str]:
+    """Versions of what trained the stage."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def code() -> dict[str, Any]:
+    """Commit of this code, where it is a git checkout."""
+    folder = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "-uno"))} if commit else {}

@@ -1,0 +1,72 @@
+"""Supervised fine-tuning on chats; the loss is on the assistant's tokens unless told otherwise."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cpt.data import Row, RowFormat
+from cpt.recipe import StageSpec
+from stages.base import Encoded, Material, StageKind
+from stages.encode import encode_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+
+class SFT(StageKind):
+    """TRL's SFTTrainer over rows that are already tokenised.
+
+    Text rows may be mixed in, for replay of a pretrain stage: all their tokens are labels.
+    """
+
+    name: ClassVar[str] = "sft"
+    config: ClassVar[str] = "SFTConfig"
+    formats: ClassVar[tuple[RowFormat, ...]] = ("messages", "text")
+    max_length: ClassVar[int] = 1024
+
+    def length(self, spec: StageSpec) -> int:
+        """Longest sequence, in tokens."""
+        return int(spec.train.get("max_length") or self.max_length)
+
+    def pack(self, spec: StageSpec) -> tuple[int, bool] | None:
+        """Whole conversations share a row when `packing: true`."""
+        return (self.length(spec), False) if spec.train.get("packing") else None
+
+    def encode(self, rows: list[Row], tokenizer: "PreTrainedTokenizerBase", spec: StageSpec) -> Encoded:
+        """Chats and texts, each under its own format."""
+        return encode_rows(rows, tokenizer, self.length(spec), bool(spec.train.get("assistant_only_loss", True)))
+
+    def trainer(self, material: Material) -> Any:
+        """SFTTrainer; it neither tokenises nor packs nor shuffles, since the stream is made."""
+        from trl import SFTTrainer
+
+        from cpt.hooks.trainer import hooked
+
+        config = material.config
+        config.dataset_kwargs = {"skip_prepare_dataset": True}
+        config.padding_free = "seq_lengths" in material.train.column_names
+        config.packing = False
+        config.max_length = None  # the rows are cut already
+        config.assistant_only_loss = False
+        return hooked(SFTTrainer)(
+            model=material.model,
+            args=config,
+            train_dataset=material.train,
+            eval_dataset=material.held_out,
+            processing_class=material.tokenizer,
+        )
+
+    def loss_mask(self, inputs: Mapping[str, Any], forward: Mapping[str, Any]) -> "Tensor":
+        """Position t counts when token t+1 is a label."""
+        import torch
+
+        return torch.nn.functional.pad((inputs["labels"][:, 1:] != -100).float(), (0, 1))
+
+    def prompts(self, rows: list[Row], tokenizer: Any, most: int) -> list[list[int]]:
+        """The conversations up to the last turn of the assistant."""
+        chats = [row["messages"] for row in rows if row.get("messages")][:most]
+        return [
+            tokenizer.apply_chat_template(chat[:-1], add_generation_prompt=True, return_dict=False)
+            for chat in chats
+            if len(chat) > 1
+        ]

@@ -1,0 +1,129 @@
+"""The terminal, Markdown and summary: right numbers, plain ASCII, nothing breaks out of a table."""
+
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+from eval.report.flips import flips
+from eval.report.markdown import code, escape, markdown
+from eval.report.story import gather
+from eval.report.terminal import terminal
+from eval.report.words import sentences
+
+
+def test_terminal_without_colour_is_ascii_and_fits(fake_chain: Any) -> None:
+    fake = fake_chain()
+    story = gather(fake.chain, fake.stages)
+    for width in (72, 80, 120):
+        text = terminal(story, None, width, colour=False)
+        assert text.isascii()
+        table = text.split("\nagainst base")[0].splitlines()
+        assert max(len(line) for line in table) <= width
+        assert not any(line.endswith(" ") for line in text.splitlines())
+
+
+def test_terminal_tells_a_stage_with_changes_errors_and_verdicts(fake_chain: Any) -> None:
+    fake = fake_chain(naive=True)
+    story = gather(fake.chain, fake.stages)
+    text = terminal(story, "sft", 100, colour=False)
+    assert "sft after pretrain" in text
+    assert "gate: warn" in text
+    change = next(c for c in story.stages[2].from_base if c.probe == "arithmetic")
+    line = next(line for line in text.splitlines() if line.startswith("arithmetic"))
+    assert f"{100 * change.delta:.1f} +- {100 * change.stderr:.1f}" in line
+    assert "regressed" in line
+    assert "from pretrain" in text
+    assert "lower is better: python_docs, general_text" in text
+    words = [word for word in re.findall(r"regressed|improved|held|undecided", text)][:8]
+    assert words[0] == "regressed"
+
+
+def test_terminal_colours_only_when_asked(fake_chain: Any) -> None:
+    fake = fake_chain()
+    story = gather(fake.chain, fake.stages)
+    assert "\x1b[" in terminal(story, None, 100, colour=True)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", terminal(story, None, 100, colour=True))
+    assert len(plain.splitlines()) == len(terminal(story, None, 100, colour=False).splitlines())
+
+
+def test_terminal_and_markdown_work_on_partial_chains(fake_chain: Any) -> None:
+    for settings in ({"probed": 0}, {"probed": 1}, {"probed": 0, "probes": ()}, {"probes": ()}):
+        fake = fake_chain(name=f"part-{len(str(settings))}", **settings)
+        story = gather(fake.chain, fake.stages)
+        assert "part-" in terminal(story, None, 80, colour=False)
+        assert "## Lineage" in markdown(story)
+        assert sentences(story)
+
+
+def test_markdown_tables_are_whole_whatever_the_text(fake_chain: Any) -> None:
+    fake = fake_chain(answer="a | b `c` <script> \n| d [x](y)")
+    chain = json.loads((fake.chain / "chain.json").read_text())
+    chain["name"] = "quick | `start`\n# <b>"
+    (fake.chain / "chain.json").write_text(json.dumps(chain))
+    text = markdown(gather(fake.chain, fake.stages))
+    assert "<script>" not in text
+    assert text.startswith("# quick \\| \\`start\\` \\# &lt;b&gt;\n")
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(widths) == 1
+
+
+def test_markdown_has_scores_verdicts_lineage_and_times(fake_chain: Any) -> None:
+    ours, other = fake_chain(), fake_chain(name="quickstart-naive", naive=True)
+    story: Any = gather(ours.chain, ours.stages, other.chain)
+    text = markdown(story)
+    score = story.stages[4].row.scores["world_facts"]
+    assert f"{100 * score.value:.1f} \u00b1 {100 * score.stderr:.1f}" in text
+    assert "Gate: **pass**" in text
+    assert "## Against quickstart-naive" in text
+    assert f"`{story.stages[2].id}`" in text
+    assert "kl (beta 0.05, of base)" in text
+    assert "2 min 55 s" in text
+    assert "`cpt run recipes/quickstart/chain.yaml`" in text
+
+
+def test_escapes_of_markdown() -> None:
+    assert escape("a|b\nc*d_e") == "a\\|b c\\*d\\_e"
+    assert code("plain-1") == "`plain-1`"
+    assert code("a`b|c") == "a\\`b\\|c"
+
+
+def test_the_summary_names_what_rose_and_what_fell(fake_chain: Any) -> None:
+    fake = fake_chain(naive=True)
+    story = gather(fake.chain, fake.stages)
+    text = " ".join(sentences(story))
+    change = next(c for c in story.stages[4].from_base if c.probe == "python_qa")
+    assert f"python_qa improved from 26.9 to {26.875 + 100 * change.delta:.1f} %" in text
+    assert "general probes, 4 regressed" in text
+    assert "The gate warns; on the way it found regressions after pretrain" in text
+
+
+def test_the_summary_of_a_base_row_promises_nothing(fake_chain: Any) -> None:
+    fake = fake_chain(probed=1)
+    assert "Only the base model has been probed" in sentences(gather(fake.chain, fake.stages))[0]
+
+
+def test_flips_are_counted_by_item_and_dealt_over_probes(fake_chain: Any) -> None:
+    fake = fake_chain(probed=2)
+    rows = gather(fake.chain, fake.stages).matrix.rows
+    found = flips(rows[0], rows[1])
+    old, new = (row.scores["python_qa"] for row in rows)
+    later = {item.id: item.value for item in new.items}
+    won = [item.id for item in old.items if item.value == 0 and later[item.id] == 1]
+    assert sum(flip.probe == "python_qa" for flip in found.won) == len(won)
+    assert len({flip.probe for flip in found.won[:4]}) > 1
+    assert not any(flip.probe == "python_docs" for flip in found.won + found.lost)
+
+
+def test_reports_import_no_heavy_library() -> None:
+    heavy = ["torch", "trl", "transformers", "datasets", "lm_eval", "numpy", "pydantic", "pandas"]
+    program = (
+        "import sys, eval.report.write, eval.report.terminal; "
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,102 @@
+"""Reading result files into the matrix, and writing the matrix out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cpt.errors import ProbeError
+from eval.matrix import read_matrix
+
+
+def cell(value: float, **other: Any) -> dict[str, Any]:
+    items = [
+        {"id": "a", "value": value, "weight": 1.0, "text": "2 + 2 =", "answer": "4"},
+        {"id": "b", "value": value, "weight": 1.0, "text": "2 + 3 =", "answer": "6"},
+    ]
+    return {
+        "task": "sums", "task_version": "1.0", "metric": "acc", "group": "reasoning",
+        "higher_is_better": True, "margin": None, "value": value, "stderr": 0.25, "num_items": 2,
+        "shots": 0, "chat": False, "fingerprint": "f0", "seconds": 1.0, "items": items, **other,
+    }  # fmt: skip
+
+
+def write(path: Path, probes: dict[str, Any], suite_hash: str = "5d2e91ab") -> Path:
+    result = {"version": 1, "suite": "small", "suite_hash": suite_hash, "probes": probes}
+    path.write_text(json.dumps(result))
+    return path
+
+
+def test_rows_are_the_files_that_exist_in_the_order_of_the_chain(tmp_path: Path) -> None:
+    base = write(tmp_path / "base.json", {"sums": cell(0.5), "facts": cell(1.0)})
+    sft = write(tmp_path / "sft.json", {"facts": cell(0.0), "sums": cell(0.25, margin=0.1)})
+    nodes = [
+        ("base", "base-0c1f77aa", base),
+        ("pretrain", "pretrain-3fa9c1d2", tmp_path / "none.json"),
+        ("sft", "sft-91be04e7", sft),
+    ]
+    matrix = read_matrix(nodes, "small", "5d2e91ab")
+    assert [row.stage for row in matrix.rows] == ["base", "sft"]
+    assert matrix.probes == ("sums", "facts")
+    score = matrix.row("sft").scores["sums"]
+    assert (score.value, score.margin, score.items[1].answer) == (0.25, 0.1, "6")
+    assert matrix.row("sft-91be04e7") is matrix.row("sft")
+
+
+def test_csv_has_a_line_per_row_and_a_gap_for_a_missing_probe(tmp_path: Path) -> None:
+    base = write(tmp_path / "base.json", {"sums": cell(0.5), "facts": cell(1.0)})
+    sft = write(tmp_path / "sft.json", {"sums": cell(0.25)})
+    matrix = read_matrix([("base", "b0", base), ("sft", "s1", sft)], "small", "5d2e91ab")
+    assert matrix.to_csv() == (
+        "stage,id,sums,sums_stderr,facts,facts_stderr\nbase,b0,0.5,0.25,1.0,0.25\nsft,s1,0.25,0.25,,\n"
+    )
+
+
+def test_json_is_plain_and_without_items(tmp_path: Path) -> None:
+    base = write(tmp_path / "base.json", {"sums": cell(0.5)})
+    tree = read_matrix([("base", "b0", base)], "small", "5d2e91ab").to_json()
+    assert json.loads(json.dumps(tree)) == tree
+    assert tree["rows"][0]["scores"]["sums"] == {
+        "metric": "acc", "group": "reasoning", "higher_is_better": True, "margin": None,
+        "value": 0.5, "stderr": 0.25, "num_items": 2,
+    }  # fmt: skip
+
+
+def test_no_file_at_all_is_an_empty_matrix(tmp_path: Path) -> None:
+    matrix = read_matrix([("base", "b0", tmp_path / "none.json")], "small", "5d2e91ab")
+    assert (matrix.rows, matrix.probes) == ((), ())
+
+
+def test_a_row_of_another_suite_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "base.json", {"sums": cell(0.5)}, "00000000")
+    with pytest.raises(ProbeError, match="was measured with suite 00000000"):
+        read_matrix([("base", "b0", path)], "small", "5d2e91ab")
+
+
+def test_a_half_written_file_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "base.json", {"sums": cell(0.5)})
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(ProbeError, match=r"is not a whole probe result.*delete it"):
+        read_matrix([("base", "b0", path)], "small", "5d2e91ab")
+
+
+def test_nan_is_a_failure_and_not_a_number(tmp_path: Path) -> None:
+    path = write(tmp_path / "base.json", {"sums": cell(float("nan"))})
+    with pytest.raises(ProbeError, match="probe sums: value is nan, not a finite number"):
+        read_matrix([("base", "b0", path)], "small", "5d2e91ab")
+
+
+def test_equal_item_ids_are_refused(tmp_path: Path) -> None:
+    tree = cell(0.5)
+    tree["items"][1]["id"] = "a"
+    path = write(tmp_path / "base.json", {"sums": tree})
+    with pytest.raises(ProbeError, match="equal ids"):
+        read_matrix([("base", "b0", path)], "small", "5d2e91ab")
+
+
+def test_an_unknown_row_gets_the_nearest_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "base.json", {"sums": cell(0.5)})
+    matrix = read_matrix([("base", "b0", path)], "small", "5d2e91ab")
+    with pytest.raises(ProbeError, match="no row 'bse'; did you mean 'base'"):
+        matrix.row("bse")

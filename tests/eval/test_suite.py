@@ -1,0 +1,224 @@
+"""Suites: what is refused, what the hash covers, and tasks that lm-eval can run alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cpt import corpora
+from cpt.errors import DataError, ProbeError
+from eval.suite import load_suite, materialise
+
+SUMS = """
+include: base.yml
+task: sums
+dataset_path: json
+dataset_kwargs:
+  data_files: {test: rows.jsonl}
+doc_to_text: "{{question}}\\n  it's: "
+process_results: !function helpers.scoring.count
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+metadata: {version: 1.0}
+"""
+BASE = "output_type: generate_until\ntest_split: test\ndoc_to_text: overridden\ntarget_delimiter: ' '\n"
+FACTS = """
+task: facts
+dataset_path: json
+test_split: test
+output_type: multiple_choice
+doc_to_text: question
+doc_to_choice: choices
+doc_to_target: answer
+metric_list:
+  - metric: acc
+  - metric: acc_norm
+"""
+DATA = {"builder": "general", "view": "probe_facts"}
+FACTS_PROBE: dict[str, Any] = {"group": "knowledge", "metric": "acc", "data": DATA}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with tasks; `general` has a view without building one."""
+    tasks = tmp_path / "tasks"
+    (tasks / "helpers").mkdir(parents=True)
+    (tasks / "sums.yaml").write_text(SUMS)
+    (tasks / "base.yml").write_text(BASE)
+    (tasks / "facts.yaml").write_text(FACTS)
+    (tasks / "rows.jsonl").write_text(json.dumps({"question": "2 + 2", "answer": "4"}) + "\n")
+    (tasks / "helpers" / "scoring.py").write_text("def count(doc, results):\n    return {}\n")
+    (tmp_path / "views").mkdir()
+    monkeypatch.setattr(corpora, "BUILDERS", {"general": "m:C"})
+    monkeypatch.setattr(corpora, "view_names", lambda builder: ["probe_facts", "probe_sums"])
+    monkeypatch.setattr(corpora, "fingerprint_of", lambda builder, source: "v1")
+    monkeypatch.setattr(corpora, "views", lambda builder, source: tmp_path / "views")
+    return tmp_path
+
+
+def write(folder: Path, probes: Any, **other: Any) -> Path:
+    path = folder / "small.yaml"
+    tree = {"name": "small", "include": "tasks", "probes": probes, **other}
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ProbeError) as caught:
+        load_suite(path)
+    return str(caught.value)
+
+
+def test_a_suite_with_defaults(folder: Path) -> None:
+    suite = load_suite(write(folder, {"sums": {"group": "reasoning"}, "facts": FACTS_PROBE}))
+    assert (suite.name, suite.batch_size, suite.max_length) == ("small", 16, None)
+    sums = suite.probes["sums"]
+    assert (sums.task, sums.metric, sums.shots, sums.chat) == ("sums", "acc", None, False)
+    assert sums.local is not None
+    assert sums.local.config["target_delimiter"] == " "
+    assert [*suite.probes] == ["sums", "facts"]
+
+
+def test_a_task_that_is_not_included_is_lm_eval_s_own(folder: Path) -> None:
+    probe = load_suite(write(folder, {"arc_easy": {"group": "reasoning", "shots": 5}})).probes
+    assert probe["arc_easy"].local is None
+    assert load_suite(write(folder, {"arc": {"group": "code"}}, include=None)).probes["arc"]
+
+
+@pytest.mark.parametrize(
+    ("probes", "message"),
+    [
+        ({"fact": {"group": "knowledge"}}, "probes.fact: no task 'fact' in `include`; did you mean 'facts'?"),
+        ({"a": {"task": "fcts", "group": "code"}}, "probes.a.task: no task 'fcts' in `include`; did you mean 'facts'?"),
+        ({"facts": FACTS_PROBE | {"group": "knowlege"}}, "probes.facts.group: no group 'knowlege'; did you mean 'knowledge'?"),
+        ({"facts": FACTS_PROBE | {"metric": "acc_nrm"}}, "probes.facts.metric: task facts has no 'acc_nrm'; did you mean 'acc_norm'?"),
+        ({"facts": FACTS_PROBE | {"metric": None}}, "probes.facts.metric is missing; task facts has acc, acc_norm"),
+        ({"facts": FACTS_PROBE | {"shot": 2}}, "probes.facts has no 'shot'; did you mean 'shots'?"),
+        ({"facts": FACTS_PROBE | {"shots": -1}}, "probes.facts.shots: input should be greater than or equal to 0, not -1"),
+        ({"facts": FACTS_PROBE | {"limit": 0}}, "probes.facts.limit: input should be greater than or equal to 1, not 0"),
+        ({"facts": FACTS_PROBE | {"task": ""}}, "probes.facts.task: string should have at least 1 character, not ''"),
+        ({"facts": FACTS_PROBE | {"data": DATA | {"view": "probe_fact"}}}, "probes.facts.data.view: general has no view 'probe_fact'; did you mean 'probe_facts'?"),
+        ({"facts": FACTS_PROBE | {"data": DATA | {"builder": "genral"}}}, "probes.facts.data.builder: no builder 'genral'; did you mean 'general'?"),
+        ({"arc_easy": FACTS_PROBE | {"task": None}}, "probes.arc_easy: no task 'arc_easy' in `include`; known: facts, sums"),
+        ({"a": FACTS_PROBE | {"task": "facts"}, "b": {"task": "facts", "group": "code", "metric": "acc"}}, "probes a and b give task 'facts' different data"),
+        ({}, "probes: dictionary should have at least 1 item"),
+    ],
+)  # fmt: skip
+def test_mistakes_name_file_path_value_and_the_nearest_word(
+    folder: Path, probes: Any, message: str
+) -> None:
+    path = write(folder, probes)
+    found = refusal(path)
+    assert found.startswith(f"{path}: ")
+    assert message in found
+
+
+def test_mistakes_outside_the_probes(folder: Path) -> None:
+    probes = {"sums": {"group": "reasoning"}}
+    assert "there is no 'batchsize'; did you mean 'batch_size'?" in refusal(
+        write(folder, probes, batchsize=4)
+    )
+    assert "include: 'taks' is no folder" in refusal(write(folder, probes, include="taks"))
+    assert "no such file; did you mean" in refusal(folder / "smal.yaml")
+    (folder / "tasks" / "twin.yaml").write_text("task: sums\n")
+    assert "task 'sums' already stands in" in refusal(write(folder, probes))
+    (folder / "tasks" / "twin.yaml").write_text("task: [\n")
+    assert "twin.yaml" in refusal(write(folder, probes))
+
+
+def test_a_source_that_cannot_be_read_is_a_mistake_in_the_suite(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(builder: str, source: str | None) -> str:
+        raise DataError("no package 'nunpy'")
+
+    monkeypatch.setattr(corpora, "fingerprint_of", refuse)
+    assert "probes.facts.data: no package 'nunpy'" in refusal(write(folder, {"facts": FACTS_PROBE}))
+
+
+def test_the_hash_covers_what_changes_a_number_and_nothing_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums: dict[str, Any] = {"group": "reasoning", "shots": 0}
+
+    def hashed(probe: dict[str, Any] | None = None, **other: Any) -> str:
+        return load_suite(
+            write(folder, {"sums": probe or sums, "facts": FACTS_PROBE}, **other)
+        ).hash
+
+    first = hashed()
+    same = [
+        hashed(),
+        hashed(sums | {"margin": 0.5}),
+        hashed(sums | {"group": "code"}),
+        hashed(batch_size=2),
+        hashed(name="renamed"),
+    ]
+    assert {*same} == {first}
+    text = (folder / "tasks" / "sums.yaml").read_text()
+    (folder / "tasks" / "sums.yaml").write_text("# a remark\n" + text)
+    assert hashed() == first
+    others = [
+        hashed(sums | {"shots": 1}),
+        hashed(sums | {"chat": True}),
+        hashed(sums | {"limit": 7}),
+        hashed(max_length=512),
+    ]
+    (folder / "tasks" / "sums.yaml").write_text(text.replace("question", "answer"))
+    others.append(hashed())
+    (folder / "tasks" / "base.yml").write_text(BASE.replace("' '", "''"))
+    others.append(hashed())
+    (folder / "tasks" / "rows.jsonl").write_text("{}\n")
+    others.append(hashed())
+    (folder / "tasks" / "helpers" / "scoring.py").write_text("def count(doc, results): ...\n")
+    others.append(hashed())
+    monkeypatch.setattr(corpora, "fingerprint_of", lambda builder, source: "v2")
+    others.append(hashed())
+    assert len({first, *others}) == 1 + len(others)
+
+
+def test_materialised_tasks_stand_alone(folder: Path) -> None:
+    probes = {"sums": {"group": "reasoning", "shots": 3}, "facts": FACTS_PROBE}
+    target = materialise(load_suite(write(folder, probes)), folder / "out")
+    text = (target / "sums" / "sums.yaml").read_text()
+    assert "process_results: !function helpers.scoring.count" in text.replace("'", "")
+    assert "!function 'helpers" in text or "!function helpers" in text
+    assert (target / "sums" / "helpers" / "scoring.py").read_text().startswith("def count")
+    sums = yaml.load(text, _Untagged)
+    assert "include" not in sums
+    assert sums["doc_to_text"] == "{{question}}\n  it's: "
+    assert sums["target_delimiter"] == " "
+    assert sums["num_fewshot"] == 3
+    assert sums["dataset_kwargs"]["data_files"]["test"] == str(folder / "tasks" / "rows.jsonl")
+    facts = yaml.safe_load((target / "facts" / "facts.yaml").read_text())
+    assert facts["dataset_kwargs"]["data_files"] == {
+        "test": str(folder / "views/probe_facts.jsonl")
+    }
+    assert "num_fewshot" not in facts
+    before = (target / "sums" / "helpers" / "scoring.py").stat().st_mtime_ns
+    materialise(load_suite(write(folder, probes)), folder / "out")
+    assert (target / "sums" / "helpers" / "scoring.py").stat().st_mtime_ns == before
+
+
+class _Untagged(yaml.SafeLoader):
+    """Reads a `!function` tag as its text."""
+
+
+_Untagged.add_constructor("!function", lambda loader, node: node.value)
+
+
+def test_reading_a_suite_imports_neither_lm_eval_nor_torch(folder: Path) -> None:
+    path = write(folder, {"sums": {"group": "reasoning"}})
+    code = (
+        "import sys; from pathlib import Path; import eval.probe, eval.gate\n"
+        "from eval.suite import load_suite\n"
+        "load_suite(Path(sys.argv[1])).hash\n"
+        "slow = {'lm_eval', 'torch', 'datasets', 'transformers', 'trl', 'numpy'} & {*sys.modules}\n"
+        "assert not slow, slow"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, cwd=root)

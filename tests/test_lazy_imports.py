@@ -1,0 +1,67 @@
+"""What only reads files answers at once: it imports neither torch nor anything built on it."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = (
+    "torch",
+    "transformers",
+    "trl",
+    "datasets",
+    "lm_eval",
+    "peft",
+    "accelerate",
+    "deepspeed",
+    "numpy",
+)
+LIGHT = (
+    "cpt.recipe",
+    "cpt.plan",
+    "cpt.store",
+    "cpt.manifest",
+    "cpt.data",
+    "cpt.hooks.table",
+    "stages",
+    "stages.trl_fields",
+    "stages.trl_args",
+    "eval.suite",
+    "eval.matrix",
+    "eval.compare",
+    "eval.gate",
+    "eval.report",
+    "launch.backend",
+)
+
+# Importing a blocked module is an error, not merely noticed: nothing can catch up later.
+BLOCK = f"""
+import importlib, importlib.abc, sys
+
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY}:
+            raise AssertionError(f"{{name}} was imported")
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def run(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_module_imports_nothing_heavy(module: str) -> None:
+    run(f"importlib.import_module({module!r})")
+
+
+def test_every_hook_and_stage_kind_loads_without_torch() -> None:
+    run(
+        "from cpt.hooks import table\n"
+        "from stages import KINDS\n"
+        "for place in [*table.TABLE.values(), *KINDS.values()]:\n"
+        "    module, _, name = place.partition(':')\n"
+        "    getattr(importlib.import_module(module), name)\n"
+    )
