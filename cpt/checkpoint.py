@@ -34,7 +34,9 @@ def load_model(
             **options,
         )
     except (OSError, SafetensorError, ValueError, json.JSONDecodeError) as error:
-        raise StoreError(f"{path}: cannot be loaded as a causal language model: {_first_line(error)}") from error
+        raise StoreError(
+            f"{path}: cannot be loaded as a causal language model: {_first_line(error)}"
+        ) from error
     return model
 
 
@@ -47,7 +49,9 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> "PreTrainedTok
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise StoreError(f"{path}: has no usable tokenizer: {_first_line(error)}") from error
     if tokenizer.pad_token is None:

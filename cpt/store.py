@@ -91,25 +91,33 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                waiting(f"{stage_id} is being made by {file.read().strip() or 'another process'}; waiting for it")
+                waiting(
+                    f"{stage_id} is being made by {file.read().strip() or 'another process'}; waiting for it"
+                )
                 fcntl.flock(file, fcntl.LOCK_EX)
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
             yield
 
-    def link_chain(self, name: str, nodes: list[dict[str, Any]], description: dict[str, Any]) -> Path:
+    def link_chain(
+        self, name: str, nodes: list[dict[str, Any]], description: dict[str, Any]
+    ) -> Path:
         """Write `chain.json`, which the code reads, and numbered links to the stages, which people read."""
         folder = self.chain(name)
         folder.mkdir(parents=True, exist_ok=True)
-        ids.atomic_write(folder / "chain.json", json.dumps({**description, "nodes": nodes}, indent=1) + "\n")
+        ids.atomic_write(
+            folder / "chain.json", json.dumps({**description, "nodes": nodes}, indent=1) + "\n"
+        )
         wanted = {
             f"{number}-{node['name']}": Path("..", "..", "stages", node["id"])
             for number, node in enumerate(nodes)
             if self.is_done(node["id"])
         }
         for link in folder.iterdir():
-            if link.is_symlink() and (wanted.get(link.name) is None or Path(os.readlink(link)) != wanted[link.name]):
+            if link.is_symlink() and (
+                wanted.get(link.name) is None or Path(os.readlink(link)) != wanted[link.name]
+            ):
                 link.unlink()
         for label, target in wanted.items():
             if not (folder / label).is_symlink():

@@ -37,8 +37,13 @@ class Stream:
 
 
 def interleave(
-    sources: Sequence[Source], seed: int, *, epochs: float | None = None, rows: int | None = None,
-    amount: float | None = None, multiple_of: int = 1,
+    sources: Sequence[Source],
+    seed: int,
+    *,
+    epochs: float | None = None,
+    rows: int | None = None,
+    amount: float | None = None,
+    multiple_of: int = 1,
 ) -> Stream:
     """Mix sources by largest deficit: the next row comes from the source furthest behind its share.
 
@@ -80,7 +85,9 @@ def interleave(
         return all(cycles[i].epochs >= needed - 1e-9 for i in active if sources[i].fresh)
 
     while not finished():
-        index = max(active, key=lambda i: (sources[i].share * total - given[i], sources[i].share, -i))
+        index = max(
+            active, key=lambda i: (sources[i].share * total - given[i], sources[i].share, -i)
+        )
         row = cycles[index].next()
         order.append((index, row))
         given[index] += sources[index].amounts[row]

@@ -58,7 +58,11 @@ def token_kl(
     from torch.utils.checkpoint import checkpoint
 
     chosen = weight != 0
-    student, reference, weights = student_hidden[chosen], reference_hidden[chosen], weight[chosen]  # [N, H]
+    student, reference, weights = (
+        student_hidden[chosen],
+        reference_hidden[chosen],
+        weight[chosen],
+    )  # [N, H]
 
     def part(student_part: "Tensor", reference_part: "Tensor", weight_part: "Tensor") -> "Tensor":
         log_s = torch.log_softmax(student_head(student_part).float(), dim=-1)  # [n, V]

@@ -1,9 +1,12 @@
 """World: how method code sees the other processes, and the only thing it needs of them."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from cpt.errors import PlanError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,8 +57,26 @@ class World:
 
 
 def current() -> World:
-    """The world that `accelerate launch` made, or a world of one."""
+    """The world that `accelerate launch` made, or a world of one.
+
+    Raises:
+        PlanError: the launcher announced another number of processes than found each other.
+    """
+    import torch
     from accelerate import PartialState
 
-    state = PartialState()
+    announced = int(os.environ.get("WORLD_SIZE", "1"))
+    if announced > 1 and not torch.cuda.is_available():
+        # Without cpu=True, accelerate sets up no group on a machine without accelerators, and says nothing.
+        sharded = any(
+            name in os.environ for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
+        )
+        state = PartialState(cpu=not sharded, backend="gloo")
+    else:
+        state = PartialState()
+    if state.num_processes != announced:
+        raise PlanError(
+            f"{announced} processes were started and {state.num_processes} found each other: they would train "
+            f"apart; start them with cpt run, or with a config of configs/accelerate"
+        )
     return World(state.process_index, state.num_processes, state)

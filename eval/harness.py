@@ -5,6 +5,7 @@ Imported only when probes run; it loads lm-eval and torch.
 
 import contextlib
 import functools
+import inspect
 import logging
 import random
 import time
@@ -75,6 +76,8 @@ class Model(HFLM):
             logits_cache=not sharded,
         )
         self.meter = meter
+        self.needed: dict[tuple[int, ...], int] = {}
+        self.takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.group = None
         if accelerator is not None and accelerator.num_processes > 1:
             self.group = accelerator
@@ -102,6 +105,29 @@ class Model(HFLM):
         found = dict(zip(order, sums, strict=True))
         return [found[i] for i in range(len(requests))]
 
+    def _loglikelihood_tokens(
+        self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> Any:
+        """Note for each row how far its continuation begins before its end; see `_model_call`."""
+        self.needed = {}
+        for _, context, continuation in requests:
+            row = (context + continuation)[-(self.max_length + 1) : -1]
+            key = _without_padding(row)
+            start = len(continuation) - len(row)
+            self.needed[key] = max(start, self.needed.get(key, start))
+        return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+
+    def _model_call(self, inps: Any, attn_mask: Any = None, labels: Any = None) -> Any:
+        """Logits [B, K, V] of the last K positions of inps [B, T]: those that continuations need.
+
+        HFLM reads its logits from the right end; the LM head is a fifth of a small model's work.
+        """
+        known = [self.needed.get(_without_padding(row)) for row in inps.tolist()]
+        if not self.takes_logits_to_keep or None in known:
+            return super()._model_call(inps, attn_mask, labels)
+        keep = inps.shape[1] + max(start for start in known if start is not None)
+        return self.model(inps, logits_to_keep=keep).logits
+
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Text after each prompt, up to a stop sequence."""
         self.meter.begin(len(requests))
@@ -109,10 +135,18 @@ class Model(HFLM):
         return texts
 
 
+def _without_padding(row: list[int]) -> tuple[int, ...]:
+    """Tokens up to the last that is not 0, with which HFLM pads."""
+    end = len(row)
+    while end and row[end - 1] == 0:
+        end -= 1
+    return tuple(row[:end])
+
+
 def share_out(task: Any) -> None:
     """Let each rank build all requests of a task and keep its own.
 
-    lm-eval lets each rank draw its few-shot examples alone, so that prompts depend on the world size.
+    lm-eval lets each rank draw its few-shot examples alone: prompts would depend on the world size.
     """
     build = task.build_all_requests
 

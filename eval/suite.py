@@ -89,8 +89,9 @@ def load_suite(path: Path) -> Suite:
         raise ProbeError(str(error)) from None
     spec = validate(SuiteSpec, tree, str(path), ProbeError)
     tasks = find_tasks(_folders(path, spec))
+    known: dict[tuple[str, str], str] = {}
     probes = {
-        name: _probe(path, name, probe, tasks, spec.max_length)
+        name: _probe(path, name, probe, tasks, spec.max_length, known)
         for name, probe in spec.probes.items()
     }
     _check_views(path, probes)
@@ -123,7 +124,12 @@ def _folders(path: Path, spec: SuiteSpec) -> list[Path]:
 
 
 def _probe(
-    path: Path, name: str, spec: ProbeSpec, tasks: dict[str, Path], max_length: int | None
+    path: Path,
+    name: str,
+    spec: ProbeSpec,
+    tasks: dict[str, Path],
+    max_length: int | None,
+    known: dict[tuple[str, str], str],
 ) -> Probe:
     where = f"{path}: probes.{name}"
     task = spec.task or name
@@ -143,7 +149,7 @@ def _probe(
     metric = _metric(where, spec.metric, local)
     settings = {
         "task": local.content if local else [task, _lm_eval_version()],
-        "data": data and [data.builder, data.view, builder_fingerprint(where, data)],
+        "data": data and [data.builder, data.view, builder_fingerprint(where, data, known)],
         "metric": metric,
         "shots": spec.shots,
         "chat": spec.chat,

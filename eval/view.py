@@ -34,16 +34,19 @@ def check_view(where: str, path: Path, data: ViewSpec) -> ViewSpec:
     return data
 
 
-def builder_fingerprint(where: str, data: ViewSpec) -> str:
-    """Hash of the builder and its source; builds nothing.
+def builder_fingerprint(where: str, data: ViewSpec, known: dict[tuple[str, str], str]) -> str:
+    """Hash of the builder and its source; builds nothing. `known` keeps what was asked for before.
 
     Raises:
         ProbeError: the source cannot be read.
     """
     from cpt import corpora
 
+    key = data.builder, str(data.source)
     try:
-        return corpora.fingerprint_of(data.builder, data.source)
+        if key not in known:
+            known[key] = corpora.fingerprint_of(data.builder, data.source)
+        return known[key]
     except CptError as error:
         raise ProbeError(f"{where}.data: {error}") from None
 

@@ -87,13 +87,23 @@ def show(chain: Chain) -> str:
     """The plan as text."""
     num_probes = len(chain.suite.probes) if chain.suite else 0
     probed = chain.probed if chain.suite else None
-    where = f"{chain.backend.name} x {chain.num_processes}" if chain.num_processes > 1 else chain.backend.name
+    where = (
+        f"{chain.backend.name} x {chain.num_processes}"
+        if chain.num_processes > 1
+        else chain.backend.name
+    )
     return plans.table_of(chain.plan, chain.store, probed, num_probes, where)
 
 
 def run(
-    chain: Chain, console: Console, *, until: str | None = None, restart: bool = False, verbose: bool = False,
-    colour: bool = False, width: int = 100,
+    chain: Chain,
+    console: Console,
+    *,
+    until: str | None = None,
+    restart: bool = False,
+    verbose: bool = False,
+    colour: bool = False,
+    width: int = 100,
 ) -> int:
     """Bring a chain to its end, or as far as the gate lets it.
 
@@ -122,7 +132,9 @@ def run(
         _judge(chain, node, nodes)
     folder = chain.store.chain(chain.plan.name)
     if not todo:
-        console.say(f"nothing to do: all {len(nodes)} nodes of {chain.plan.name} are made and probed")
+        console.say(
+            f"nothing to do: all {len(nodes)} nodes of {chain.plan.name} are made and probed"
+        )
     console.say(f"report: {_shown(folder / 'report.html')}")
     return 0
 
@@ -160,7 +172,9 @@ def _launch(chain: Chain, job: Job, node: plans.Node) -> None:
 
     file = chain.store.root / "jobs" / f"{node.id}.json"
     atomic_write(file, job_to_json(job))
-    command = accelerate_command(chain.backend, "launch.stage", ["--job", str(file)], chain.num_processes)
+    command = accelerate_command(
+        chain.backend, "launch.stage", ["--job", str(file)], chain.num_processes
+    )
     done = subprocess.run(command, env={**os.environ, **environment(chain.backend)}, check=False)
     if done.returncode != 0 or not chain.is_finished(node):
         raise CptError(
@@ -179,7 +193,9 @@ def _job(chain: Chain, node: plans.Node, verbose: bool) -> Job:
         "attention": recipe.model.attention,
         "trust_remote_code": recipe.model.trust_remote_code,
     }
-    spec = node.spec or next(iter(recipe.stages.values()))  # the base is only probed: any spec will do
+    spec = node.spec or next(
+        iter(recipe.stages.values())
+    )  # the base is only probed: any spec will do
     return Job(
         name=node.name,
         id=node.id,
@@ -207,7 +223,12 @@ def describe(chain: Chain) -> dict[str, Any]:
     suite: dict[str, Any] = {"name": "none", "hash": "none", "probes": {}}
     if chain.suite:
         probes = {
-            name: {"group": probe.group, "metric": probe.metric, "margin": probe.margin, "chat": probe.chat}
+            name: {
+                "group": probe.group,
+                "metric": probe.metric,
+                "margin": probe.margin,
+                "chat": probe.chat,
+            }
             for name, probe in chain.suite.probes.items()
         }
         suite = {"name": chain.suite.name, "hash": chain.suite.hash, "probes": probes}
@@ -216,7 +237,9 @@ def describe(chain: Chain) -> dict[str, Any]:
         "name": chain.plan.name,
         "seed": recipe.seed,
         "baseline": recipe.baseline,
-        "recipe": recipe.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True),
+        "recipe": recipe.model_dump(
+            mode="json", by_alias=True, exclude_none=True, exclude_defaults=True
+        ),
         "recipe_path": _shown(Path(recipe.file)),
         "suite": suite,
         "gate": recipe.gate.model_dump(),
@@ -242,7 +265,11 @@ def _link(chain: Chain, made: Sequence[plans.Node]) -> Path:
     description = json.loads(json.dumps(describe(chain), default=str))
     nodes = json.loads(json.dumps(_nodes(chain), default=str))
     file = chain.store.chain(chain.plan.name) / "chain.json"
-    if file.is_file() and json.loads(file.read_text()) == {**description, "nodes": nodes} and len(made) == len(nodes):
+    if (
+        file.is_file()
+        and json.loads(file.read_text()) == {**description, "nodes": nodes}
+        and len(made) == len(nodes)
+    ):
         return file.parent
     return chain.store.link_chain(chain.plan.name, nodes, description)
 
@@ -299,5 +326,3 @@ def _shown(path: Path) -> str:
         return str(path.absolute().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-
-

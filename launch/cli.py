@@ -60,10 +60,15 @@ def parser() -> argparse.ArgumentParser:
             epilog=EXAMPLES[name],
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        added.add_argument("-v", "--verbose", action="store_true", help="show what the libraries say")
+        added.add_argument(
+            "-v", "--verbose", action="store_true", help="show what the libraries say"
+        )
         if name not in ("diff", "schema"):
             added.add_argument(
-                "--runs", type=Path, default=Path(os.environ.get("CPT_RUNS", "runs")), metavar="DIR",
+                "--runs",
+                type=Path,
+                default=Path(os.environ.get("CPT_RUNS", "runs")),
+                metavar="DIR",
                 help="where stages and chains live (default: runs, or $CPT_RUNS)",
             )
         return added
@@ -78,11 +83,15 @@ def parser() -> argparse.ArgumentParser:
         chain.add_argument("--launch", help="backend instead of the recipe's: single, ddp, ...")
         if name == "run":
             chain.add_argument("--until", metavar="STAGE", help="stop after this stage")
-            chain.add_argument("--restart", action="store_true", help="begin the first unfinished stage anew")
+            chain.add_argument(
+                "--restart", action="store_true", help="begin the first unfinished stage anew"
+            )
     probe = verb("probe", "measure a suite on any checkpoint")
     probe.add_argument("model", help="a stage folder, a checkpoint folder, or a hub id")
     probe.add_argument("--suite", type=Path, required=True, help="a suite in configs/probes")
-    probe.add_argument("--output", type=Path, help="write the result here (default: beside the stage)")
+    probe.add_argument(
+        "--output", type=Path, help="write the result here (default: beside the stage)"
+    )
     report = verb("report", "write a chain's report again and show it")
     report.add_argument("chain", help="a chain's name, or its folder")
     report.add_argument("--stage", help="show this stage (default: the last)")
@@ -91,7 +100,9 @@ def parser() -> argparse.ArgumentParser:
     diff = verb("diff", "show in what two stages differ")
     diff.add_argument("one")
     diff.add_argument("other")
-    diff.add_argument("--runs", type=Path, default=Path(os.environ.get("CPT_RUNS", "runs")), metavar="DIR")
+    diff.add_argument(
+        "--runs", type=Path, default=Path(os.environ.get("CPT_RUNS", "runs")), metavar="DIR"
+    )
     schema = verb("schema", "print the JSON schema of a recipe, for editors")
     schema.add_argument("--stage", action="store_true", help="of one stage file instead")
     return top
@@ -105,7 +116,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     hush(given.verbose)
     verbs = {
-        "plan": _plan, "run": _run, "probe": _probe, "report": _report, "ls": _ls, "diff": _diff, "schema": _schema,
+        "plan": _plan,
+        "run": _run,
+        "probe": _probe,
+        "report": _report,
+        "ls": _ls,
+        "diff": _diff,
+        "schema": _schema,
     }
     return guarded(lambda: verbs[given.verb](given), given.verbose)
 
@@ -163,7 +180,9 @@ def _probe(given: argparse.Namespace) -> int:
         atomic_write(given.output, json.dumps(result, ensure_ascii=False) + "\n")
     width = max(len(name) for name in result["probes"])
     for name, cell in result["probes"].items():
-        print(f"{name:{width}}  {cell['value']:8.4f} +- {cell['stderr']:.4f}  {cell['metric']}, {cell['num_items']} items")
+        print(
+            f"{name:{width}}  {cell['value']:8.4f} +- {cell['stderr']:.4f}  {cell['metric']}, {cell['num_items']} items"
+        )
     return 0
 
 
@@ -172,7 +191,10 @@ def _stage_folder(name: str, runs: Path) -> Path | None:
     for folder in (Path(name), runs / "stages" / name):
         if (folder / "manifest.json").is_file():
             return folder.resolve()
-    if Path(name).name == "checkpoint" and (Path(name).resolve().parent / "manifest.json").is_file():
+    if (
+        Path(name).name == "checkpoint"
+        and (Path(name).resolve().parent / "manifest.json").is_file()
+    ):
         return Path(name).resolve().parent
     return None
 
@@ -199,7 +221,9 @@ def _chain_folder(name: str, runs: Path) -> Path:
         if (folder / "chain.json").is_file():
             return folder.absolute()
     known = [path.parent.name for path in chains.glob("*/chain.json")]
-    raise StoreError(f"{chains}: no chain {name!r}{did_you_mean(name, known) if known else '; run one first'}")
+    raise StoreError(
+        f"{chains}: no chain {name!r}{did_you_mean(name, known) if known else '; run one first'}"
+    )
 
 
 def _ls(given: argparse.Namespace) -> int:
@@ -208,14 +232,18 @@ def _ls(given: argparse.Namespace) -> int:
     store = Store(given.runs)
     chains = sorted(store.root.glob("chains/*/chain.json"))
     if not chains and not store.stages.is_dir():
-        print(f"{given.runs}: nothing here yet; cpt run recipes/quickstart/chain.yaml starts a chain")
+        print(
+            f"{given.runs}: nothing here yet; cpt run recipes/quickstart/chain.yaml starts a chain"
+        )
         return 0
     for file in chains:
         tree = json.loads(file.read_text())
         print(f"{tree['name']}  (seed {tree['seed']}, {tree['recipe_path']})")
         for number, node in enumerate(tree["nodes"]):
             hooks = " ".join(node["hooks"])
-            print(f"  {number} {node['name']:<12} {node['id']:<22} {store.status(node['id']):<26} {hooks}".rstrip())
+            print(
+                f"  {number} {node['name']:<12} {node['id']:<22} {store.status(node['id']):<26} {hooks}".rstrip()
+            )
     listed = {node["id"] for file in chains for node in json.loads(file.read_text())["nodes"]}
     loose = sorted(
         path.name
@@ -241,7 +269,9 @@ def _diff(given: argparse.Namespace) -> int:
             raise StoreError(f"{name}: no finished stage of this name; cpt ls shows them")
         folders.append(folder)
     hidden = ("files", "seconds", "finished", "peak_memory_mib")
-    one, other = ({k: v for k, v in asdict(read(folder)).items() if k not in hidden} for folder in folders)
+    one, other = (
+        {k: v for k, v in asdict(read(folder)).items() if k not in hidden} for folder in folders
+    )
     for path, left, right in differences(one, other):
         print(f"{path}\n  - {_brief(left)}\n  + {_brief(right)}")
     return 0
@@ -257,7 +287,6 @@ def _schema(given: argparse.Namespace) -> int:
 
     print(json.dumps(stage_schema() if given.stage else chain_schema(), indent=1))
     return 0
-
 
 
 if __name__ == "__main__":

@@ -19,9 +19,12 @@ class Console:
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.open_line = False
+        self.speaks = os.environ.get("RANK", "0") == "0"
 
     def say(self, text: str) -> None:
-        """Print one line."""
+        """Print one line; of several processes the first one speaks."""
+        if not self.speaks:
+            return
         seconds = int(time.monotonic() - self.began)
         end = "\n" if self.open_line else ""
         self.open_line = False
@@ -88,7 +91,12 @@ def storage_problem(error: BaseException) -> str | None:
     while seen is not None:
         text = str(seen)
         full = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-        signs = ("No space left on device", "File too large", "Disk quota exceeded", "PytorchStreamWriter failed")
+        signs = (
+            "No space left on device",
+            "File too large",
+            "Disk quota exceeded",
+            "PytorchStreamWriter failed",
+        )
         if full or any(sign in text for sign in signs):
             place = getattr(seen, "filename", None)
             return (

@@ -16,7 +16,17 @@ VARIABLES = {
     "DS_LOG_LEVEL": "error",
     "PYTHONWARNINGS": "ignore",
 }
-LOGGERS = ("transformers", "trl", "datasets", "accelerate", "peft", "lm_eval", "DeepSpeed", "deepspeed", "torch")
+LOGGERS = (
+    "transformers",
+    "trl",
+    "datasets",
+    "accelerate",
+    "peft",
+    "lm_eval",
+    "DeepSpeed",
+    "deepspeed",
+    "torch",
+)
 
 
 def hush(verbose: bool) -> None:
@@ -28,7 +38,10 @@ def hush(verbose: bool) -> None:
         return
     warnings.filterwarnings("ignore")
     for name in LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.ERROR)
+        # DeepSpeed sets its own level when it is imported; a filter stays.
+        logger.addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def hush_bars(verbose: bool) -> None:

@@ -29,7 +29,18 @@ from stages import kind_of
 from stages.base import Job
 from stages.trl_fields import check_train
 
-OWN = ("parent", "output", "reference", "reward", "teacher", "seed", "name", "suite", "dtype", "attention")
+OWN = (
+    "parent",
+    "output",
+    "reference",
+    "reward",
+    "teacher",
+    "seed",
+    "name",
+    "suite",
+    "dtype",
+    "attention",
+)
 
 
 def execute(job: Job, console: Console) -> None:
@@ -103,7 +114,10 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
     if live is None:
         folder = str(job.output / "checkpoint")
         load = dict(job.load)
-        live = checkpoint.load_model(folder, **load), checkpoint.load_tokenizer(folder, load.get("trust_remote_code", False))
+        live = (
+            checkpoint.load_model(folder, **load),
+            checkpoint.load_tokenizer(folder, load.get("trust_remote_code", False)),
+        )
     model, tokenizer = live
     if world.accelerator is not None and str(world.accelerator.device) != "cpu":
         model.to(world.accelerator.device)
@@ -139,7 +153,9 @@ def job_to_json(job: Job) -> str:
     tree: dict[str, Any] = {name: getattr(job, name) for name in Job.__dataclass_fields__}
     tree["spec"] = job.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
     tree["file"] = job.spec.file
-    return json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in tree.items()})
+    return json.dumps(
+        {key: str(value) if isinstance(value, Path) else value for key, value in tree.items()}
+    )
 
 
 def job_from_json(text: str) -> Job:
@@ -168,7 +184,9 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
         else:
             known = [*OWN, *recipes.StageSpec.model_fields]
             if parts[0] not in known and parts[0] != "from":
-                raise RecipeError(f"{text}: a stage has no {parts[0]!r}{did_you_mean(parts[0], known)}")
+                raise RecipeError(
+                    f"{text}: a stage has no {parts[0]!r}{did_you_mean(parts[0], known)}"
+                )
             overrides.apply(tree, parts, value, text, known)
     for name in ("parent", "output"):
         if name not in given:
@@ -192,12 +210,22 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
         if role in given:
             folder = Path(str(given[role]))
             roles[role] = str(folder.absolute()) if folder.is_dir() else str(given[role])
-            parents[role] = past.of_checkpoint(roles[role])[-1].id if not folder.is_dir() else past.of_folder(folder)[-1].id
-    if "reference" in kind.roles and "reference" not in roles and (kind.name != "grpo" or spec.train.get("beta")):
+            parents[role] = (
+                past.of_checkpoint(roles[role])[-1].id
+                if not folder.is_dir()
+                else past.of_folder(folder)[-1].id
+            )
+    if (
+        "reference" in kind.roles
+        and "reference" not in roles
+        and (kind.name != "grpo" or spec.train.get("beta"))
+    ):
         parents["reference"] = parents["parent"]
         roles["reference"] = parent
     seed = int(given.get("seed", spec.seed if spec.seed is not None else 17))
-    inputs = plan.stage_inputs(spec, kind, parents, hooks, seed, {stage.name: stage.id for stage in before})
+    inputs = plan.stage_inputs(
+        spec, kind, parents, hooks, seed, {stage.name: stage.id for stage in before}
+    )
     output = Path(str(given["output"])).absolute()
     load = {"dtype": given.get("dtype", "float32"), "attention": given.get("attention")}
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -232,7 +260,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     hush(verbose)
 
     def work() -> int:
-        job = job_from_json(Path(given[1]).read_text()) if given[0] == "--job" else job_by_hand(given)
+        job = (
+            job_from_json(Path(given[1]).read_text()) if given[0] == "--job" else job_by_hand(given)
+        )
         execute(replace(job, verbose=verbose or job.verbose), Console())
         return 0
 

@@ -118,7 +118,9 @@ class StageKind(Protocol):
         """(tokens of a packed row, whether sequences are cut), or None."""
         return None
 
-    def encode(self, rows: list[Row], tokenizer: "PreTrainedTokenizerBase", spec: StageSpec) -> Encoded:
+    def encode(
+        self, rows: list[Row], tokenizer: "PreTrainedTokenizerBase", spec: StageSpec
+    ) -> Encoded:
         """Rows of any of `formats` -> the trainer's columns."""
         ...
 
@@ -130,6 +132,8 @@ class StageKind(Protocol):
         """[B, T], float: 1 where a position's prediction is in the loss."""
         ...
 
-    def prompts(self, rows: list[Row], tokenizer: "PreTrainedTokenizerBase", most: int) -> list[list[int]]:
+    def prompts(
+        self, rows: list[Row], tokenizer: "PreTrainedTokenizerBase", most: int
+    ) -> list[list[int]]:
         """Token ids of a few prompts, for the check that EOS is still emitted."""
         return []

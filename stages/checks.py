@@ -13,7 +13,9 @@ SAMPLE = "The quick brown fox, 42 + 7 = 49: na\u00efve caf\u00e9.\n\tdef f(x): r
 EOS_FALL = 0.2
 
 
-def check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", where: str) -> None:
+def check_vocabulary(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", where: str
+) -> None:
     """Every token has an embedding.
 
     Raises:
@@ -48,10 +50,14 @@ def check_tokenizers(own: Any, other: Any, edge: str) -> None:
         if own.chat_template != other.chat_template:
             problem = "chat template: it differs"
     if problem:
-        raise EdgeError(f"{edge}: {problem}; declare the change in the stage (model: {{add_tokens, chat_template}})")
+        raise EdgeError(
+            f"{edge}: {problem}; declare the change in the stage (model: {{add_tokens, chat_template}})"
+        )
 
 
-def check_reference(trainer: Any, reference: str, is_start: bool, prompts: Sequence[list[int]], where: str) -> float:
+def check_reference(
+    trainer: Any, reference: str, is_start: bool, prompts: Sequence[list[int]], where: str
+) -> float:
     """The reference that the trainer holds is the declared stage.
 
     Where the declared reference is what the stage starts from, KL(policy || reference) on sample prompts is 0
@@ -70,7 +76,9 @@ def check_reference(trainer: Any, reference: str, is_start: bool, prompts: Seque
     own = getattr(trainer, "ref_model", None)
     peft = hasattr(trainer.model, "disable_adapter")
     if own is None and not peft:
-        raise EdgeError(f"{where}: the trainer holds no reference model, and the recipe declares one")
+        raise EdgeError(
+            f"{where}: the trainer holds no reference model, and the recipe declares one"
+        )
     other = AdapterOff(trainer.model) if own is None else None
     training = model.training
     model.eval()
@@ -96,7 +104,9 @@ def check_reference(trainer: Any, reference: str, is_start: bool, prompts: Seque
             f"before the first step: another model was loaded"
         )
     if not is_start and own is not None and not _holds(bare_model(own), reference):
-        raise EdgeError(f"{where}: the trainer's reference does not have the weights of {reference}")
+        raise EdgeError(
+            f"{where}: the trainer's reference does not have the weights of {reference}"
+        )
     return mean
 
 
@@ -110,12 +120,16 @@ def _holds(model: Any, folder: str) -> bool:
         with safe_open(str(file), "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a dict
                 own = parameters.get(name)
-                if own is not None and not tensors.get_tensor(name).to(own.dtype).equal(own.detach().cpu()):
+                if own is not None and not tensors.get_tensor(name).to(own.dtype).equal(
+                    own.detach().cpu()
+                ):
                     return False
     return bool(files)
 
 
-def eos_rate(model: Any, tokenizer: Any, prompts: Sequence[list[int]], max_new_tokens: int = 32) -> float:
+def eos_rate(
+    model: Any, tokenizer: Any, prompts: Sequence[list[int]], max_new_tokens: int = 32
+) -> float:
     """Share of sample prompts whose greedy answer ends with EOS within `max_new_tokens`."""
     import torch
 
@@ -123,8 +137,12 @@ def eos_rate(model: Any, tokenizer: Any, prompts: Sequence[list[int]], max_new_t
         return 0.0
     width = max(len(ids) for ids in prompts)
     pad = tokenizer.pad_token_id
-    input_ids = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=model.device)
+    input_ids = torch.tensor(
+        [[pad] * (width - len(ids)) + list(ids) for ids in prompts], device=model.device
+    )
+    mask = torch.tensor(
+        [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=model.device
+    )
     training, cache = model.training, model.config.use_cache
     model.eval()
     model.config.use_cache = True

@@ -24,7 +24,10 @@ class DPO(StageKind):
 
     def check(self, spec: StageSpec, where: str) -> None:
         """An adapter's reference is what lies below it."""
-        if any(hook.name == "lora" for hook in spec.hooks) and spec.reference not in (None, "previous"):
+        if any(hook.name == "lora" for hook in spec.hooks) and spec.reference not in (
+            None,
+            "previous",
+        ):
             raise PlanError(
                 f"{where}: reference: with a lora hook the reference is the parent (adapter off); "
                 f"{spec.reference!r} would need a second model; remove lora or say reference: previous"
@@ -39,10 +42,16 @@ class DPO(StageKind):
         for row in kept:
             if isinstance(row["prompt"], str):
                 both = row["prompt"] + row["chosen"], row["prompt"] + row["rejected"]
-                lengths.append(sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in both))
+                lengths.append(
+                    sum(
+                        len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in both
+                    )
+                )
             else:
                 ends = (row["chosen"], row["rejected"])
-                lengths.append(sum(len(encode_chat(tokenizer, row["prompt"] + end)[0]) for end in ends))
+                lengths.append(
+                    sum(len(encode_chat(tokenizer, row["prompt"] + end)[0]) for end in ends)
+                )
         return Encoded(kept, lengths)
 
     def trainer(self, material: Material) -> Any:
@@ -83,6 +92,8 @@ def encode_prompts(rows: list[Row], tokenizer: Any, most: int) -> list[list[int]
             encoded.append(tokenizer(row["prompt"], add_special_tokens=False)["input_ids"])
         else:
             encoded.append(
-                tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+                tokenizer.apply_chat_template(
+                    row["prompt"], add_generation_prompt=True, return_dict=False
+                )
             )
     return encoded

@@ -84,7 +84,11 @@ def encode_chat(tokenizer: Any, messages: list[dict[str, Any]]) -> tuple[list[in
 
 
 def _shared_start(tokenizer: Any, messages: list[dict[str, Any]], text: str, prompt: bool) -> int:
-    before = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt) if messages else ""
+    before = (
+        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        if messages
+        else ""
+    )
     if not text.startswith(before):
         raise DataError(
             "the chat template writes earlier turns differently once later ones follow, so the assistant's "

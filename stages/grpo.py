@@ -27,13 +27,20 @@ class GRPO(StageKind):
     def check(self, spec: StageSpec, where: str) -> None:
         """Rewards exist; a named reference is used; groups divide the batch."""
         if not spec.rewards:
-            raise RecipeError(f"{where}: rewards is missing: name one, such as exact_match, or module:function")
+            raise RecipeError(
+                f"{where}: rewards is missing: name one, such as exact_match, or module:function"
+            )
         for reward in spec.rewards:
             check_reward(reward, where)
         beta = float(spec.train.get("beta", 0.0))
         if spec.reference is not None and beta == 0:
-            raise PlanError(f"{where}: reference: {spec.reference!r} is unused while train.beta is 0; set beta")
-        if any(hook.name == "lora" for hook in spec.hooks) and spec.reference not in (None, "previous"):
+            raise PlanError(
+                f"{where}: reference: {spec.reference!r} is unused while train.beta is 0; set beta"
+            )
+        if any(hook.name == "lora" for hook in spec.hooks) and spec.reference not in (
+            None,
+            "previous",
+        ):
             raise PlanError(
                 f"{where}: reference: with a lora hook the reference is the parent (adapter off); "
                 f"remove lora or say reference: previous"

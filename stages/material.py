@@ -44,7 +44,9 @@ def supply(kind: StageKind, spec: StageSpec, seed: int, hooks: HookStack, tokeni
     mixture = hooks.mix(Mixture([(rows.spec, rows.rows) for rows in fresh]))
     share_of_old = sum(old.share for old in mixture.old)
     if share_of_old >= 1:
-        raise DataError(f"replay shares sum to {share_of_old:g}; they must leave something for new data")
+        raise DataError(
+            f"replay shares sum to {share_of_old:g}; they must leave something for new data"
+        )
     units = {old.unit for old in mixture.old} or {"tokens"}
     if len(units) > 1:
         raise DataError("replay entries of one stage count in one unit: tokens or samples")
@@ -58,7 +60,9 @@ def supply(kind: StageKind, spec: StageSpec, seed: int, hooks: HookStack, tokeni
     encoded += [kind.encode(old.rows, tokenizer, spec) for old in mixture.old]
     for name, part in zip(names, encoded, strict=True):
         if not part.rows:
-            raise DataError(f"data {name}: no row is left once tokenised ({part.num_dropped} have no label)")
+            raise DataError(
+                f"data {name}: no row is left once tokenised ({part.num_dropped} have no label)"
+            )
     sources = [
         stream.Source(
             name,
@@ -68,7 +72,9 @@ def supply(kind: StageKind, spec: StageSpec, seed: int, hooks: HookStack, tokeni
         )
         for number, (name, part, share) in enumerate(zip(names, encoded, shares, strict=True))
     ]
-    mixed, train, num_steps = _train_rows(kind, spec, seed, sources, [part.rows for part in encoded])
+    mixed, train, num_steps = _train_rows(
+        kind, spec, seed, sources, [part.rows for part in encoded]
+    )
     description, notes = [], []
     for number, (name, part) in enumerate(zip(names, encoded, strict=True)):
         entry: dict[str, Any] = {
@@ -84,11 +90,17 @@ def supply(kind: StageKind, spec: StageSpec, seed: int, hooks: HookStack, tokeni
         if number < len(fresh):
             entry |= {"bad_rows": fresh[number].num_bad, "content": fresh[number].spec.content()}
             if fresh[number].num_bad:
-                notes.append(f"{name}: left out {fresh[number].num_bad} bad rows: {fresh[number].examples_of_bad[0]}")
+                notes.append(
+                    f"{name}: left out {fresh[number].num_bad} bad rows: {fresh[number].examples_of_bad[0]}"
+                )
         if part.num_dropped:
-            notes.append(f"{name}: left out {part.num_dropped} rows without a label after tokenising")
+            notes.append(
+                f"{name}: left out {part.num_dropped} rows without a label after tokenising"
+            )
         if mixed.epochs[number] > MANY_EPOCHS:
-            notes.append(f"{name}: each row is seen {mixed.epochs[number]:.1f} times; it may be learnt by heart")
+            notes.append(
+                f"{name}: each row is seen {mixed.epochs[number]:.1f} times; it may be learnt by heart"
+            )
         description.append(entry)
     return Supply(
         train=train,
@@ -126,8 +138,10 @@ def _train_rows(
         return mixed, as_dataset(chosen), len(chosen) // per_step
     size, split = packing
     # Enough tokens that packing fills every row of the last step.
-    tokens = [stream.Source(s.name, [len(row["input_ids"]) for row in part], s.share, s.fresh)
-              for s, part in zip(sources, rows, strict=True)]
+    tokens = [
+        stream.Source(s.name, [len(row["input_ids"]) for row in part], s.share, s.fresh)
+        for s, part in zip(sources, rows, strict=True)
+    ]
     if steps > 0:
         amount = float(steps * per_step * size)
     else:
@@ -149,7 +163,9 @@ def _packed(chosen: list[Row], packed: list[list[tuple[int, int, int]]]) -> "Dat
     return as_dataset(
         [
             {
-                "input_ids": [t for n, left, right in row for t in chosen[n]["input_ids"][left:right]],
+                "input_ids": [
+                    t for n, left, right in row for t in chosen[n]["input_ids"][left:right]
+                ],
                 "labels": [t for n, left, right in row for t in chosen[n]["labels"][left:right]],
                 "seq_lengths": [right - left for _, left, right in row],
             }
@@ -162,7 +178,9 @@ def _held_out(kind: StageKind, spec: StageSpec, tokenizer: Any) -> "Dataset | No
     rows: list[Row] = []
     for data in spec.data:
         if data.validation:
-            rows += kind.encode(load_rows(data, kind.formats, "validation").rows, tokenizer, spec).rows
+            rows += kind.encode(
+                load_rows(data, kind.formats, "validation").rows, tokenizer, spec
+            ).rows
     if not rows:
         return None
     packing = kind.pack(spec)
@@ -172,7 +190,9 @@ def _held_out(kind: StageKind, spec: StageSpec, tokenizer: Any) -> "Dataset | No
     return _packed(rows, stream.pack([len(row["input_ids"]) for row in rows], size, split))
 
 
-def _exemplars(fresh: list[tuple[DataSpec, list[Row]]], mixed: stream.Stream, seed: int) -> list[Row]:
+def _exemplars(
+    fresh: list[tuple[DataSpec, list[Row]]], mixed: stream.Stream, seed: int
+) -> list[Row]:
     """A uniform sample of the new rows that the stage saw, in the order in which it saw them first."""
     seen = list(dict.fromkeys(pair for pair in mixed.order if pair[0] < len(fresh)))
     if len(seen) > NUM_EXEMPLARS:

@@ -18,7 +18,11 @@ def start_folder(before: Past) -> str:
     if parent.folder is None:
         return parent.checkpoint
     entry = manifest.read(parent.folder)
-    folder = (parent.folder / entry.start).resolve() if entry.start != "checkpoint" else parent.folder / "checkpoint"
+    folder = (
+        (parent.folder / entry.start).resolve()
+        if entry.start != "checkpoint"
+        else parent.folder / "checkpoint"
+    )
     owner = parent.folder if entry.start == "checkpoint" else folder.parent
     checkpoint.verify(folder, manifest.read(owner).files, owner.name)
     return str(folder)
@@ -50,11 +54,18 @@ def open_tokenizer(job: Job, before: Past, start: str) -> Any:
 
 def tokenizer_digest(tokenizer: Any) -> str:
     """Hash of what a tokenizer does: vocabulary, special tokens, template."""
-    special = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
-    return ids.short_hash([sorted(tokenizer.get_vocab().items()), special, tokenizer.chat_template], 16)
+    special = {
+        name: getattr(tokenizer, name)
+        for name in ("bos_token", "eos_token", "pad_token", "unk_token")
+    }
+    return ids.short_hash(
+        [sorted(tokenizer.get_vocab().items()), special, tokenizer.chat_template], 16
+    )
 
 
-def reference_loader(model: Any, before: Past, start: str, job: Job) -> Callable[[PastStage], Reference]:
+def reference_loader(
+    model: Any, before: Past, start: str, job: Job
+) -> Callable[[PastStage], Reference]:
     """Loads earlier stages, frozen; a stage's own start needs no second model below an adapter."""
     from cpt.hooks.trainer import AdapterOff, FrozenReference
 
@@ -66,9 +77,9 @@ def reference_loader(model: Any, before: Past, start: str, job: Job) -> Callable
                 loaded[stage.checkpoint] = AdapterOff(model)
             else:
                 device = next(model.parameters()).device
-                loaded[stage.checkpoint] = FrozenReference(checkpoint.load_model(stage.checkpoint, **job.load).to(device))
+                loaded[stage.checkpoint] = FrozenReference(
+                    checkpoint.load_model(stage.checkpoint, **job.load).to(device)
+                )
         return loaded[stage.checkpoint]
 
     return reference
-
-

@@ -23,7 +23,9 @@ class Pretrain(SFT):
         """Packing cannot be turned off."""
         for field in ("packing", "assistant_only_loss", "packing_strategy"):
             if field in spec.train and spec.train[field] is not True:
-                raise RecipeError(f"{where}: train.{field}: a pretrain stage always packs whole documents; remove it")
+                raise RecipeError(
+                    f"{where}: train.{field}: a pretrain stage always packs whole documents; remove it"
+                )
 
     def pack(self, spec: StageSpec) -> tuple[int, bool]:
         """Rows of `max_length` tokens; documents are cut."""

@@ -6,6 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 
+def replace_bars(trainer: Any, stage: str, say: Callable[[str], None], is_main: bool) -> None:
+    """Let the trainer say where it stands in our way instead of its own."""
+    from transformers import PrinterCallback, ProgressCallback
+
+    for own in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(own)
+    trainer.add_callback(progress_callback(stage, say, is_main))
+
+
 def progress_callback(stage: str, say: Callable[[str], None], is_main: bool) -> Any:
     """A transformers callback; a live line on a terminal, a plain line every tenth of the way otherwise."""
     from transformers import TrainerCallback
@@ -23,7 +32,9 @@ def progress_callback(stage: str, say: Callable[[str], None], is_main: bool) -> 
             """Start the clock."""
             self.began, self.first = time.monotonic(), state.global_step
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
+        ) -> None:
             """Remember the loss."""
             if logs and "loss" in logs:
                 self.loss = f"  loss {float(logs['loss']):.4f}"

@@ -20,7 +20,16 @@ from stages.base import Job, StageKind
 from stages.material import Supply
 from stages.opening import tokenizer_digest
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "lm_eval", "deepspeed")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "lm_eval",
+    "deepspeed",
+)
 
 
 def floats(values: dict[str, Any]) -> dict[str, float]:
@@ -44,7 +53,13 @@ def write_lines(path: Path, rows: list[Any]) -> None:
 
 
 def describe(
-    job: Job, kind: StageKind, before: Past, data: Supply, hooks: HookStack, world: World, seconds: Mapping[str, float],
+    job: Job,
+    kind: StageKind,
+    before: Past,
+    data: Supply,
+    hooks: HookStack,
+    world: World,
+    seconds: Mapping[str, float],
     checks: dict[str, Any],
 ) -> manifest.Manifest:
     import torch
@@ -59,7 +74,9 @@ def describe(
     start = "checkpoint"
     if keeps and before[-1].folder is not None:
         start = _relative(before[-1].folder, final) + "/checkpoint"
-    tokenizer = checkpoint.load_tokenizer(str(job.partial / "checkpoint"), bool(job.load.get("trust_remote_code")))
+    tokenizer = checkpoint.load_tokenizer(
+        str(job.partial / "checkpoint"), bool(job.load.get("trust_remote_code"))
+    )
     return manifest.Manifest(
         id=job.id,
         kind=kind.name,
@@ -67,14 +84,18 @@ def describe(
         parents=dict(job.parents),
         past=ancestors,
         inputs=dict(job.inputs),
-        hooks=tuple({"name": key, "settings": table.settings_of(hook)} for key, hook in hooks.hooks),
+        hooks=tuple(
+            {"name": key, "settings": table.settings_of(hook)} for key, hook in hooks.hooks
+        ),
         data=tuple(data.description),
         packages=packages(),
         code=code(),
         world={
             "backend": job.backend,
             "size": world.size,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+            "device": torch.cuda.get_device_name()
+            if torch.cuda.is_available()
+            else platform.processor() or "cpu",
         },
         seconds=dict(seconds),
         num_steps=data.num_steps,
@@ -109,7 +130,9 @@ def code() -> dict[str, Any]:
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+            done = subprocess.run(
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

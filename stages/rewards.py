@@ -42,7 +42,11 @@ def brevity(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
     return [1 / (1 + len(tokens) / 16) for tokens in completion_ids]
 
 
-REWARDS: dict[str, Reward] = {"exact_match": exact_match, "number_match": number_match, "brevity": brevity}
+REWARDS: dict[str, Reward] = {
+    "exact_match": exact_match,
+    "number_match": number_match,
+    "brevity": brevity,
+}
 
 
 def _text(completion: Any) -> str:
@@ -67,7 +71,9 @@ def check_reward(name: str, where: str) -> None:
     """
     if ":" not in name:
         if name not in REWARDS:
-            raise RecipeError(f"{where}: rewards: no reward {name!r}{did_you_mean(name, REWARDS)}, or module:function")
+            raise RecipeError(
+                f"{where}: rewards: no reward {name!r}{did_you_mean(name, REWARDS)}, or module:function"
+            )
         return
     folder = Path(where.split(" with ")[0]).parent
     if _source(name, [folder]) is None:
@@ -124,9 +130,13 @@ def _checked(name: str, function: Callable[..., Any]) -> Reward:
         except CptError:
             raise
         except Exception as error:
-            raise CptError(f"reward {name} raised {type(error).__name__}: {error}; first completion: {sample}") from error
+            raise CptError(
+                f"reward {name} raised {type(error).__name__}: {error}; first completion: {sample}"
+            ) from error
         if len(values) != len(completions):
-            raise CptError(f"reward {name} gave {len(values)} values for {len(completions)} completions")
+            raise CptError(
+                f"reward {name} gave {len(values)} values for {len(completions)} completions"
+            )
         for value, completion in zip(values, completions, strict=True):
             if value is not None and math.isnan(value):
                 raise CptError(f"reward {name} is not a number for the completion {completion!r}")

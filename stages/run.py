@@ -49,7 +49,11 @@ def run(job: Job, say: Callable[[str], None]) -> tuple[Any, Any]:
     world.barrier()
     set_seed(job.seed)
 
-    before = past.of_folder(Path(job.parent)) if Path(job.parent).is_dir() else past.of_checkpoint(job.parent)
+    before = (
+        past.of_folder(Path(job.parent))
+        if Path(job.parent).is_dir()
+        else past.of_checkpoint(job.parent)
+    )
     start = start_folder(before)
     tokenizer = open_tokenizer(job, before, start)
     ctx = StageContext(job.name, kind.name, kind.formats, job.seed, world, start)
@@ -63,7 +67,9 @@ def run(job: Job, say: Callable[[str], None]) -> tuple[Any, Any]:
     clock.lap("load")
 
     if not (partial / "checkpoint").is_dir():
-        model = _trained(job, kind, model, tokenizer, before, start, data, samples, hooks, world, clock, say)
+        model = _trained(
+            job, kind, model, tokenizer, before, start, data, samples, hooks, world, clock, say
+        )
     else:
         model = checkpoint.load_model(str(partial / "checkpoint"), **job.load)
     checks = _read_json(partial / "checks.json")
@@ -77,7 +83,15 @@ def run(job: Job, say: Callable[[str], None]) -> tuple[Any, Any]:
         write_lines(partial / "metrics.jsonl", history(partial))
         clock.lap("save")
         describe(job, kind, before, data, hooks, world, clock.seconds, checks).write(partial)
-        for leftover in ("trainer", "trained", "job.json", "topology.json", "checks.json", "start.json", "log.json"):
+        for leftover in (
+            "trainer",
+            "trained",
+            "job.json",
+            "topology.json",
+            "checks.json",
+            "start.json",
+            "log.json",
+        ):
             _remove(partial / leftover)
         if job.store:
             Store(job.store).publish(job.id)
@@ -100,8 +114,18 @@ def _open_model(job: Job, start: str, tokenizer: Any) -> Any:
 
 
 def _trained(
-    job: Job, kind: StageKind, model: Any, tokenizer: Any, before: Past, start: str, data: Supply,
-    samples: list[list[int]], hooks: HookStack, world: World, clock: "_Clock", say: Callable[[str], None],
+    job: Job,
+    kind: StageKind,
+    model: Any,
+    tokenizer: Any,
+    before: Past,
+    start: str,
+    data: Supply,
+    samples: list[list[int]],
+    hooks: HookStack,
+    world: World,
+    clock: "_Clock",
+    say: Callable[[str], None],
 ) -> Any:
     """Train, merge, and save `checkpoint/`; or load what was trained, and go on from there."""
     from transformers import set_seed
@@ -140,22 +164,43 @@ def _trained(
 
 
 def _train(
-    job: Job, kind: StageKind, model: Any, tokenizer: Any, start: str, data: Supply, samples: list[list[int]],
-    resume: str | None, hooks: HookStack, world: World, say: Callable[[str], None],
+    job: Job,
+    kind: StageKind,
+    model: Any,
+    tokenizer: Any,
+    start: str,
+    data: Supply,
+    samples: list[list[int]],
+    resume: str | None,
+    hooks: HookStack,
+    world: World,
+    say: Callable[[str], None],
 ) -> Any:
-    from stages.progress import progress_callback
+    from stages.progress import replace_bars
 
     partial = job.partial
     reference = checkpoint_of(job.roles["reference"]) if "reference" in job.roles else start
     trainer = kind.trainer(
-        Material(model, tokenizer, data.train, data.held_out, _config(kind, job, data, world), reference, start, job)
+        Material(
+            model,
+            tokenizer,
+            data.train,
+            data.held_out,
+            _config(kind, job, data, world),
+            reference,
+            start,
+            job,
+        )
     )
     _check_processes(trainer, job)
+    replace_bars(trainer, job.name, say, world.is_main)
     trainer.attach(hooks, kind.loss_mask, kind.reduction, kind.sequences_per_row)
     if resume is None and samples and _uses_reference(trainer, kind):
         checks = _read_json(partial / "checks.json")
         where = f"{job.name}: reference"
-        checks["kl_to_reference_at_start"] = check_reference(trainer, reference, reference == start, samples, where)
+        checks["kl_to_reference_at_start"] = check_reference(
+            trainer, reference, reference == start, samples, where
+        )
         if world.is_main:
             ids.atomic_write(partial / "checks.json", json.dumps(checks))
     if data.held_out is not None and resume is None:
@@ -164,9 +209,10 @@ def _train(
         trainer.state.log_history.clear()
         if world.is_main:
             ids.atomic_write(partial / "start.json", json.dumps({"step": 0, **floats(first)}))
-    trainer.add_callback(progress_callback(job.name, say, world.is_main))
     if resume:
-        say(f"{job.name}: continuing at step {Path(resume).name.removeprefix('checkpoint-')} of {data.num_steps}")
+        say(
+            f"{job.name}: continuing at step {Path(resume).name.removeprefix('checkpoint-')} of {data.num_steps}"
+        )
     trainer.train(resume_from_checkpoint=resume)
     if world.is_main:
         ids.atomic_write(partial / "log.json", json.dumps(trainer.state.log_history))
@@ -183,7 +229,10 @@ def _save_trained(folder: Path, model: Any, hooks: HookStack) -> None:
 
     with replacing(folder) as partial:
         save_model(model, str(partial / "model.safetensors"))
-        save_file({k: v.detach().cpu().contiguous() for k, v in hooks.state_dict().items()}, str(partial / "hooks.safetensors"))
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in hooks.state_dict().items()},
+            str(partial / "hooks.safetensors"),
+        )
 
 
 def _load_trained(folder: Path, model: Any, hooks: HookStack) -> None:
@@ -192,13 +241,18 @@ def _load_trained(folder: Path, model: Any, hooks: HookStack) -> None:
     missing, unexpected = load_model(model, str(folder / "model.safetensors"), strict=False)
     odd = [name for name in (*missing, *unexpected) if ".ref." not in name]
     if odd:
-        raise StoreError(f"{folder}: does not fit the stage's model ({odd[0]}); remove it, and the stage trains again")
+        raise StoreError(
+            f"{folder}: does not fit the stage's model ({odd[0]}); remove it, and the stage trains again"
+        )
     hooks.load_state_dict(load_file(str(folder / "hooks.safetensors")))
 
 
 def build_hooks(job: Job) -> list[Hook]:
     """The stage's hooks, fresh."""
-    return [table.build(hook.name, dict(hook.settings), job.spec.file or job.name) for hook in job.spec.hooks]
+    return [
+        table.build(hook.name, dict(hook.settings), job.spec.file or job.name)
+        for hook in job.spec.hooks
+    ]
 
 
 class _Clock:
@@ -308,5 +362,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-

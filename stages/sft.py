@@ -32,9 +32,13 @@ class SFT(StageKind):
         """Whole conversations share a row when `packing: true`."""
         return (self.length(spec), False) if spec.train.get("packing") else None
 
-    def encode(self, rows: list[Row], tokenizer: "PreTrainedTokenizerBase", spec: StageSpec) -> Encoded:
+    def encode(
+        self, rows: list[Row], tokenizer: "PreTrainedTokenizerBase", spec: StageSpec
+    ) -> Encoded:
         """Chats and texts, each under its own format."""
-        return encode_rows(rows, tokenizer, self.length(spec), bool(spec.train.get("assistant_only_loss", True)))
+        return encode_rows(
+            rows, tokenizer, self.length(spec), bool(spec.train.get("assistant_only_loss", True))
+        )
 
     def trainer(self, material: Material) -> Any:
         """SFTTrainer; it neither tokenises nor packs nor shuffles, since the stream is made."""

@@ -1,4 +1,4 @@
-"""Text, questions and probes that every installation can make for itself, offline and always the same.
+"""Text, questions and probes that every installation makes for itself, offline, always the same.
 
 A builder turns a source into views, one JSONL file each. Views are built once into the cache.
 """
@@ -62,8 +62,8 @@ def views(builder: str, source: str | None = None) -> Path:
     rows = _builder(builder).build(_source(builder, source))
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         for view, items in rows.items():
             lines = "".join(json.dumps(item, ensure_ascii=True) + "\n" for item in items)
             (partial / f"{view}.jsonl").write_text(lines, encoding="utf-8")
@@ -72,6 +72,8 @@ def views(builder: str, source: str | None = None) -> Path:
         except OSError:
             if not folder.is_dir():
                 raise
+    except OSError as error:
+        raise DataError(f"builder {builder}: cannot write {partial}: {error.strerror}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder

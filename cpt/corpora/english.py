@@ -45,7 +45,8 @@ _THINGS = (
     "letter letters|window windows|picture pictures|horse horses|knife knives|child children|"
     "tooth teeth|foot feet|mouse mice|box boxes|city cities"
 )
-_VERBS = "walk|sleep|sing|work|live|play|laugh|wait|read|swim"
+_VERBS = "work|live|play|want|need|look|help|call|turn|stop"
+_QUANTIFIERS = "Neither|One|Each|Either"
 _PREPOSITIONS = (
     "She is afraid of with|He depends on of|They are interested in on|I am tired of in|"
     "We arrived at of|She is good at of|He is married to of|They listened to in|"
@@ -85,11 +86,17 @@ def _all() -> Iterator[Pair]:
         yield Pair("number", "She counted three", many, one)
         yield Pair("number", "Every", one, many)
         yield Pair("number", "There were several", many, one)
-    for verb in verbs:
-        for who in ("My brother", "The old woman", "Nobody here", "Each of them"):
-            yield Pair("third person", f"{who} always", f"{verb}s", verb)
-            yield Pair("infinitive", f"{who} did not", verb, f"{verb}s")
-        yield Pair("infinitive", "They want to", verb, f"{verb}s")
+    for head, other in _split(_NOUNS):
+        yield Pair("relative clause", f"The {head} that the {other}s like", "is", "are")
+        yield Pair("relative clause", f"The {head}s that the {other} likes", "are", "is")
+        yield Pair("coordination", f"The {head} and the {other}", "were", "was")
+        yield Pair("negative polarity", f"No {head} has", "ever", "always")
+        yield Pair("negative polarity", f"None of the {head}s have", "ever", "always")
+        for quantifier in _QUANTIFIERS.split("|"):
+            yield Pair("quantifier", f"{quantifier} of the {head}s", "is", "are")
+        for verb in verbs:
+            yield Pair("verb", f"The {head} behind the {other}s never", f"{verb}s", verb)
+            yield Pair("verb", f"The {head}s behind the {other} never", verb, f"{verb}s")
     for entry in _PREPOSITIONS.split("|"):
         *beginning, good, bad = entry.split()
         yield Pair("preposition", " ".join(beginning), good, bad)

@@ -4,7 +4,6 @@ Facts, arithmetic, everyday sense, output formats, grammar and prose. Nothing th
 trained on: countries, numbers, words and files are shared out first.
 """
 
-import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ VIEWS = (
     "probe_prose",
 )
 _VALIDATION = 0.1
+_PAIRS = 18  # minimal pairs of each phenomenon
 
 
 def sources(source: None) -> tuple[list[Path], Path]:
@@ -88,7 +88,9 @@ def _facts() -> tuple[list[Row], list[Row]]:
         chats += [
             chat(f"What is the capital of {name}?", f"The capital of {name} is {capital}."),
             chat(f"On which continent is {name}?", f"{name} is in {continent}."),
-            chat(f"Which language is spoken in {name}?", f"Many people in {name} speak {language}."),
+            chat(
+                f"Which language is spoken in {name}?", f"Many people in {name} speak {language}."
+            ),
         ]
     chats += [
         chat(f"In which country is {city}?", f"{city} is in {name}.")
@@ -98,24 +100,44 @@ def _facts() -> tuple[list[Row], list[Row]]:
 
 
 def _arithmetic() -> tuple[list[Row], list[Row]]:
-    """Sums and differences, probed as `17 + 5 =` and rehearsed with other numbers in words."""
-    problems = [(a, sign, b) for a in range(11, 60) for sign in "+-" for b in range(2, 10)]
-    problems = [problem for problem in problems if problem[0] - problem[2] >= 10]
-    probed, trained = cut(problems, 0.25, "arithmetic")
-    items = []
-    for a, sign, b in probed[:150]:
-        right = a + b if sign == "+" else a - b
-        tens = right - right % 10
-        near = [tens + (right + step) % 10 for step in (1, 9, 2, 8)]
-        question = f"{a} {sign} {b} ="
-        items.append(choice(question, str(right), [str(n) for n in order(near, question)[:3]]))
-    chats = []
-    for a, sign, b in trained[:150]:
-        if sign == "+":
-            chats.append(chat(f"What is {a} plus {b}?", f"{a} plus {b} is {a + b}."))
-        else:
-            chats.append(chat(f"What is {a} minus {b}?", f"{a} minus {b} is {a - b}."))
-    return items, chats
+    """Four kinds of sums after one worked example each; rehearsed with other numbers in words."""
+    sums = [("plus", a, b) for a in range(11, 60) for b in range(12, 40) if (a % 10) + (b % 10) > 9]
+    products = [("times", a, b) for a in range(11, 34) for b in range(2, 7)]
+    doubles = [("twice", a, 2) for a in range(11, 50)]
+    halves = [("half", 2 * a, 2) for a in range(11, 50)]
+    items, chats = [], []
+    for kind, count in ((sums, 30), (products, 60), (doubles, 30), (halves, 30)):
+        ordered = order(kind, "arithmetic")
+        items += [_sum_item(*problem) for problem in ordered[:count]]
+        chats += [_sum_chat(*problem) for problem in ordered[count : 2 * count]]
+    return order(items, "arithmetic"), chats
+
+
+def _result(kind: str, a: int, b: int) -> int:
+    return {"plus": a + b, "times": a * b, "twice": 2 * a, "half": a // 2}[kind]
+
+
+def _sum_item(kind: str, a: int, b: int) -> Row:
+    """One worked example and a problem; four results that differ in the last digit."""
+    question = {
+        "plus": f"23 + 45 = 68\n{a} + {b} =",
+        "times": f"12 * 3 = 36\n{a} * {b} =",
+        "twice": f"Twice 4 is 8.\nTwice {a} is",
+        "half": f"Half of 8 is 4.\nHalf of {a} is",
+    }[kind]
+    right = _result(kind, a, b)
+    near = [right - right % 10 + (right + step) % 10 for step in (1, 9, 2, 8)]
+    return {"kind": kind, **choice(question, str(right), [str(n) for n in near[:3]])}
+
+
+def _sum_chat(kind: str, a: int, b: int) -> Row:
+    problem = {
+        "plus": f"the sum of {a} and {b}",
+        "times": f"{a} multiplied by {b}",
+        "twice": f"the double of {a}",
+        "half": f"one half of {a}",
+    }[kind]
+    return chat(f"What is {problem}?", f"{problem.capitalize()} is {_result(kind, a, b)}.")
 
 
 def _sense() -> tuple[list[Row], list[Row]]:
@@ -134,7 +156,7 @@ def _english() -> list[Row]:
     items = []
     for pair in english.pairs(seed=1):
         count[pair.kind] = count.get(pair.kind, 0) + 1
-        if count[pair.kind] <= 20:
+        if count[pair.kind] <= _PAIRS:
             items.append({"kind": pair.kind, **choice(pair.beginning, pair.good, [pair.bad])})
     return items
 
@@ -171,9 +193,6 @@ def _prose() -> tuple[list[str], list[str], list[Row]]:
 
 def _explanations(examples: Sequence[tuple[str, str, str]]) -> Iterator[str]:
     for question, explanation, _ in examples:
-        yield from (text for text in (question.partition("\n(A)")[0], explanation) if prose.is_prose(text))
-
-
-def seeded(name: str) -> random.Random:
-    """A random generator that belongs to one view."""
-    return random.Random(f"general/{name}")
+        yield from (
+            text for text in (question.partition("\n(A)")[0], explanation) if prose.is_prose(text)
+        )

@@ -1,4 +1,4 @@
-"""English prose that every installation has: lm-eval's descriptions of its tasks and its worked examples.
+"""English prose that every installation has: lm-eval's task descriptions and worked examples.
 
 The text is about languages, history, law, science and daily life, none of it about Python code.
 """
@@ -11,7 +11,9 @@ from pathlib import Path
 from cpt.errors import DataError
 
 _MARKUP = re.compile(r"https?:|[{}<>|\\#*_`$=@\[\]]|^\s*[-+\d]|\.\.\.|--")
-_STOCK = re.compile(r"Let's think step by step\.\s*|(?:We refer|Refer|Let's refer) to [^.]*\.\s*", re.I)
+_STOCK = re.compile(
+    r"Let's think step by step\.\s*|(?:We refer|Refer|Let's refer) to [^.]*\.\s*", re.I
+)
 _SENTENCE = re.compile(r"(?<=[a-z)\"'][.?!]) +(?=[A-Z])")
 
 
@@ -30,7 +32,7 @@ def tasks_folder() -> Path:
 def files() -> list[Path]:
     """Files that `passages` and `worked_examples` read."""
     folder = tasks_folder()
-    return [*sorted(folder.rglob("README.md")), _examples_file()]
+    return [*sorted(folder.glob("*/README.md")), _examples_file()]
 
 
 def _examples_file() -> Path:
@@ -40,7 +42,7 @@ def _examples_file() -> Path:
 def readme_paragraphs() -> dict[str, list[str]]:
     """Task name -> paragraphs of plain English of its README."""
     found = {}
-    for path in sorted(tasks_folder().rglob("README.md")):
+    for path in sorted(tasks_folder().glob("*/README.md")):
         text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
         paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
         kept = [part for part in paragraphs if len(part) >= 200 and is_prose(part)]

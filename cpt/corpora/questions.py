@@ -3,9 +3,14 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median_low
 
 from cpt.corpora.shares import Row, order
 from cpt.corpora.signatures import Function
+
+_NUMBERS = range(4)
+_VALUES = ("None", "True", "False", "0")
+_SKEW = 3  # no answer is more frequent than that many times the median one
 
 
 @dataclass(frozen=True)
@@ -41,17 +46,23 @@ def ask(function: Function) -> Iterator[Question]:
     def question(form: str, text: str, answer: str, choices: Sequence[str]) -> Question:
         return Question(form, function, f"{function.signature}\n{text}", answer, tuple(choices))
 
-    numbers = [str(number) for number in range(4)]
-    if len(function.defaults) < 4:
+    defaults = dict(function.defaults)
+    if len(defaults) <= max(_NUMBERS):
         text = "How many parameters have a default value? Answer with a number."
-        yield question("defaults", text, str(len(function.defaults)), numbers)
-    asked = order(visible, function.signature)[0]
-    text = f"Must a caller give `{asked}`? Answer Yes or No."
-    yield question("needed", text, "No" if asked in function.defaults else "Yes", ("Yes", "No"))
+        yield question("defaults", text, str(len(defaults)), [str(number) for number in _NUMBERS])
+    name = order(visible, function.signature)[0]
+    text = f"Must a caller give `{name}`? Answer Yes or No."
+    yield question("needed", text, "No" if name in defaults else "Yes", ("Yes", "No"))
+    plain = [name for name in visible if defaults.get(name) in _VALUES]
+    if plain:
+        name = order(plain, function.signature)[0]
+        text = f"What is the default value of `{name}`? Answer with the value."
+        yield question("value", text, defaults[name], _VALUES)
 
 
 def balanced(functions: Sequence[Function], most: int, salt: str) -> list[Question]:
-    """About `most` questions, as many of each form, and of each answer to a form, as there are."""
+    """About `most` questions, shared equally by the forms, and about equally by the
+    answers to a form."""
     groups: dict[tuple[str, str], list[Question]] = {}
     for function in order(functions, salt):
         for question in ask(function):
@@ -59,11 +70,10 @@ def balanced(functions: Sequence[Function], most: int, salt: str) -> list[Questi
     forms: dict[str, list[list[Question]]] = {}
     for (form, _), group in sorted(groups.items()):
         forms.setdefault(form, []).append(group)
-    chosen = [
-        question
-        for answers in forms.values()
-        for group in answers
-        for question in group[: max(1, most // len(forms) // len(answers))]
-    ]
+    chosen = []
+    for answers in forms.values():
+        fair = max(1, most // len(forms) // len(answers))
+        number = min(fair, _SKEW * median_low(len(group) for group in answers))
+        chosen += [question for group in answers for question in group[:number]]
     random.Random(salt).shuffle(chosen)
     return chosen

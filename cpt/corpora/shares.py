@@ -1,8 +1,9 @@
-"""Who may see what: rows shared out by hash, and training text cleaned of anything that is probed."""
+"""Who may see what: rows shared out by hash, training text cleaned of what is probed."""
 
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 
 Row = dict[str, Any]
@@ -13,10 +14,8 @@ GRAM = 13  # words in a row that count as a copy (Brown et al. 2020, arXiv:2005.
 
 
 def order(items: Iterable[T], salt: str) -> list[T]:
-    """Items in an order that looks random, is the same everywhere, and moves little when one is added."""
-    return sorted(
-        items, key=lambda item: hashlib.sha256(f"{salt}\0{item!r}".encode()).hexdigest()
-    )
+    """Items in an order that looks random, is the same everywhere, and hardly moves by one more."""
+    return sorted(items, key=lambda item: hashlib.sha256(f"{salt}\0{item!r}".encode()).hexdigest())
 
 
 def cut(items: Iterable[T], share: float, salt: str) -> tuple[list[T], list[T]]:
@@ -34,8 +33,18 @@ def grams(text: str) -> set[tuple[str, ...]]:
 
 def without_copies(texts: Iterable[str], probed: Iterable[str]) -> list[str]:
     """Texts that share no run of 13 words with a probed text, each once."""
-    forbidden = set().union(*(grams(text) for text in probed))
-    return [text for text in dict.fromkeys(texts) if forbidden.isdisjoint(grams(text))]
+    forbidden: set[tuple[str, ...]] = set().union(*(grams(text) for text in probed))
+    starts = {gram[:2] for gram in forbidden}
+
+    def copies(text: str) -> bool:
+        words = _WORD.findall(text.lower())
+        return any(
+            tuple(words[start : start + GRAM]) in forbidden
+            for start, pair in enumerate(pairwise(words))
+            if pair in starts
+        )
+
+    return [text for text in dict.fromkeys(texts) if not copies(text)]
 
 
 def chat(question: str, answer: str) -> Row:

@@ -14,7 +14,7 @@ class Function:
     name: str
     signature: str  # "def name(a, b=1, *, key=None)", without annotations
     parameters: tuple[str, ...]
-    defaults: tuple[str, ...]  # names of the parameters that have a default value
+    defaults: tuple[tuple[str, str], ...]  # parameter and default value, as in the source
     summary: str  # first sentence of the docstring, or ""
 
 
@@ -45,10 +45,12 @@ def _function(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Function | None:
     parameters = (*positional, *keyword)
     if not parameters or len(signature) > _LONGEST or not signature.isascii():
         return None
-    defaults = (
-        *positional[len(positional) - len(plain.defaults) :],
-        *(name for name, value in zip(keyword, plain.kw_defaults, strict=True) if value),
-    )
+    optional = positional[len(positional) - len(plain.defaults) :]
+    given = [*zip(optional, plain.defaults, strict=True)]
+    given += [
+        (name, value) for name, value in zip(keyword, plain.kw_defaults, strict=True) if value
+    ]
+    defaults = tuple((name, ast.unparse(value)) for name, value in given)
     return Function(node.name, signature, parameters, defaults, _summary(node))
 
 

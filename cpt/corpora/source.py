@@ -16,11 +16,12 @@ from pathlib import Path
 from cpt.errors import DataError
 
 # Folders that hold tests, other people's code, or tables rather than code.
-_SKIPPED = frozenset(
+_SKIPPED = (
     "__pycache__ _bundled dist-packages encodings idlelib lib-dynload lib2to3 node_modules "
-    "pydoc_data site-packages test tests turtledemo venv".split()
+    "pydoc_data site-packages test tests turtledemo venv"
 )
 _PROBE_SHARE = 0.12
+_SMALL, _SMALL_PROBE_SHARE = 1_500_000, 0.3  # below so many bytes the probes need more
 _VALIDATION_SHARE = 0.05
 _FEWEST_FILES = 4
 
@@ -73,7 +74,10 @@ def split(source: Source) -> Split:
     weights = {path: path.stat().st_size for path in source.files}
     total = sum(weights.values())
     parts: dict[str, list[Path]] = {"probe": [], "validation": [], "train": []}
-    shares = {"probe": _PROBE_SHARE, "validation": _VALIDATION_SHARE}
+    shares = {
+        "probe": _PROBE_SHARE if total > _SMALL else _SMALL_PROBE_SHARE,
+        "validation": _VALIDATION_SHARE,
+    }
     used = dict.fromkeys(shares, 0)
     for path in sorted(source.files, key=lambda path: _hash(path.relative_to(source.root))):
         part = next(
@@ -116,20 +120,21 @@ def _package(name: str) -> Path:
 def _suggestion(name: str) -> str:
     """The import name of a distribution called `name`, else the most similar import name."""
     imports = importlib.metadata.packages_distributions()
-    for package, distributions in imports.items():
+    for package, distributions in sorted(imports.items(), reverse=True):
         if name.lower() in {distribution.lower() for distribution in distributions}:
             return f"; {name} installs the package {package!r}, use that name"
-    close = difflib.get_close_matches(name, [*imports, "stdlib"], n=1)
+    close = difflib.get_close_matches(name, [*imports, "stdlib"], n=1, cutoff=0.75)
     return f"; did you mean {close[0]!r}?" if close else "; use stdlib, a package or a folder"
 
 
 def _python_files(root: Path) -> list[Path]:
-    found = []
+    found: list[Path] = []
+    skipped = frozenset(_SKIPPED.split())
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(
             name
             for name in folders
-            if name not in _SKIPPED and not name.startswith((".", "config-"))
+            if name not in skipped and not name.startswith((".", "config-"))
         )
         found += [
             Path(folder, name)

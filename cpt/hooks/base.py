@@ -161,4 +161,6 @@ class Hook(Protocol):
 
 def points(hook: Hook) -> tuple[str, ...]:
     """The points at which a hook acts."""
-    return tuple(point for point in POINTS if getattr(type(hook), point) is not getattr(Hook, point))
+    return tuple(
+        point for point in POINTS if getattr(type(hook), point) is not getattr(Hook, point)
+    )

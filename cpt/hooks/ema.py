@@ -62,7 +62,9 @@ class EMA(Hook):
         parameters = dict(trainable(model))
         if parameters.keys() != self.mean.keys():
             odd = sorted(parameters.keys() ^ self.mean.keys())
-            raise HookError(f"ema: averaged other parameters than the model trains, such as {odd[0]!r}")
+            raise HookError(
+                f"ema: averaged other parameters than the model trains, such as {odd[0]!r}"
+            )
         correction = 1 - self.decay**self.num_steps
         for name, parameter in parameters.items():
             parameter.data.copy_((self.mean[name] / correction).to(parameter.dtype))

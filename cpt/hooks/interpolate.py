@@ -57,11 +57,19 @@ class Interpolate(Hook):
 
         assert self.past is not None
         stage = self.past.select(self.of)[-1]
-        earlier = dict(load_model(stage.checkpoint, dtype=str(model.dtype).removeprefix("torch.")).named_parameters())
+        earlier = dict(
+            load_model(
+                stage.checkpoint, dtype=str(model.dtype).removeprefix("torch.")
+            ).named_parameters()
+        )
         own = dict(model.named_parameters())
-        odd = sorted(own.keys() ^ earlier.keys()) or sorted(n for n in own if own[n].shape != earlier[n].shape)
+        odd = sorted(own.keys() ^ earlier.keys()) or sorted(
+            n for n in own if own[n].shape != earlier[n].shape
+        )
         if odd:
-            raise HookError(f"interpolate: {stage.name} and {ctx.stage} differ in {odd[0]!r}; they do not blend")
+            raise HookError(
+                f"interpolate: {stage.name} and {ctx.stage} differ in {odd[0]!r}; they do not blend"
+            )
         with torch.no_grad():
             for name, parameter in own.items():
                 # a + alpha (b - a) is exact at both ends only in this form.

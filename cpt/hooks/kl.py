@@ -67,5 +67,10 @@ class KL(Hook):
             reference_hidden = self.reference.hidden(tokens.forward)
         head = model.get_output_embeddings()  # type: ignore[operator]
         return self.beta * token_kl(
-            tokens.hidden, head, reference_hidden, self.reference.head, tokens.weight, self.direction
+            tokens.hidden,
+            head,
+            reference_hidden,
+            self.reference.head,
+            tokens.weight,
+            self.direction,
         )

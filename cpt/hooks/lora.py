@@ -52,8 +52,12 @@ class Lora(Hook):
             missing = [target for target in targets if target.rpartition(".")[2] not in names]
             if missing or "lm_head" in targets:
                 word = missing[0] if missing else "lm_head"
-                reason = "matches no module" if missing else "cannot carry an adapter with a fused loss"
-                raise HookError(f"lora: target {word!r} {reason}; the model has: {', '.join(sorted(names)[:30])}")
+                reason = (
+                    "matches no module" if missing else "cannot carry an adapter with a fused loss"
+                )
+                raise HookError(
+                    f"lora: target {word!r} {reason}; the model has: {', '.join(sorted(names)[:30])}"
+                )
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type]

@@ -86,5 +86,9 @@ class Replay(Hook):
             label = self.source.label if self.source else "-".join(self.recalls())
             name = f"replay of {label}"
             taken = sum(old.name == name for old in data.old)
-            data.old.append(OldRows(name if not taken else f"{name} {taken + 1}", self.rows, self.share, self.unit))
+            data.old.append(
+                OldRows(
+                    name if not taken else f"{name} {taken + 1}", self.rows, self.share, self.unit
+                )
+            )
         return data

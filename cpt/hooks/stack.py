@@ -26,7 +26,9 @@ def in_order(hooks: Sequence[Hook]) -> list[tuple[str, Hook]]:
     keyed = []
     for hook in ranked:
         seen[hook.name] = seen.get(hook.name, 0) + 1
-        keyed.append((hook.name if seen[hook.name] == 1 else f"{hook.name}.{seen[hook.name]}", hook))
+        keyed.append(
+            (hook.name if seen[hook.name] == 1 else f"{hook.name}.{seen[hook.name]}", hook)
+        )
     return keyed
 
 
@@ -108,7 +110,11 @@ class HookStack:
 
     def state_dict(self) -> dict[str, "Tensor"]:
         """State of all hooks, each tensor under `key/name`."""
-        return {f"{key}/{name}": value for key, hook in self.hooks for name, value in hook.state_dict().items()}
+        return {
+            f"{key}/{name}": value
+            for key, hook in self.hooks
+            for name, value in hook.state_dict().items()
+        }
 
     def load_state_dict(self, state: Mapping[str, "Tensor"]) -> None:
         """Give each hook its part.
@@ -119,9 +125,15 @@ class HookStack:
         keys = {key for key, _ in self.hooks}
         strange = {name.partition("/")[0] for name in state} - keys
         if strange:
-            raise HookError(f"the saved state has hooks that this stage does not list: {', '.join(sorted(strange))}")
+            raise HookError(
+                f"the saved state has hooks that this stage does not list: {', '.join(sorted(strange))}"
+            )
         for key, hook in self.hooks:
-            own = {n.partition("/")[2]: value for n, value in state.items() if n.partition("/")[0] == key}
+            own = {
+                n.partition("/")[2]: value
+                for n, value in state.items()
+                if n.partition("/")[0] == key
+            }
             if own:
                 hook.load_state_dict(own)
 

@@ -43,12 +43,16 @@ class BackboneTap:
         self.seen: list[tuple[dict[str, Any], Tensor]] = []
         bare_model(model).base_model.register_forward_hook(self._look, with_kwargs=True)
 
-    def _look(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _look(
+        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
         import torch
 
         if torch.is_grad_enabled() and module.training:
             named = dict(zip(("input_ids",), args, strict=False)) | kwargs
-            kept = {key: value for key, value in named.items() if value is not None and _is_forward(key)}
+            kept = {
+                key: value for key, value in named.items() if value is not None and _is_forward(key)
+            }
             self.seen.append((kept, output.last_hidden_state))
 
     def take(self) -> tuple[dict[str, Any], "Tensor"]:
@@ -58,7 +62,9 @@ class BackboneTap:
             HookError: the trainer made none or several; a penalty would belong to another batch.
         """
         if len(self.seen) != 1:
-            raise HookError(f"the trainer made {len(self.seen)} forward passes in one step where hooks expect one")
+            raise HookError(
+                f"the trainer made {len(self.seen)} forward passes in one step where hooks expect one"
+            )
         return self.seen.pop()
 
     def clear(self) -> None:
@@ -99,7 +105,9 @@ class _Hooks:
         self.steps_since_log = 0
         self.add_callback(_callback()(self))
         if hooks.edits_gradient and self.accelerator.scaler is not None:
-            raise HookError("hooks that edit the gradient need bf16 or fp32: an fp16 scaler multiplies the gradient")
+            raise HookError(
+                "hooks that edit the gradient need bf16 or fp32: an fp16 scaler multiplies the gradient"
+            )
         if hooks.edits_gradient and self.is_deepspeed_enabled:
             raise HookError("hooks that edit the gradient do not run under DeepSpeed yet")
 
@@ -115,7 +123,11 @@ class _Hooks:
         return batches, num_items
 
     def compute_loss(
-        self: Any, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        self: Any,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Any:
         """The trainer's loss plus the hooks' terms, each counted once per optimizer step."""
         if self.tap is None or not self.model.training:
@@ -157,7 +169,9 @@ class _Hooks:
         """Whether the Trainer leaves the loss undivided: DPO False, GRPO True, SFT by its token count."""
         if self.loss_is_scaled_for_ga is not None:
             return bool(self.loss_is_scaled_for_ga)
-        return (self.model_accepts_loss_kwargs and num_items is not None) or self.compute_loss_func is not None
+        return (
+            self.model_accepts_loss_kwargs and num_items is not None
+        ) or self.compute_loss_func is not None
 
     def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
         """After backward and reduction, before clipping: `on_pre_optimizer_step` would come after it."""
@@ -166,7 +180,9 @@ class _Hooks:
             import torch
 
             with torch.no_grad():
-                self.hooks.edit_gradient(View(self.accelerator.unwrap_model(self.model), self.hooks.ctx.world))
+                self.hooks.edit_gradient(
+                    View(self.accelerator.unwrap_model(self.model), self.hooks.ctx.world)
+                )
         return loss
 
     def log(self: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -176,7 +192,9 @@ class _Hooks:
 
             terms = self.hooks.take_terms()
             for name in sorted(terms):
-                total = torch.tensor(terms[name], dtype=torch.float64, device=self.accelerator.device)
+                total = torch.tensor(
+                    terms[name], dtype=torch.float64, device=self.accelerator.device
+                )
                 logs[name] = float(self.hooks.ctx.world.sum_(total)) / self.steps_since_log
             self.steps_since_log = 0
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
@@ -190,10 +208,17 @@ class _Hooks:
         world = self.hooks.ctx.world
         world.barrier()
         if world.is_main:
-            state = {name: value.detach().cpu().contiguous() for name, value in self.hooks.state_dict().items()}
+            state = {
+                name: value.detach().cpu().contiguous()
+                for name, value in self.hooks.state_dict().items()
+            }
             if state:
                 save_file(state, str(folder / _STATE))
-            header = {"hooks": [key for key, _ in self.hooks.hooks], "world": world.size, "tensors": sorted(state)}
+            header = {
+                "hooks": [key for key, _ in self.hooks.hooks],
+                "world": world.size,
+                "tensors": sorted(state),
+            }
             (folder / "hooks.json").write_text(json.dumps(header))
             (folder / MARK).write_text("")
             for _, old in complete_checkpoints(folder.parent)[:-1]:
@@ -232,7 +257,9 @@ def _callback() -> type:
             trainer.hooks.ctx.step = state.global_step
             trainer.steps_since_log += 1
             with torch.no_grad():
-                view = View(trainer.accelerator.unwrap_model(trainer.model), trainer.hooks.ctx.world)
+                view = View(
+                    trainer.accelerator.unwrap_model(trainer.model), trainer.hooks.ctx.world
+                )
                 trainer.hooks.track(view)
 
     return Tracker
@@ -241,7 +268,11 @@ def _callback() -> type:
 @cache
 def hooked(trainer: type) -> type:
     """A TRL trainer class with the seam in front of it."""
-    return type(f"Hooked{trainer.__name__}", (_Hooks, trainer), {"_tag_names": getattr(trainer, "_tag_names", [])})
+    return type(
+        f"Hooked{trainer.__name__}",
+        (_Hooks, trainer),
+        {"_tag_names": getattr(trainer, "_tag_names", [])},
+    )
 
 
 class FrozenReference:

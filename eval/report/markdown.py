@@ -1,12 +1,13 @@
 """The report as Markdown, to be pasted into a pull request or a model card."""
 
+import re
 from collections.abc import Sequence
 
 from eval.compare import Change
 from eval.report.columns import Probe
 from eval.report.facts import data_lines, hook_lines, times
 from eval.report.story import Stage, Story
-from eval.report.text import clean, duration, scalar
+from eval.report.text import clean, compact, duration, scalar
 from eval.report.words import (
     AGAINST_OTHER,
     MARKS,
@@ -19,6 +20,8 @@ from eval.report.words import (
 )
 
 _PM = "\u00b1"
+# Underscores inside of words, as in names of probes, are no emphasis.
+_OUTER_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 def markdown(story: Story) -> str:
@@ -45,9 +48,8 @@ def escape(text: object) -> str:
     """Text that stays text inside a Markdown line or table cell, whatever is in it."""
     line = " ".join(clean(text).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for mark in "\\`*_[]#|~!":
-        line = line.replace(mark, f"\\{mark}")
-    return line
+    line = re.sub(r"([\\`*\[\]#|~!])", r"\\\1", line)
+    return _OUTER_UNDERSCORE.sub(r"\\_", line)
 
 
 def code(text: object) -> str:
@@ -89,11 +91,13 @@ def _cell(stage: Stage, probe: Probe) -> str:
 
 
 def _legend(story: Story) -> str:
+    percent = any(probe.scale == 100 for probe in story.probes)
+    points = f", {compact(100 * story.margin)} points where scores are in %" if percent else ""
     return (
         f"{_PM} is one standard error, of the paired difference for changes. {MARKS['improved']} "
         f"improved: the 95 % interval lies above 0. {MARKS['regressed']} regressed: worse than the "
-        f"margin ({scalar(story.margin)}) allows, Holm-corrected over the probes. Held: shown to "
-        f"be no worse than the margin. Undecided: too few items to tell."
+        f"margin ({scalar(story.margin)}{points}) allows, Holm-corrected over the probes. Held: "
+        f"shown to be no worse than the margin. Undecided: too few items to tell."
     )
 
 
@@ -155,7 +159,7 @@ def _stage(story: Story, stage: Stage) -> list[str]:
     parts = [table(head, rows)]
     if stage.verdict:
         gate = f"Gate: **{stage.verdict.action}**"
-        parts.append("\n".join([gate, *(f"- {escape(m)}" for m in stage.verdict.messages)]))
+        parts.append("\n".join([gate, "", *(f"- {escape(m)}" for m in stage.verdict.messages)]))
     return parts
 
 

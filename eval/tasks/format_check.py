@@ -1,6 +1,6 @@
-"""Does a reply keep to the form that was asked for? Used by `format.yaml`; imports only the standard library."""
+"""Does a reply keep to the form that was asked for? Used by `format.yaml`."""
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,22 +11,28 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
 
 
 def follows(kind: str, answer: str, reply: str) -> bool:
-    """True when `reply` is what was asked for.
+    """True when `reply`, cut off where generation stopped, has the form that was asked for.
 
     Args:
-        kind: exact (that text, a final full stop allowed), quotes, yes or no (that word, any case),
-            json (an object equal to `answer`).
-        answer: one right reply.
+        kind: copy (exactly `answer`, quotation marks allowed), beginning (its first words are
+            `answer`), greeting (a hello with the name `answer`), yes or no (its first word is one
+            of them), numbered (starts with 1.), one word.
+        answer: see kind; "" where the form says all.
         reply: what the model wrote.
     """
     reply = reply.strip()
-    if kind == "json":
-        try:
-            return bool(json.loads(reply) == json.loads(answer))
-        except ValueError:
-            return False
-    if kind == "yes or no":
-        return reply.rstrip(".!").lower() == answer.lower()
-    if kind in ("exact", "quotes"):
-        return reply == answer or reply.removesuffix(".") == answer
-    raise ValueError(f"format item of kind {kind!r}; known: exact, quotes, yes or no, json")
+    match kind:
+        case "copy":
+            return reply.strip('"') == answer
+        case "beginning":
+            return re.match(rf'"?{re.escape(answer)}\b', reply) is not None
+        case "greeting":
+            return re.match(rf"(?:hello|hi)\b.*\b{re.escape(answer)}\b", reply, re.I) is not None
+        case "yes or no":
+            return re.match(r"(?:yes|no)\b", reply, re.I) is not None
+        case "numbered":
+            return re.match(r"1[.)] \S", reply) is not None
+        case "one word":
+            return re.fullmatch(r"\w+[.!]?", reply) is not None
+        case _:
+            raise ValueError(f"format item of kind {kind!r} has no check")

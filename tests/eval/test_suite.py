@@ -25,7 +25,12 @@ metric_list:
   - {metric: acc, aggregation: mean, higher_is_better: true}
 metadata: {version: 1.0}
 """
-BASE = "output_type: generate_until\ntest_split: test\ndoc_to_text: overridden\ntarget_delimiter: ' '\n"
+BASE = """
+output_type: generate_until
+test_split: test
+doc_to_text: overridden
+target_delimiter: ' '
+"""
 FACTS = """
 task: facts
 dataset_path: json
@@ -89,25 +94,53 @@ def test_a_task_that_is_not_included_is_lm_eval_s_own(folder: Path) -> None:
     assert load_suite(write(folder, {"arc": {"group": "code"}}, include=None)).probes["arc"]
 
 
+def facts(**changed: Any) -> dict[str, Any]:
+    return {"facts": FACTS_PROBE | changed}
+
+
 @pytest.mark.parametrize(
     ("probes", "message"),
     [
-        ({"fact": {"group": "knowledge"}}, "probes.fact: no task 'fact' in `include`; did you mean 'facts'?"),
-        ({"a": {"task": "fcts", "group": "code"}}, "probes.a.task: no task 'fcts' in `include`; did you mean 'facts'?"),
-        ({"facts": FACTS_PROBE | {"group": "knowlege"}}, "probes.facts.group: no group 'knowlege'; did you mean 'knowledge'?"),
-        ({"facts": FACTS_PROBE | {"metric": "acc_nrm"}}, "probes.facts.metric: task facts has no 'acc_nrm'; did you mean 'acc_norm'?"),
-        ({"facts": FACTS_PROBE | {"metric": None}}, "probes.facts.metric is missing; task facts has acc, acc_norm"),
-        ({"facts": FACTS_PROBE | {"shot": 2}}, "probes.facts has no 'shot'; did you mean 'shots'?"),
-        ({"facts": FACTS_PROBE | {"shots": -1}}, "probes.facts.shots: input should be greater than or equal to 0, not -1"),
-        ({"facts": FACTS_PROBE | {"limit": 0}}, "probes.facts.limit: input should be greater than or equal to 1, not 0"),
-        ({"facts": FACTS_PROBE | {"task": ""}}, "probes.facts.task: string should have at least 1 character, not ''"),
-        ({"facts": FACTS_PROBE | {"data": DATA | {"view": "probe_fact"}}}, "probes.facts.data.view: general has no view 'probe_fact'; did you mean 'probe_facts'?"),
-        ({"facts": FACTS_PROBE | {"data": DATA | {"builder": "genral"}}}, "probes.facts.data.builder: no builder 'genral'; did you mean 'general'?"),
-        ({"arc_easy": FACTS_PROBE | {"task": None}}, "probes.arc_easy: no task 'arc_easy' in `include`; known: facts, sums"),
-        ({"a": FACTS_PROBE | {"task": "facts"}, "b": {"task": "facts", "group": "code", "metric": "acc"}}, "probes a and b give task 'facts' different data"),
+        (
+            {"fact": {"group": "knowledge"}},
+            "probes.fact: no task 'fact' in `include`; did you mean 'facts'?",
+        ),
+        (
+            {"a": {"task": "fcts", "group": "code"}},
+            "probes.a.task: no task 'fcts' in `include`; did you mean 'facts'?",
+        ),
+        (
+            {"arc_easy": FACTS_PROBE},
+            "probes.arc_easy: no task 'arc_easy' in `include`; known: facts, sums",
+        ),
+        (
+            facts(group="knowlege"),
+            "probes.facts.group: no group 'knowlege'; did you mean 'knowledge'?",
+        ),
+        (
+            facts(metric="acc_nrm"),
+            "probes.facts.metric: task facts has no 'acc_nrm'; did you mean 'acc_norm'?",
+        ),
+        (facts(metric=None), "probes.facts.metric is missing; task facts has acc, acc_norm"),
+        (facts(shot=2), "probes.facts has no 'shot'; did you mean 'shots'?"),
+        (facts(shots=-1), "probes.facts.shots: input should be greater than or equal to 0, not -1"),
+        (facts(limit=0), "probes.facts.limit: input should be greater than or equal to 1, not 0"),
+        (facts(task=""), "probes.facts.task: string should have at least 1 character, not ''"),
+        (
+            facts(data=DATA | {"view": "probe_fact"}),
+            "probes.facts.data.view: general has no view 'probe_fact'; did you mean 'probe_facts'?",
+        ),
+        (
+            facts(data=DATA | {"builder": "genral"}),
+            "probes.facts.data.builder: no builder 'genral'; did you mean 'general'?",
+        ),
+        (
+            {**facts(), "b": {"task": "facts", "group": "code", "metric": "acc"}},
+            "probes facts and b give task 'facts' different data",
+        ),
         ({}, "probes: dictionary should have at least 1 item"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_name_file_path_value_and_the_nearest_word(
     folder: Path, probes: Any, message: str
 ) -> None:

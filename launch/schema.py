@@ -1,0 +1,74 @@
+"""JSON schemas of recipes, so that editors complete them."""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from cpt.hooks import table
+from cpt.recipe import Recipe, StageSpec
+from stages import KINDS, kind_of
+from stages.trl_fields import train_schema
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def chain_schema() -> dict[str, Any]:
+    """Schema of a chain.yaml; a stage is a file name or a stage."""
+    schema = Recipe.model_json_schema(by_alias=True)
+    definitions = schema.pop("$defs", {})
+    stage, more = _stage()
+    definitions |= more | {"StageSpec": stage}
+    properties = schema["properties"]
+    properties.pop("file", None)
+    either = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/StageSpec"}]}
+    properties["stages"] = {"type": "object", "additionalProperties": either, "minProperties": 1}
+    properties["model"] = {"anyOf": [{"type": "string"}, properties["model"]]}
+    return {"$schema": DRAFT, **schema, "$defs": definitions}
+
+
+def stage_schema() -> dict[str, Any]:
+    """Schema of one stage file."""
+    stage, definitions = _stage()
+    return {"$schema": DRAFT, **stage, "$defs": definitions}
+
+
+def _stage() -> tuple[dict[str, Any], dict[str, Any]]:
+    stage = StageSpec.model_json_schema(by_alias=True)
+    definitions = stage.pop("$defs", {})
+    properties = stage["properties"]
+    properties.pop("file", None)
+    properties["kind"] = {"enum": sorted(KINDS)}
+    item = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/DataSpec"}]}
+    definitions["DataSpec"]["properties"]["use"] = {
+        "type": "string",
+        "description": "a data config whose settings these change",
+    }
+    properties["data"] = {"anyOf": [item, {"type": "array", "items": item, "minItems": 1}]}
+    properties["hooks"] = {"type": "array", "items": {"anyOf": [*_hooks(definitions)]}}
+    properties["train"] = {"type": "object"}
+    stage["allOf"] = [
+        {
+            "if": {"properties": {"kind": {"const": name}}},
+            "then": {"properties": {"train": train_schema(kind_of(name, "schema").config)}},
+        }
+        for name in sorted(KINDS)
+    ]
+    return stage, definitions
+
+
+def _hooks(definitions: dict[str, Any]) -> list[dict[str, Any]]:
+    choices: list[dict[str, Any]] = [{"enum": sorted(table.names())}]
+    for name in sorted(table.names()):
+        settings = TypeAdapter(table.hook_class(name, "schema")).json_schema(
+            ref_template="#/$defs/{model}"
+        )
+        definitions |= settings.pop("$defs", {})
+        choices.append(
+            {
+                "type": "object",
+                "properties": {name: settings},
+                "required": [name],
+                "additionalProperties": False,
+            }
+        )
+    return choices
