@@ -13,6 +13,7 @@ from typing import Any
 from cpt import plan as plans
 from cpt import recipe as recipes
 from cpt.errors import CptError, GateStopped, PlanError, RecipeError
+from cpt.hooks.base import points
 from cpt.ids import atomic_write
 from cpt.store import Store
 from eval.probe import result_path
@@ -53,6 +54,8 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
     recipe = recipes.load(path, changes)
     chosen = backend(launch or recipe.launch)
     problems: list[CptError] = []
+    if chosen.unfinished:
+        problems.append(PlanError(f"launch: {chosen.name}: {chosen.unfinished}; use zero2 or ddp"))
     suite = None
     if recipe.probes:
         try:
@@ -63,6 +66,7 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
     try:
         plan = plans.make(recipe, kind_of, check_train, chosen)
         _check_batches(plan, size)
+        _check_backend(plan, chosen)
     except CptError as error:
         problems.insert(0, error)
     if problems:
@@ -81,6 +85,25 @@ def _check_batches(plan: plans.Plan, size: int) -> None:
                 check_checkpoint_every(kind.config, node.spec.train, every)
         except PlanError as error:
             raise PlanError(f"{node.spec.file}: {error}") from None
+
+
+def _check_backend(plan: plans.Plan, chosen: Backend) -> None:
+    """Refuse combinations of settings, hooks and backend files that train wrongly or not at all."""
+    for node in plan.nodes[1:]:
+        assert node.spec is not None
+        train = node.spec.train
+        acting = {point for _, hook in node.hooks for point in points(hook)}
+        holds = {
+            "adapter": "adapt" in acting,
+            "edits_gradients": bool(acting & {"pull", "project"}),
+            "fp16": bool(train.get("fp16")),
+            "clips": float(train.get("max_grad_norm", 1.0)) > 0,
+            "checkpointing": bool(train.get("activation_checkpointing", True)),
+        }
+        for refusal in chosen.refusals([fact for fact, is_so in holds.items() if is_so]):
+            raise PlanError(
+                f"{node.spec.file}: launch: {chosen.name}: {refusal.reason}; {refusal.instead}"
+            )
 
 
 def show(chain: Chain) -> str:
@@ -212,6 +235,7 @@ def _job(chain: Chain, node: plans.Node, verbose: bool) -> Job:
         trackers=tuple(recipe.trackers),
         load=load,
         suite=Path(recipe.probes) if recipe.probes else None,
+        suite_hash=chain.suite.hash if chain.suite else "",
         store=chain.store.root,
         verbose=verbose,
     )

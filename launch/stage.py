@@ -19,7 +19,7 @@ from typing import Any
 
 from cpt import overrides, past, plan
 from cpt import recipe as recipes
-from cpt.errors import RecipeError
+from cpt.errors import ProbeError, RecipeError
 from cpt.hooks import table
 from cpt.model_source import ModelSpec, materialise
 from cpt.settings import did_you_mean
@@ -108,6 +108,11 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
 
     assert job.suite is not None
     suite = load_suite(job.suite)
+    if job.suite_hash and suite.hash != job.suite_hash:
+        raise ProbeError(
+            f"{job.suite}: the suite changed while the chain runs; run the same command again, and "
+            f"every checkpoint is measured with the new one"
+        )
     if result_path(job.output, suite).is_file():
         return
     world = current()

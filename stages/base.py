@@ -26,7 +26,7 @@ class Job:
         inputs: what the id hashes, for the manifest.
         backend: its name, and the number of processes it was asked for.
         load: dtype, attention and trust_remote_code for every model of the chain.
-        suite: probe suite, measured when the stage is done.
+        suite, suite_hash: probe suite, measured when the stage is done, and what it was when planned.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Job:
     trackers: tuple[str, ...] = ()
     load: Mapping[str, Any] = field(default_factory=dict)
     suite: Path | None = None
+    suite_hash: str = ""
     store: Path | None = None
     verbose: bool = False
 

@@ -1,7 +1,7 @@
 """Requests for a form of reply that code can check: copy this, begin with that, a list, yes or no.
 
-The checks stand in `eval/tasks/format_check.py`. What is rehearsed has
-other words and another wording.
+The checks stand in `eval/tasks/format_check.py`. What is rehearsed has other words and another
+wording.
 """
 
 import random

@@ -174,7 +174,7 @@ def _prose() -> tuple[list[str], list[str], list[Row]]:
         )
         for piece in prose.pieces(text, 130, 260)
     ]
-    probed = order(probed, "prose")[:110]
+    probed = order(probed, "prose")[:100]
     trained = without_copies(
         (
             *(text for task in trained_tasks for text in readmes[task]),

@@ -29,11 +29,11 @@ VIEWS = (
 _LONGEST = 1500  # characters of a document
 _FUNCTIONS = 3000  # functions that training questions are asked about
 _PROBED_FUNCTIONS = 1200
-_PROBE_ITEMS = 200
-_PROBE_TEXTS = 110
+_PROBE_ITEMS = 175
+_PROBE_TEXTS = 100
 _FEWEST_QUESTIONS = 20
 _START = re.compile(r"^(?:@|class |(?:async )?def |    @|    (?:async )?def )")
-_DEFINED = re.compile(r"\bdef +(\w+)\s*\(")
+_HEADER = re.compile(r"\bdef +(\w+)\s*\(([^()]*(?:\([^()]*\)[^()]*)*)\)")
 _WORD = re.compile(r"\w+")
 
 
@@ -66,9 +66,8 @@ def build(source: str | None) -> dict[str, list[Row]]:
     skill = questions.balanced(probed, _PROBE_ITEMS, "probe")
     if len(skill) < _FEWEST_QUESTIONS:
         raise DataError(_too_few(found, len(skill)))
-    probe_texts = order(
-        (piece for path in files.probe for piece in _probe_pieces(texts[path])), "probe_text"
-    )[:_PROBE_TEXTS]
+    pieces = [piece for path in files.probe for piece in _probe_pieces(texts[path])]
+    probe_texts = order(dict.fromkeys(pieces), "probe_text")[:_PROBE_TEXTS]
     asked = {question.function.signature for question in skill}
     forbidden = [*probe_texts, *asked]
 
@@ -76,9 +75,12 @@ def build(source: str | None) -> dict[str, list[Row]]:
         chunks = (chunk for path in paths for chunk in chunk_code(texts[path], _LONGEST))
         return [{"text": text} for text in order(without_copies(chunks, forbidden), "documents")]
 
-    train = _functions((texts[path] for path in order(files.train, "train")), _FUNCTIONS, asked)
-    validation = _functions((texts[path] for path in files.validation), _FUNCTIONS, asked)
-    if not train or not validation:
+    train = _functions((texts[path] for path in files.train), _FUNCTIONS, asked)
+    validation = _functions((texts[path] for path in files.validation), _FUNCTIONS // 10, asked)
+    if len(validation) < _FEWEST_QUESTIONS:  # a small source; functions need not be of other files
+        held_out = max(1, len(train) // 10)
+        train, validation = train[held_out:], [*validation, *train[:held_out]]
+    if len(train) < _FEWEST_QUESTIONS:
         raise DataError(_too_few(found, len(train)))
     # Three stages learn from three different sets of functions.
     sft, pairs, checked = (train[part::3] for part in range(3))
@@ -139,14 +141,7 @@ def _probe_pieces(text: str) -> list[str]:
 
 def _headers(text: str) -> set[str]:
     """The name and the words between the parentheses of each `def`, by text alone: it is fast."""
-    found = set()
-    for match in _DEFINED.finditer(text):
-        depth, end = 1, match.end()
-        while depth and end < len(text):
-            depth += {"(": 1, ")": -1}.get(text[end], 0)
-            end += 1
-        found.add(" ".join([match[1], *_WORD.findall(text[match.end() : end])]))
-    return found
+    return {" ".join([match[1], *_WORD.findall(match[2])]) for match in _HEADER.finditer(text)}
 
 
 def _functions(texts: Iterable[str], most: int, without: Set[str] = frozenset()) -> list[Function]:
@@ -158,11 +153,11 @@ def _functions(texts: Iterable[str], most: int, without: Set[str] = frozenset())
                 found.setdefault(function.signature, function)
         if len(found) >= most:
             break
-    return order(found.values(), "functions")
+    return [found[signature] for signature in order(found, "functions")]
 
 
 def _conversations(functions: Sequence[Function], name: str) -> list[Row]:
-    """Questions on signatures, and one in six on what a function is for."""
+    """Questions on signatures, and one in eleven on what a function is for."""
     rows = [
         chat(question.text, question.answer)
         for question in questions.balanced(functions, len(functions), name)
@@ -173,7 +168,7 @@ def _conversations(functions: Sequence[Function], name: str) -> list[Row]:
         if function.summary
     ]
     generator = random.Random(name)
-    rows += purposes[: len(rows) // 5]
+    rows += purposes[: len(rows) // 10]
     generator.shuffle(rows)
     return rows
 

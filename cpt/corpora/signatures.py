@@ -1,7 +1,7 @@
 """Function signatures read by `ast`, and the questions that can be asked about them."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _LONGEST = 90  # characters of a signature
@@ -27,11 +27,21 @@ def functions(text: str) -> Iterator[Function]:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError):
         return
-    for node in ast.walk(tree):
+    for node in _statements(tree.body):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             function = _function(node)
             if function:
                 yield function
+
+
+def _statements(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """Statements and those inside them; unlike `ast.walk` it enters no expression."""
+    for node in nodes:
+        yield node
+        for part in ("body", "handlers", "orelse", "finalbody"):
+            inner = getattr(node, part, None)
+            if isinstance(inner, list):
+                yield from _statements(inner)
 
 
 def _function(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Function | None:
