@@ -40,6 +40,13 @@ def load_model(
     return model
 
 
+def load_config(path: str, trust_remote_code: bool = False) -> Any:
+    """A checkpoint's model configuration."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+
+
 def load_tokenizer(path: str, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
     """Load a tokenizer from a folder or a hub id.
 

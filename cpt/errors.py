@@ -43,7 +43,7 @@ class ProbeError(CptError, ValueError):
     """A probe suite is wrong, or a probe gave no usable score."""
 
 
-class GateStopped(CptError):
+class GateStopped(CptError):  # noqa: N818 - a decision, not a mistake
     """The gate found a regression and its action is `stop`."""
 
     exit_code = 3

@@ -38,7 +38,7 @@ class Manifest:
     world: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     num_steps: int = 0
-    peak_memory_mib: float = 0.0
+    memory: dict[str, float] = field(default_factory=dict)
     checks: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
@@ -59,19 +59,19 @@ def read(folder: Path) -> Manifest:
     """
     path = folder / "manifest.json"
     try:
-        tree = json.loads(path.read_text())
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        if tree.get("version", VERSION) > VERSION:
+            raise StoreError(f"{path}: was written by a later version of cpt")
         past = tuple(Ancestor(**ancestor) for ancestor in tree.pop("past", ()))
         for key in ("hooks", "data", "notes"):
             tree[key] = tuple(tree.get(key, ()))
         manifest = Manifest(past=past, **tree)
     except FileNotFoundError:
         raise StoreError(f"{folder}: has no manifest.json, so it is no finished stage") from None
-    except (json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:  # not JSON, not text, not a mapping
         raise StoreError(
             f"{path}: is damaged ({error}); move the folder away and run again"
         ) from None
-    if manifest.version > VERSION:
-        raise StoreError(f"{path}: was written by a later version of cpt")
     return manifest
 
 

@@ -27,7 +27,7 @@ def apply(
     """Set one value in place.
 
     Mappings are created on the way where the recipe leaves them out; an item of a list is named by its
-    index or, for hooks and rewards, by its name. Stages are never created.
+    index or, for hooks, by its name. Stages and hooks are never created.
 
     Args:
         tree: the recipe as read from YAML.
@@ -45,53 +45,79 @@ def apply(
             f"{text}: a recipe has no {parts[0]!r}{did_you_mean(parts[0], known_top)}"
         )
     here: Any = tree
-    for depth, part in enumerate(parts[:-1]):
-        name = ".".join(parts[:depth]) or "the recipe"
+    rest = list(parts)
+    path: list[str] = []
+    while len(rest) > 1:
+        part = rest.pop(0)
+        name = ".".join(path) or "the recipe"
         if isinstance(here, list):
-            here = _item(here, part, name, text)
+            here = _item(here, part, rest, path, text)
         elif isinstance(here, dict):
-            if name == "stages" and part not in here:
-                raise RecipeError(f"{text}: stages has no {part!r}{did_you_mean(part, here)}")
+            _check_stage(here, part, path, text)
             if here.get(part) is None:
-                here[part] = {}
+                here[part] = [] if part == "hooks" else {}
             here = here[part]
         else:
             raise RecipeError(f"{text}: {name} is {here!r} and has no parts")
-    last = parts[-1]
+        path.append(part)
+    last, name = rest[0], ".".join(path)
     if isinstance(here, list):
-        index = _index(here, last, ".".join(parts[:-1]), text)
-        here[index] = (
-            {last: value} if isinstance(here[index], str) or last in here[index] else value
-        )
+        index = _index(here, last, path, text)
+        here[index] = {last: value} if _is_hooks(path) and last == _name(here[index]) else value
     elif isinstance(here, dict):
-        if parts[:-1] == ["stages"] and last not in here:
-            raise RecipeError(f"{text}: stages has no {last!r}{did_you_mean(last, here)}")
+        _check_stage(here, last, path, text)
         here[last] = value
     else:
-        raise RecipeError(f"{text}: {'.'.join(parts[:-1])} is {here!r} and has no parts")
+        raise RecipeError(f"{text}: {name} is {here!r} and has no parts")
 
 
-def _item(items: list[Any], part: str, name: str, text: str) -> Any:
-    index = _index(items, part, name, text)
-    entry = items[index]
-    if isinstance(entry, str):  # a bare hook name: give it settings
-        items[index] = entry = {entry: {}}
-    if isinstance(entry, dict) and part in entry and not part.isdigit():
-        if entry[part] is None:
-            entry[part] = {}
-        return entry[part]
-    return entry
+def _check_stage(here: dict[str, Any], part: str, path: list[str], text: str) -> None:
+    if path == ["stages"] and part not in here:
+        raise RecipeError(f"{text}: stages has no {part!r}{did_you_mean(part, here)}")
 
 
-def _index(items: list[Any], part: str, name: str, text: str) -> int:
+def _item(items: list[Any], part: str, rest: list[str], path: list[str], text: str) -> Any:
+    """The item of a list that `part` names; of a hook, its settings."""
+    index = _index(items, part, path, text)
+    if not _is_hooks(path):
+        return items[index]
+    name = _name(items[index])
+    if not isinstance(items[index], str | dict) or not name:
+        raise RecipeError(f"{text}: {'.'.join(path)}.{index} is {items[index]!r}, not a hook")
+    if isinstance(items[index], str) or items[index][name] is None:
+        items[index] = {name: {}}  # a bare name: give it settings
+    if len(rest) > 1 and rest[0] == name:  # hooks.0.kl.beta is hooks.0.beta
+        rest.pop(0)
+    return items[index][name]
+
+
+def _is_hooks(path: list[str]) -> bool:
+    return path[-1:] == ["hooks"]
+
+
+def _name(entry: Any) -> str:
+    """A hook's name as a recipe writes it."""
+    if isinstance(entry, dict):
+        return str(next(iter(entry), ""))
+    return str(entry)
+
+
+def _index(items: list[Any], part: str, path: list[str], text: str) -> int:
+    name = ".".join(path)
     if part.isdigit() and int(part) < len(items):
         return int(part)
-    names = [entry if isinstance(entry, str) else next(iter(entry), "") for entry in items]
+    names = [_name(entry) for entry in items] if _is_hooks(path) else []
     matches = [index for index, entry in enumerate(names) if entry == part]
     if len(matches) == 1:
         return matches[0]
     if matches:
         raise RecipeError(
-            f"{text}: {name} has {len(matches)} items called {part!r}; name one by its index"
+            f"{text}: {name} has {len(matches)} items called {part!r}; name one by its index, "
+            f"{' or '.join(map(str, matches))}"
+        )
+    if not names:
+        size = f"{len(items)} items, named by their index from 0" if items else "no items"
+        raise RecipeError(
+            f"{text}: {name} has no {part!r}; it has {size}; {name}=[...] sets them all"
         )
     raise RecipeError(f"{text}: {name} has no {part!r}{did_you_mean(part, names)}")

@@ -13,16 +13,18 @@ from cpt.world import World
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "module.")
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "module.", "base_model.model.")
+_ADAPTED = ".base_layer."  # PEFT puts the frozen weights of an adapted layer one level deeper
 
 
 def bare_name(name: str) -> str:
-    """A parameter's name without the prefixes of wrappers: `module.model.norm.weight` -> `model.norm.weight`."""
+    """A parameter's name without what wrappers add: `module.norm.weight` -> `norm.weight`."""
     for wrapper in _WRAPPERS:
         while name.startswith(wrapper):
             name = name[len(wrapper) :]
-        name = name.replace(f".{wrapper}", ".")
-    return name
+        if wrapper != "base_model.model.":
+            name = name.replace(f".{wrapper}", ".")
+    return name.replace(_ADAPTED, ".")
 
 
 def trainable(model: "nn.Module") -> Iterator[tuple[str, "nn.Parameter"]]:

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from cpt import manifest
-from cpt.errors import HookError
+from cpt.errors import HookError, StoreError
 from cpt.settings import did_you_mean
 
 EXEMPLARS = "exemplars.jsonl"
@@ -31,12 +32,21 @@ class PastStage:
         return folder if folder and folder.is_dir() else None
 
     def rows(self, most: int = NUM_EXEMPLARS) -> list[dict[str, Any]]:
-        """The stage's exemplars: a uniform sample of the rows that it trained on."""
+        """The stage's exemplars: a uniform sample of the rows that it trained on.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
         file = self.folder / EXEMPLARS if self.folder else None
         if file is None or not file.is_file():
             return []
-        with file.open(encoding="utf-8") as lines:
-            return [json.loads(line) for _, line in zip(range(most), lines, strict=False)]
+        try:
+            with file.open(encoding="utf-8") as lines:
+                return [json.loads(line) for line in islice(lines, most)]
+        except ValueError as error:
+            raise StoreError(
+                f"{file}: is damaged ({error}); move {file.parent} away and run again"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -69,9 +79,8 @@ class Past:
                 continue
             matches = [stage for stage in self.stages if stage.name == name]
             if not matches:
-                raise HookError(
-                    f"of: no earlier stage {name!r}{did_you_mean(name, [s.name for s in self.stages])}"
-                )
+                hint = did_you_mean(name, [stage.name for stage in self.stages])
+                raise HookError(f"of: no earlier stage {name!r}{hint}")
             chosen.append(matches[-1])
         return tuple(chosen)
 

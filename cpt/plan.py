@@ -27,11 +27,30 @@ SHOWN_ONLY = (
 class Kind(Protocol):
     """What planning asks of a stage kind."""
 
-    name: str
-    version: int
-    config: str
-    formats: tuple[str, ...]
-    roles: frozenset[str]
+    @property
+    def name(self) -> str:
+        """Key in a recipe."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Raised when the same settings would train differently."""
+        ...
+
+    @property
+    def config(self) -> str:
+        """The TRL config class that `train:` speaks."""
+        ...
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Row formats, the usual one first."""
+        ...
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """Which of reference, reward, teacher it uses."""
+        ...
 
     def check(self, spec: StageSpec, where: str) -> None:
         """Refuse what the kind cannot honour."""
@@ -44,8 +63,15 @@ class Kind(Protocol):
 class Backend(Protocol):
     """What planning asks of a backend."""
 
-    name: str
-    gives: frozenset[str]
+    @property
+    def name(self) -> str:
+        """Key in a recipe."""
+        ...
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Needs of hooks that it meets."""
+        ...
 
     def refusal(self, need: str) -> str:
         """Why a need is not met, and what to do."""
@@ -99,13 +125,22 @@ def make(
             nodes.append(_node(recipe, name, spec, nodes, kind_of, check_train, backend, warnings))
         except CptError as error:
             problems.append(error)
-            # A stand-in, so that later stages are checked too.
-            nodes.append(Node(name, spec.kind, f"{spec.kind}-unknown", spec))
+            # A stand-in with the right parent, so that later stages are checked too.
+            nodes.append(_stand_in(name, spec, nodes))
     if problems:
         worst = PlanError if any(isinstance(p, PlanError) for p in problems) else type(problems[0])
         raise worst("\n".join(dict.fromkeys(str(problem) for problem in problems)))
     name = recipe.name if recipe.baseline is None else f"{recipe.name}-{recipe.baseline}"
     return Plan(recipe, name, tuple(nodes), tuple(dict.fromkeys(warnings)))
+
+
+_UNKNOWN = "-unknown"
+
+
+def _stand_in(name: str, spec: StageSpec, earlier: Sequence[Node]) -> Node:
+    targets = spec.from_ if isinstance(spec.from_, list) else [spec.from_]
+    parent = next((node for node in earlier if node.name == targets[0]), earlier[-1])
+    return Node(name, spec.kind, f"{name}{_UNKNOWN}", spec, parents={"parent": parent.id})
 
 
 def stage_inputs(
@@ -161,6 +196,12 @@ def _node(
     if recipe.baseline == "naive":
         spec = spec.model_copy(update={"hooks": []})
     kind.check(spec, where)
+    if any(data.streaming for data in spec.data) and int(spec.train.get("max_steps", -1)) <= 0:
+        raise PlanError(f"{where}: streaming data has no end; set train.max_steps")
+    if spec.rewards and "prompt" not in kind.formats:
+        raise RecipeError(
+            f"{where}: rewards: a {kind.name} stage samples nothing to reward; remove it"
+        )
     parent = _parent(spec, earlier, where)
     known = {node.name: node for node in earlier}
     parents = {"parent": parent.id}
@@ -173,7 +214,10 @@ def _node(
     check_hooks(hooks, spec, kind, backend, where, warnings)
     seed = spec.seed if spec.seed is not None else recipe.seed
     recalled = {node.name: node.id for node in earlier}
-    inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled)
+    try:
+        inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled)
+    except CptError as error:  # a data set that is not there, say; the stage that wants it is named
+        raise type(error)(f"{where}: {error}") from None
     return Node(
         name, kind.name, stage_id(inputs), spec, seed, parents, inputs, tuple(in_order(hooks))
     )
@@ -198,9 +242,9 @@ def _roles(spec: StageSpec, kind: Kind, where: str) -> dict[str, str]:
         if role not in kind.roles:
             raise RecipeError(f"{where}: {role}: a {kind.name} stage has no {role}")
     roles = spec.roles()
-    if "reference" in kind.roles and "reference" not in roles:
-        if kind.name != "grpo" or float(spec.train.get("beta", 0.0)) != 0:
-            roles["reference"] = "previous"
+    is_used = kind.name != "grpo" or float(spec.train.get("beta", 0.0)) != 0
+    if "reference" in kind.roles and "reference" not in roles and is_used:
+        roles["reference"] = "previous"
     return roles
 
 
@@ -216,28 +260,28 @@ def _lineage(parent: Node, earlier: Sequence[Node]) -> list[Node]:
 def _check_recalls(
     hook: Hook, kind: Kind, lineage: Sequence[Node], kind_of: Callable[[str, str], Kind], where: str
 ) -> None:
-    names = {node.name: node for node in lineage}
+    own = f"{where}: hooks.{hook.name}"
+    names = {node.name: node for node in lineage} | {"previous": lineage[-1]}
     for target in hook.recalls():
-        if target == "all":
-            continue
-        node = lineage[-1] if target == "previous" else names.get(target)
-        if node is None:
-            raise PlanError(
-                f"{where}: hooks.{hook.name}: of: {target!r} is no stage before this one{did_you_mean(target, names)}"
-            )
+        if target != "all" and target not in names:
+            hint = did_you_mean(target, [*names, "all"])
+            raise PlanError(f"{own}: of: {target!r} is no stage before this one{hint}")
         if "mix" not in points(hook):
             continue
-        if node.kind == "base":
-            raise PlanError(
-                f"{where}: hooks.{hook.name}: the base model left no rows to rehearse; name a data set: "
-                f"{hook.name}: {{source: <data config>}}"
-            )
-        formats = kind_of(node.kind, where).formats[:1]
-        if not set(formats) & set(kind.formats):
-            raise PlanError(
-                f"{where}: hooks.{hook.name}: {node.name} left {formats[0]} rows, and a {kind.name} stage trains on "
-                f"{' or '.join(kind.formats)}; name a source of that format"
-            )
+        for node in (lineage[1:] or lineage) if target == "all" else (names[target],):
+            if node.kind == "base":
+                raise PlanError(
+                    f"{own}: the base model left no rows to rehearse; name a data set: "
+                    f"{hook.name}: {{source: <data config>}}"
+                )
+            if node.id.endswith(_UNKNOWN):
+                continue
+            formats = kind_of(node.kind, where).formats[:1]
+            if not set(formats) & set(kind.formats):
+                raise PlanError(
+                    f"{own}: {node.name} left {formats[0]} rows, and a {kind.name} stage trains on "
+                    f"{' or '.join(kind.formats)}; name a source of that format"
+                )
 
 
 def check_hooks(
@@ -278,9 +322,8 @@ def check_hooks(
             )
     for hook in hooks:
         if hook.kinds is not None and kind.name not in hook.kinds:
-            raise PlanError(
-                f"{where}: hooks.{hook.name}: not in a {kind.name} stage; in {', '.join(sorted(hook.kinds))}"
-            )
+            others = ", ".join(sorted(hook.kinds))
+            raise PlanError(f"{where}: hooks.{hook.name}: not in a {kind.name} stage; in {others}")
         for need in sorted(hook.needs - backend.gives):
             raise PlanError(f"{where}: hooks.{hook.name}: {backend.refusal(need)}")
 
@@ -315,7 +358,8 @@ def table_of(
     ]
     stages = len(plan.nodes) - 1
     probes = f", {stages + 1} x {num_probes} probes" if num_probes else ""
-    head = f"chain {plan.name}   seed {plan.recipe.seed}   {stages} stages{probes}   {backend}   {_short(store.chain(plan.name))}"
+    place = _short(store.chain(plan.name))
+    head = f"chain {plan.name}   seed {plan.recipe.seed}   {stages} stages{probes}   {backend}   {place}"
     return "\n".join([head, *lines, *(f"warning: {warning}" for warning in plan.warnings)])
 
 

@@ -11,9 +11,10 @@ from cpt import overrides, yaml12
 from cpt.data import DataSpec
 from cpt.errors import RecipeError
 from cpt.model_source import ModelChange, ModelSpec
-from cpt.settings import Settings, validate
+from cpt.settings import Settings, did_you_mean, validate
 
-Roles = Literal["reference", "reward", "teacher"]
+#: Under this name the loader notes where a stage or a chain was read; no recipe can say it.
+FILE = "<file>"
 
 
 class GateSpec(Settings):
@@ -55,7 +56,7 @@ class StageSpec(Settings):
         default=None, ge=1, description="steps between checkpoints"
     )
     seed: int | None = Field(default=None, ge=0)
-    file: str = Field(default="", exclude=True, repr=False)
+    file: str = Field(default="", alias=FILE, exclude=True, repr=False)
 
     @field_validator("data", mode="before")
     @classmethod
@@ -89,22 +90,26 @@ class Recipe(Settings):
     baseline: Literal["naive"] | None = Field(
         default=None, description="naive: the chain without hooks"
     )
-    file: str = Field(default="", exclude=True, repr=False)
+    file: str = Field(default="", alias=FILE, exclude=True, repr=False)
 
     @model_validator(mode="after")
     def _graph(self) -> "Recipe":
         known = ["base"]
+        problems = []
         for name, stage in self.stages.items():
             if name in ("base", "previous") or not name.replace("_", "").replace("-", "").isalnum():
-                raise ValueError(f"stages: {name!r} is no name for a stage")
+                problems.append(f"stages: {name!r} is no name for a stage")
             parents = stage.from_ if isinstance(stage.from_, list) else [stage.from_]
             for role, target in [*(("from", p) for p in parents), *stage.roles().items()]:
-                if target != "previous" and target not in known:
-                    later = " is not an earlier stage" if target in self.stages else " is no stage"
-                    raise ValueError(
-                        f"stages.{name}.{role}: {target!r}{later}; earlier are: {', '.join(known)}"
-                    )
+                if target in ("previous", *known):
+                    continue
+                fault = "is no stage" + did_you_mean(target, ["previous", *known])
+                if target in self.stages:
+                    fault = f"does not come before {name}; earlier are: {', '.join(known)}"
+                problems.append(f"stages.{name}.{role}: {target!r} {fault}")
             known.append(name)
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
 
@@ -124,29 +129,95 @@ def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
             f"{path}: is one stage, not a chain; run its chain.yaml, or the stage alone with "
             f"accelerate launch -m launch.stage {path} parent=<folder> output=<folder>"
         )
-    stages = tree.get("stages")
+    problems: list[str] = []
     files: dict[str, str] = {}
-    if isinstance(stages, dict):
-        for name, stage in stages.items():
-            if isinstance(stage, str):
-                file = path.parent / stage
-                stages[name] = read_stage(file)
-                files[name] = str(file)
-            elif isinstance(stage, dict):
-                stages[name] = expand(stage, path.parent, f"{path}: stages.{name}")
-    tree = {
-        key: value if key == "stages" else expand({key: value}, path.parent, str(path))[key]
-        for key, value in tree.items()
-    }
+    stages = tree.get("stages")
+    for name, stage in stages.items() if isinstance(stages, dict) else ():
+        try:
+            stages[name], files[name] = _stage(stage, path.parent, f"{path}: stages.{name}")
+        except RecipeError as error:
+            problems.append(str(error))
+            stages[name], files[name] = _BROKEN, str(path)
+    for key, value in tree.items():
+        if key != "stages":
+            try:
+                tree[key] = expand({key: value}, path.parent, str(path))[key]
+            except RecipeError as error:
+                problems.append(str(error))
+                tree[key] = _BROKEN
+    where = str(path)
     for text in changes:
-        parts, value = overrides.split(text)
-        value = expand({parts[-1]: value}, Path.cwd(), text)[parts[-1]]
-        overrides.apply(
-            tree, parts, value, text, [name for name in Recipe.model_fields if name != "file"]
-        )
-        if len(parts) > 1 and parts[0] == "stages" and parts[1] in files:
-            files[parts[1]] = f"{files[parts[1]].split(' with ')[0]} with {text}"
-    return _check(path, tree, files)
+        try:
+            parts, value = overrides.split(text)
+            value = expand_change(parts, value, text)
+            overrides.apply(tree, parts, value, text, keys(Recipe))
+        except RecipeError as error:
+            problems.append(str(error))
+            continue
+        if len(parts) > 1 and parts[0] == "stages":
+            files[parts[1]] = _changed(files[parts[1]], text)
+        else:
+            where = _changed(where, text)
+    return _check(where, tree, files, problems)
+
+
+#: Stands for a part of a recipe that could not be read; what is wrong with it is told already.
+_BROKEN: Any = type("_Broken", (dict,), {})()
+
+
+def _changed(where: str, text: str) -> str:
+    return f"{where}, {text}" if WITH in where else f"{where}{WITH}{text}"
+
+
+#: Between a file's name and the overrides of what it says.
+WITH = " with "
+
+
+def folder_of(where: str) -> Path:
+    """The folder of the file that `StageSpec.file` names."""
+    return Path(where.partition(WITH)[0]).parent
+
+
+def keys(kind: type[Settings]) -> list[str]:
+    """What a person can write in the YAML of a kind of settings."""
+    return [field.alias or name for name, field in kind.model_fields.items() if not field.exclude]
+
+
+def _stage(stage: Any, folder: Path, where: str) -> tuple[dict[str, Any], str]:
+    """A stage's tree, and what to call it in errors: its file, or its place in the chain."""
+    if isinstance(stage, str):
+        file = folder / stage
+        if not file.is_file():
+            raise RecipeError(f"{where}: {file}: no such file{yaml12.nearest_file(file)}")
+        return read_stage(file), str(file)
+    if not isinstance(stage, dict):
+        raise RecipeError(f"{where}: is a stage file or a mapping, not {stage!r}")
+    return expand(stage, folder, where), where
+
+
+def expand_change(parts: Sequence[str], value: Any, text: str) -> Any:
+    """The value of an override as `expand` would have made it; paths count from the current folder.
+
+    Args:
+        parts: the override's path.
+        value: its value.
+        text: the override as written, for errors.
+
+    Raises:
+        RecipeError: a config that is not there.
+    """
+    folder, last = Path.cwd(), parts[-1]
+    if parts[0] == "stages" and len(parts) == 2:
+        return _stage(value, folder, text)[0]
+    if parts[-2:-1] == ["hooks"]:
+        return _hook(value if last.isdigit() else {last: value}, folder, text, last)
+    if parts[-2:-1] == ["data"] and last.isdigit():
+        return _data(value, folder, text)
+    if last == "source" and parts[-2] != "source" and "hooks" in parts[-4:-2]:
+        return _data(value, folder, text)
+    if last in _PATHS:
+        return _absolute({last: value}, folder)[last]
+    return expand({last: value}, folder, text)[last]
 
 
 def read_stage(file: Path) -> dict[str, Any]:
@@ -159,38 +230,40 @@ def read_stage(file: Path) -> dict[str, Any]:
 
 def check_stage(tree: Mapping[str, Any], where: str) -> StageSpec:
     """Check one stage's tree; see `load`."""
-    return validate(StageSpec, {**tree, "file": where}, where)
+    return validate(StageSpec, {**tree, FILE: where}, where)
 
 
-def _check(path: Path, tree: dict[str, Any], files: Mapping[str, str]) -> Recipe:
-    stages = tree.get("stages")
-    problems: list[str] = []
+def _check(
+    where: str, tree: dict[str, Any], files: Mapping[str, str], problems: list[str]
+) -> Recipe:
+    """Check every stage, then the chain; what could not be read has a stand-in, to check the rest."""
     checked: dict[str, Any] = {}
+    stages = tree.get("stages")
     for name, stage in stages.items() if isinstance(stages, dict) else ():
-        where = files.get(name, f"{path}: stages.{name}")
-        if not isinstance(stage, dict):
-            problems.append(f"{path}: stages.{name}: is a stage file or a mapping, not {stage!r}")
+        checked[name] = StageSpec.model_construct(kind="unknown", data=[])
+        if stage is _BROKEN:
             continue
         try:
-            checked[name] = check_stage(stage, where)
+            checked[name] = check_stage(stage, files[name])
         except RecipeError as error:
             problems.append(str(error))
-    whole = {**tree, "file": str(path)}
+    whole = {**tree, FILE: where.partition(WITH)[0]}
     if isinstance(stages, dict):
         whole["stages"] = checked
-    if problems and not checked:
-        raise RecipeError("\n".join(problems))
+    for key in ("model", "probes"):
+        if whole.get(key) is _BROKEN:
+            whole[key] = ModelSpec.model_construct() if key == "model" else None
     try:
-        recipe = validate(Recipe, whole, str(path))
+        recipe = validate(Recipe, whole, where)
     except RecipeError as error:
-        # A stage that failed above is missing here: what then misses it is no second mistake.
-        raise RecipeError("\n".join([*problems, *([] if problems else [str(error)])])) from None
+        problems.append(str(error))
     if problems:
-        raise RecipeError("\n".join(problems))
+        raise RecipeError("\n".join(dict.fromkeys(problems)))
     return recipe
 
 
 _FILES = (".yaml", ".yml")
+_PATHS = ("path", "chat_template", "source")
 
 
 def expand(tree: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
@@ -199,7 +272,13 @@ def expand(tree: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
     for key, value in tree.items():
         done[key] = value
         if key == "model" and isinstance(value, str):
-            done[key] = _inline(value, folder, where) if value.endswith(_FILES) else {"path": value}
+            done[key] = (
+                _inline(value, folder, where)
+                if value.endswith(_FILES)
+                else _absolute({"path": value}, folder)
+            )
+        elif key == "model" and isinstance(value, dict):
+            done[key] = _absolute(value, folder)
         elif key == "data":
             items = value if isinstance(value, list) else [value]
             expanded = [_data(item, folder, where) for item in items]
@@ -208,8 +287,6 @@ def expand(tree: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
             done[key] = str(_local(value, folder))
         elif key == "hooks" and isinstance(value, list):
             done[key] = [_hook(entry, folder, where) for entry in value]
-        if key == "model" and isinstance(done[key], dict) and not isinstance(value, str):
-            done[key] = _absolute(done[key], folder)
     return done
 
 
@@ -222,22 +299,20 @@ def _data(item: Any, folder: Path, where: str) -> Any:
         )
     if isinstance(item, dict) and isinstance(item.get("use"), str):
         rest = {key: value for key, value in item.items() if key != "use"}
-        return {**_inline(item["use"], folder, where), **rest}
+        return {**_inline(item["use"], folder, where), **_absolute(rest, folder)}
     return _absolute(item, folder) if isinstance(item, dict) else item
 
 
-def _hook(entry: Any, folder: Path, where: str) -> Any:
+def _hook(entry: Any, folder: Path, where: str, only: str | None = None) -> Any:
+    """Inline the data config that a hook's `source` names; `only` one name's settings are wanted."""
     if not isinstance(entry, dict):
         return entry
-    return {
-        name: {
-            key: _data(value, folder, f"{where}: {name}") if key == "source" else value
-            for key, value in settings.items()
-        }
-        if isinstance(settings, dict)
-        else settings
-        for name, settings in entry.items()
-    }
+    done = dict(entry)
+    for name, settings in entry.items():
+        if isinstance(settings, dict) and "source" in settings:
+            source = _data(settings["source"], folder, f"{where}: hooks.{name}.source")
+            done[name] = {**settings, "source": source}
+    return done if only is None else done.get(only, done)
 
 
 def _inline(name: str, folder: Path, where: str) -> dict[str, Any]:
@@ -253,7 +328,7 @@ def _inline(name: str, folder: Path, where: str) -> dict[str, Any]:
 def _absolute(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Resolve what looks like a local path against the folder of the file that says it."""
     done = dict(config)
-    for key in ("path", "chat_template", "source"):
+    for key in _PATHS:
         value = config.get(key)
         values = value if isinstance(value, list) else [value]
         if all(isinstance(item, str) and looks_local(item) for item in values):
@@ -263,7 +338,10 @@ def _absolute(config: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def looks_local(path: str) -> bool:
-    """Whether a path names local files rather than something on the hub: it starts with . / ~ $ or ends in a file type."""
+    """Whether a path names local files, not something on the hub.
+
+    It starts with one of . / ~ $ or ends in a file type.
+    """
     kinds = (".json", ".jsonl", ".gz", ".parquet", ".txt", ".jinja", ".zst")
     return path.startswith((".", "/", "~", "$")) or path.endswith(kinds)
 
@@ -280,8 +358,10 @@ def _named_hook(entry: Any) -> Any:
         (name, settings), *_ = entry.items()
         if settings is None or isinstance(settings, dict):
             return {"name": name, "settings": settings or {}}
-    if isinstance(entry, dict) and "name" in entry:
+    if isinstance(entry, HookSpec) or (
+        isinstance(entry, dict) and {*entry} == {"name", "settings"}
+    ):
         return entry
-    if isinstance(entry, HookSpec):
-        return entry
-    raise ValueError("a hook is a name, or one name with its settings, as in - kl: {beta: 0.05}")
+    raise ValueError(
+        f"{entry!r} is no hook; write a name, or one name with its settings, as in - kl: {{beta: 0.05}}"
+    )

@@ -1,8 +1,9 @@
-"""From a parsed YAML tree to a checked pydantic object, with errors that name the nearest right word."""
+"""From a parsed YAML tree to a checked pydantic object; errors name the nearest right word."""
 
 import dataclasses
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -13,9 +14,12 @@ T = TypeVar("T")
 
 
 class Settings(BaseModel):
-    """Base of everything a person writes in YAML: unknown keys are errors, values never change."""
+    """Base of everything a person writes in YAML: unknown keys are errors, values never change.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=False)
+    Types are strict, since YAML says what is a number and what is text: `seed: true` is not 1.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=False)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -41,50 +45,73 @@ def validate(kind: type[T], tree: Any, where: str, error: type[CptError] = Recip
 
 
 def _explain(kind: Any, problem: Any) -> str:
-    location = [part for part in problem["loc"] if not _is_noise(part)]
-    path = ".".join(map(str, location))
+    location, owner = _walk(kind, problem["loc"])
+    path = ".".join(location)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        owner = _owner(kind, location[:-1])
-        inside = ".".join(map(str, location[:-1]))
-        has = f"{inside} has no" if inside else "there is no"
-        return f"{has} {str(location[-1])!r}{did_you_mean(str(location[-1]), _fields(owner))}"
+        word = str(problem["loc"][-1])
+        known = [] if owner is None else list(_fields(owner))
+        return f"{f'{path} has' if path else 'there is'} no {word!r}{did_you_mean(word, known)}"
     if problem["type"] in ("missing", "missing_argument"):
-        return f"{path or 'a key'} is missing"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{path}: {message[0].lower()}{message[1:]}, not {problem['input']!r}"
+        return f"{'.'.join([*location, str(problem['loc'][-1])])} is missing"
+    message = str(problem["msg"])
+    message = message[0].lower() + message[1:]
+    if problem["type"] == "value_error":  # our own words, which say the value themselves
+        message = message.removeprefix("value error, ")
+        return f"{path}: {message}" if path else message
+    hint = ""
+    if problem["type"] == "literal_error" and isinstance(problem["input"], str):
+        choices = re.findall(r"'([^']*)'", str(problem["ctx"]["expected"]))
+        hint = did_you_mean(problem["input"], choices)
+        hint = "" if hint.startswith("; known") else hint
+    return f"{path}: {message}, not {_brief(problem['input'])}{hint}".removeprefix(": ")
 
 
-def _is_noise(part: Any) -> bool:
-    """Union branches that pydantic writes into the location, such as `list[...]` or `str`."""
-    return isinstance(part, str) and (
-        "[" in part or part in {"str", "int", "float", "bool", "none"} or part[:1].isupper()
-    )
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def _fields(kind: Any) -> list[str]:
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return list(kind.model_fields)
-    if dataclasses.is_dataclass(kind):
-        return [field.name for field in dataclasses.fields(kind)]
-    return []
+def _walk(kind: Any, location: Sequence[Any]) -> tuple[list[str], Any]:
+    """The parts of a location that a person wrote, and the model or dataclass that the last lies in.
 
-
-def _owner(kind: Any, location: list[Any]) -> Any:
-    """The model or dataclass that `location` lies in, as far as type hints tell."""
+    Pydantic also names the branch of a union that it tried (`str`, `list[str]`, a model's name).
+    """
+    here, path = _branches(kind), []
     for part in location:
-        for candidate in _models(kind):
-            if isinstance(part, str) and part in _fields(candidate):
-                kind = (
-                    candidate.model_fields[part].annotation
-                    if issubclass(candidate, BaseModel)
-                    else candidate.__annotations__[part]
-                )
-                break
-    models = _models(kind)
-    return models[0] if models else kind
+        below: list[Any] = []
+        for branch in here:
+            arguments = get_args(branch)
+            origin = get_origin(branch)
+            if _fields(branch):
+                below += _branches(_fields(branch).get(part)) if part in _fields(branch) else []
+            elif isinstance(part, int) and origin in (list, tuple):
+                below += _branches(arguments[0])
+            elif isinstance(part, str) and origin in (dict, Mapping):
+                below += _branches(arguments[1])
+        if below:
+            here = below
+            path.append(str(part))
+    owners = [branch for branch in here if _fields(branch)]
+    return path, owners[0] if owners else None
 
 
-def _models(kind: Any) -> list[Any]:
-    if get_origin(kind) is None:
-        return [kind] if _fields(kind) else []
-    return [model for argument in get_args(kind) for model in _models(argument)]
+def _branches(kind: Any) -> list[Any]:
+    """The members of a union, without `Annotated` and `None`; of another type, itself."""
+    if hasattr(kind, "__metadata__"):
+        return _branches(kind.__origin__)
+    if get_origin(kind) in (None, list, tuple, dict, Mapping):
+        return [kind]
+    return [branch for member in get_args(kind) for branch in _branches(member)] or [kind]
+
+
+def _fields(kind: Any) -> dict[Any, Any]:
+    """Key as a person writes it -> type, of a model or a dataclass."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {
+            field.alias or name: field.annotation
+            for name, field in kind.model_fields.items()
+            if not field.exclude
+        }
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return {field.name: field.type for field in dataclasses.fields(kind) if field.init}
+    return {}

@@ -1,4 +1,4 @@
-"""The order in which a stage sees its rows: exact shares, whole cycles, independent of the number of processes.
+"""The order in which a stage sees its rows: exact shares, whole cycles, the same on any topology.
 
 A stream is made once, from lengths and shares alone, before anything is sharded. Every prefix of it holds
 each source's share up to one row, so a run that stops early has trained on the shares it names.
@@ -19,12 +19,14 @@ class Source:
         amounts: per row, its tokens, or 1 when shares count rows.
         share: of the final stream; all sources sum to 1.
         fresh: new data, which is never truncated; replayed data are not fresh.
+        key: what its order is drawn from, with the seed; its name where that is empty.
     """
 
     name: str
     amounts: Sequence[float]
     share: float
     fresh: bool = True
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,13 @@ def interleave(
     amount: float | None = None,
     multiple_of: int = 1,
 ) -> Stream:
-    """Mix sources by largest deficit: the next row comes from the source furthest behind its share.
+    """Mix sources so that no prefix strays from the shares by more than one row.
 
-    Each source is drawn without replacement per cycle, in an order that only its own seed decides, so a
+    The next row comes from the source that is due first: of those that it would not put ahead of its
+    share by a row, the one whose row would bring it to its share the earliest (earliest deadline first,
+    the fluid schedule's windows; a largest-deficit rule strays by more than a row with many sources).
+
+    Each source is drawn without replacement per cycle, in an order that only its own key decides, so a
     source of share 0 or none at all leaves the order of the others as it was.
 
     Args:
@@ -61,7 +67,8 @@ def interleave(
     Raises:
         DataError: an empty source with a share, or shares that leave nothing for new data.
 
-    Source: methods.md A06; q = share / (1 - share) old items per new item in the limit.
+    Source: Baruah et al. 1996, doi:10.1007/BF01940883 (windows of proportionate progress), for rows of
+    one size; with rows of many sizes the bound is one row of the largest.
     """
     for source in sources:
         if source.share > 0 and not source.amounts:
@@ -69,7 +76,7 @@ def interleave(
     active = [index for index, source in enumerate(sources) if source.share > 0]
     if not any(sources[index].fresh for index in active):
         raise DataError("replay shares leave nothing for new data; they must sum to less than 1")
-    cycles = {index: _Cycle(sources[index], seed, index) for index in active}
+    cycles = {index: _Cycle(sources[index], seed) for index in active}
     given = dict.fromkeys(active, 0.0)
     total = 0.0
     order: list[tuple[int, int]] = []
@@ -84,10 +91,13 @@ def interleave(
         needed = epochs or 1.0
         return all(cycles[i].epochs >= needed - 1e-9 for i in active if sources[i].fresh)
 
+    def due(index: int) -> tuple[bool, float, int]:
+        share, amount = sources[index].share, sources[index].amounts[cycles[index].coming]
+        is_ahead = given[index] >= share * (total + amount)
+        return is_ahead, (given[index] + amount) / share, index
+
     while not finished():
-        index = max(
-            active, key=lambda i: (sources[i].share * total - given[i], sources[i].share, -i)
-        )
+        index = min(active, key=due)
         row = cycles[index].next()
         order.append((index, row))
         given[index] += sources[index].amounts[row]
@@ -102,19 +112,25 @@ def interleave(
 class _Cycle:
     """Row numbers without replacement, reshuffled every time round."""
 
-    def __init__(self, source: Source, seed: int, index: int) -> None:
-        # Seeded by name, not position: adding a source does not reorder the others.
-        self._random = random.Random(f"{seed}/{source.name}")
+    def __init__(self, source: Source, seed: int) -> None:
+        self._random = random.Random(f"{seed}/{source.key or source.name}")
         self._size = len(source.amounts)
         self._left: list[int] = []
         self._drawn = 0
 
-    def next(self) -> int:
+    @property
+    def coming(self) -> int:
+        """The row that `next` will give."""
         if not self._left:
             self._left = list(range(self._size))
             self._random.shuffle(self._left)
+        return self._left[-1]
+
+    def next(self) -> int:
+        row = self.coming
+        self._left.pop()
         self._drawn += 1
-        return self._left.pop()
+        return row
 
     @property
     def epochs(self) -> float:

@@ -3,12 +3,12 @@
 Legend: B sequences, T positions, H hidden size, V vocabulary, N selected positions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 @dataclass
@@ -28,11 +28,46 @@ class Tokens:
     hidden: "Tensor | None" = None
 
 
+class OutputHead:
+    """Last hidden states [N, H] -> the logits [N, V] that the model's own forward gives."""
+
+    def __init__(self, model: Any) -> None:
+        config = model.config.get_text_config()
+        self.head = model.get_output_embeddings()
+        self.scale = _logit_scale(config)
+        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
+
+    @property
+    def num_tokens(self) -> int:
+        """V."""
+        return int(self.head.weight.shape[0])
+
+    def __call__(self, hidden: "Tensor") -> "Tensor":
+        """The logits."""
+        logits: Tensor = self.head(hidden)
+        if self.scale != 1:
+            logits = logits * self.scale
+        if self.softcap is not None:
+            logits = (logits / self.softcap).tanh() * self.softcap
+        return logits
+
+
+def _logit_scale(config: Any) -> float:
+    """Cohere and others multiply their logits, Granite divides them; as TRL reads it (add_fused_lm_head)."""
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if getattr(config, name, None) is not None:
+            return float(getattr(config, name))
+    scaling = getattr(config, "logits_scaling", None)
+    if scaling is None:
+        return 1.0
+    return float(scaling if config.model_type == "hyperclovax" else 1 / scaling)
+
+
 def token_kl(
     student_hidden: "Tensor",
-    student_head: "nn.Module",
+    student_head: "Callable[[Tensor], Tensor]",
     reference_hidden: "Tensor",
-    reference_head: "nn.Module",
+    reference_head: "Callable[[Tensor], Tensor]",
     weight: "Tensor",
     direction: Literal["reverse", "forward"],
     chunk: int = 256,

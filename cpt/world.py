@@ -76,7 +76,7 @@ def current() -> World:
         state = PartialState()
     if state.num_processes != announced:
         raise PlanError(
-            f"{announced} processes were started and {state.num_processes} found each other: they would train "
-            f"apart; start them with cpt run, or with a config of configs/accelerate"
+            f"{announced} processes were started and {state.num_processes} found each other: they would "
+            f"train apart; start them with cpt run, or with a config of configs/accelerate"
         )
     return World(state.process_index, state.num_processes, state)

@@ -45,7 +45,6 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
-        line = key_node.start_mark.line + 1
         if not isinstance(key, str):
             raise yaml.MarkedYAMLError(
                 problem=f"key {key!r} is not a string; put it in quotes",
@@ -56,7 +55,6 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
                 problem=f"{key!r} is given twice", problem_mark=key_node.start_mark
             )
         seen.add(key)
-        del line
     return loader.construct_mapping(node, deep=True)
 
 
@@ -75,13 +73,13 @@ def parse(text: str, where: str) -> Any:
         RecipeError: bad syntax, a repeated key, or a key that is not a string.
     """
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+        return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
         raise RecipeError(f"{where}: {line}{error.problem or error.context}") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{where}: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: `!!int x`, or a control character
+        raise RecipeError(f"{where}: {' '.join(str(error).split())}") from None
 
 
 def load(path: Path) -> Any:
@@ -98,6 +96,8 @@ def load(path: Path) -> Any:
         raise RecipeError(f"{path}: is a folder; name the YAML file in it") from None
     except UnicodeDecodeError:
         raise RecipeError(f"{path}: is not UTF-8 text") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     return parse(text, str(path))
 
 

@@ -1,4 +1,4 @@
-"""lm-eval's Hugging Face model as we run it: in memory, data parallel, quiet, with time left.
+"""lm-eval as we run it: on a model in memory, data parallel, without work that changes no number.
 
 Imported only when probes run; it loads lm-eval and torch.
 """
@@ -6,46 +6,21 @@ Imported only when probes run; it loads lm-eval and torch.
 import contextlib
 import functools
 import inspect
-import logging
 import random
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import datasets
 import numpy
 import torch
 from lm_eval import utils as lm_eval_utils
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
-Show = Callable[[str], None]
-
-
-class Meter:
-    """Turns lm-eval's progress into lines such as "world_facts: 45%, 12 s left", twice a second."""
-
-    def __init__(self, show: Show | None) -> None:
-        """Report to `show`, or to nobody."""
-        self.show = show
-        self.name = ""
-        self.begin(1)
-
-    def begin(self, total: int) -> None:
-        """A new list of requests."""
-        self.total, self.done = total, 0
-        self.started = self.shown = time.perf_counter()
-
-    def step(self, count: int = 1) -> None:
-        """So many requests are done."""
-        self.done += count
-        now = time.perf_counter()
-        if self.show is None or now - self.shown < 0.5:
-            return
-        self.shown = now
-        left = (now - self.started) * (self.total - self.done) / self.done
-        rest = f", {left:.0f} s left" if self.done < self.total else ""
-        self.show(f"\r{self.name}: {min(1, self.done / self.total):.0%}{rest}")
+from cpt.errors import ProbeError
+from cpt.settings import did_you_mean
+from eval.progress import Meter
 
 
 class Model(HFLM):
@@ -126,7 +101,8 @@ class Model(HFLM):
         if not self.takes_logits_to_keep or None in known:
             return super()._model_call(inps, attn_mask, labels)
         keep = inps.shape[1] + max(start for start in known if start is not None)
-        return self.model(inps, logits_to_keep=keep).logits
+        with torch.no_grad():
+            return self.model(inps, logits_to_keep=keep).logits
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Text after each prompt, up to a stop sequence."""
@@ -181,50 +157,33 @@ def frozen(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet(meter: Meter, verbose: bool) -> Iterator[None]:
-    """Feed the meter in place of lm-eval's bars, and hold back what libraries log below errors."""
-    if verbose:
-        yield
-        return
-
-    class Bar:
-        """Stands in for tqdm."""
-
-        def __init__(self, iterable: Iterable[Any] = (), *_: Any, **__: Any) -> None:
-            self.iterable = iterable
-
-        def __iter__(self) -> Iterator[Any]:
-            return iter(self.iterable)
-
-        def update(self, count: int = 1) -> None:
-            """So many requests are done."""
-            meter.step(count)
-
-        def close(self) -> None:
-            """Nothing to close."""
-
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "transformers")]
-    levels = [logger.level for logger in loggers]
-    bars = not datasets.utils.logging.is_progress_bar_enabled()
-    with contextlib.ExitStack() as stack:
-        for module in ("lm_eval.models.huggingface", "lm_eval.api.task", "lm_eval.api.model"):
-            stack.enter_context(mock.patch(f"{module}.tqdm", Bar))
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        datasets.disable_progress_bars()
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-            if not bars:
-                datasets.enable_progress_bars()
-
-
-@contextlib.contextmanager
 def templates_compiled_once() -> Iterator[None]:
     """Keep compiled Jinja templates; lm-eval compiles about ten per document, 2 ms each."""
     environment = lm_eval_utils.env
     compiled = functools.lru_cache(maxsize=1024)(environment.from_string)
     with mock.patch.object(environment, "from_string", compiled):
         yield
+
+
+def load_tasks(probe: str, task: str, folder: Path | None) -> Any:
+    """lm-eval's tasks under a name: from a suite's folder, or its own without one.
+
+    Raises:
+        ProbeError: there is no such task, or its data cannot be loaded.
+    """
+    manager = _task_manager(folder)
+    if task not in manager.task_index:
+        near = did_you_mean(task, manager.all_tasks).partition("; known")[0]
+        raise ProbeError(f"probe {probe}: lm-eval has no task {task!r}{near}")
+    try:
+        return manager.load([task])
+    except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
+        raise ProbeError(
+            f"probe {probe}: task {task} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+
+
+@functools.cache
+def _task_manager(folder: Path | None) -> TaskManager:
+    """The index of a suite's folder, or of lm-eval's own tasks (9 s: once per process)."""
+    return TaskManager(include_path=folder, include_defaults=folder is None)

@@ -4,7 +4,6 @@ import copy
 import functools
 import json
 import random
-import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +12,7 @@ from typing import Any
 
 from cpt.errors import ProbeError
 from cpt.ids import atomic_write
+from eval.progress import Meter, quiet
 from eval.suite import Probe, Suite, materialise
 
 VERSION = 1
@@ -40,13 +40,13 @@ def probe_model(
         cache: where the suite's tasks are written for lm-eval.
         accelerator: of the running process group; requests are shared out over its processes.
         progress: is given one line per probe, and lines that start with a carriage return while a
-            probe runs, which the next may overwrite; see `show_progress`.
+            probe runs, which the next may overwrite; see `progress.show_progress`.
         verbose: let lm-eval's own log and bars through.
 
     Raises:
         ProbeError: a probe gave no usable number.
     """
-    from eval.harness import Meter, Model, frozen, quiet, templates_compiled_once
+    from eval.harness import Model, frozen, templates_compiled_once
 
     started = time.perf_counter()
     main = accelerator is None or accelerator.is_main_process
@@ -123,22 +123,13 @@ def write_result(stage_folder: Path, result: dict[str, Any]) -> Path:
     return path
 
 
-def show_progress(text: str) -> None:
-    """Print a progress line to stderr; on a terminal, passing lines overwrite each other."""
-    if sys.stderr.isatty():
-        end = "" if text.startswith("\r") else "\n"
-        print(f"\r\x1b[K{text.lstrip(chr(13))}", end=end, file=sys.stderr, flush=True)
-    elif not text.startswith("\r"):
-        print(text, file=sys.stderr, flush=True)
-
-
 def _measure(harness: Any, tokenizer: Any, probe: Probe, folder: Path) -> Any:
     """lm-eval's results (None but on the main rank) and the tasks that ran."""
     import numpy
     import torch
     from lm_eval.evaluator import evaluate
 
-    from eval.harness import share_out
+    from eval.harness import load_tasks, share_out
 
     if probe.chat and not tokenizer.chat_template:
         raise ProbeError(
@@ -148,7 +139,7 @@ def _measure(harness: Any, tokenizer: Any, probe: Probe, folder: Path) -> Any:
     random.seed(PYTHON_SEED)
     numpy.random.seed(NUMPY_SEED)
     torch.manual_seed(TORCH_SEED)
-    loaded = _load(folder if probe.local else None, probe)
+    loaded = load_tasks(probe.name, probe.task, folder if probe.local else None)
     for task in loaded["tasks"].values():
         shots = task.get_config("num_fewshot") if probe.shots is None else probe.shots
         task.set_config(key="num_fewshot", value=shots or 0)
@@ -172,30 +163,6 @@ def _cell(found: Any, probe: Probe, since: float) -> dict[str, Any]:
 
     cell = read_cell(found[0], probe, found[1])
     return {**cell, "seconds": round(time.perf_counter() - since, 2)}
-
-
-def _load(folder: Path | None, probe: Probe) -> Any:
-    manager = _task_manager(folder)
-    if probe.task not in manager.task_index:
-        from cpt.settings import did_you_mean
-
-        near = did_you_mean(probe.task, manager.all_tasks) if len(manager.all_tasks) < 100 else ""
-        raise ProbeError(f"probe {probe.name}: lm-eval has no task {probe.task!r}{near}")
-    try:
-        return manager.load([probe.task])
-    except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
-        raise ProbeError(
-            f"probe {probe.name}: task {probe.task} cannot be loaded: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-
-
-@functools.cache
-def _task_manager(folder: Path | None) -> Any:
-    """lm-eval's task manager for a suite's folder, or for its own tasks (9 s: once per process)."""
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=folder, include_defaults=folder is None)
 
 
 def _tasks_folder(suite: Suite, cache: Path, accelerator: Any) -> Path:

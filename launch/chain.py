@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,7 @@ class Chain:
     backend: Backend
     num_processes: int
     store: Store
+    command: str
 
     def probed(self, stage_id: str) -> bool:
         """Whether the suite's result is there."""
@@ -71,7 +73,10 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
         problems.insert(0, error)
     if problems:
         raise type(problems[0])("\n".join(str(problem) for problem in problems))
-    return Chain(plan, suite, chosen, size, Store(runs))
+    command = shlex.join(["cpt", "run", _shown(path), *changes])
+    if chosen.name == "single":
+        os.environ.update(environment(chosen))  # one GPU, before torch looks
+    return Chain(plan, suite, chosen, size, Store(runs), command)
 
 
 def _check_batches(plan: plans.Plan, size: int) -> None:
@@ -265,6 +270,7 @@ def describe(chain: Chain) -> dict[str, Any]:
             mode="json", by_alias=True, exclude_none=True, exclude_defaults=True
         ),
         "recipe_path": _shown(Path(recipe.file)),
+        "command": chain.command,
         "suite": suite,
         "gate": recipe.gate.model_dump(),
     }

@@ -7,9 +7,10 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cpt import __version__
-from cpt.errors import StoreError
+from cpt.errors import RecipeError, StoreError
 from launch.console import Console, guarded
 
 EXAMPLES = {
@@ -108,10 +109,22 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, with overrides anywhere: argparse alone loses those that stand behind an option."""
+    top = parser()
+    given, more = top.parse_known_args(arguments)
+    changes = [text for text in more if "=" in text and not text.startswith("-")]
+    strange = [text for text in more if text not in changes]
+    if strange or (changes and given.verb not in ("plan", "run")):
+        top.error(f"unrecognized arguments: {' '.join(strange or changes)}")
+    if changes:
+        given.changes = [*given.changes, *changes]
+    return given
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `cpt`."""
-    top = parser()
-    given = top.parse_args(arguments)
+    given = _parse(arguments)
     from launch.quiet import hush
 
     hush(given.verbose)
@@ -142,7 +155,7 @@ def _run(given: argparse.Namespace) -> int:
         print(f"cpt: warning: {warning}", file=sys.stderr)
     return run(
         chain,
-        Console(),
+        Console(given.verbose),
         until=given.until,
         restart=given.restart,
         verbose=given.verbose,
@@ -180,9 +193,8 @@ def _probe(given: argparse.Namespace) -> int:
         atomic_write(given.output, json.dumps(result, ensure_ascii=False) + "\n")
     width = max(len(name) for name in result["probes"])
     for name, cell in result["probes"].items():
-        print(
-            f"{name:{width}}  {cell['value']:8.4f} +- {cell['stderr']:.4f}  {cell['metric']}, {cell['num_items']} items"
-        )
+        score = f"{cell['value']:8.4f} +- {cell['stderr']:.4f}"
+        print(f"{name:{width}}  {score}  {cell['metric']}, {cell['num_items']} items")
     return 0
 
 
@@ -221,9 +233,8 @@ def _chain_folder(name: str, runs: Path) -> Path:
         if (folder / "chain.json").is_file():
             return folder.absolute()
     known = [path.parent.name for path in chains.glob("*/chain.json")]
-    raise StoreError(
-        f"{chains}: no chain {name!r}{did_you_mean(name, known) if known else '; run one first'}"
-    )
+    hint = did_you_mean(name, known) if known else "; cpt run starts one"
+    raise RecipeError(f"{chains}: no chain {name!r}{hint}")
 
 
 def _ls(given: argparse.Namespace) -> int:
@@ -236,15 +247,15 @@ def _ls(given: argparse.Namespace) -> int:
             f"{given.runs}: nothing here yet; cpt run recipes/quickstart/chain.yaml starts a chain"
         )
         return 0
+    listed = set()
     for file in chains:
-        tree = json.loads(file.read_text())
+        tree = _read_chain(file)
         print(f"{tree['name']}  (seed {tree['seed']}, {tree['recipe_path']})")
         for number, node in enumerate(tree["nodes"]):
+            listed.add(node["id"])
+            status = store.status(node["id"])
             hooks = " ".join(node["hooks"])
-            print(
-                f"  {number} {node['name']:<12} {node['id']:<22} {store.status(node['id']):<26} {hooks}".rstrip()
-            )
-    listed = {node["id"] for file in chains for node in json.loads(file.read_text())["nodes"]}
+            print(f"  {number} {node['name']:<12} {node['id']:<22} {status:<26} {hooks}".rstrip())
     loose = sorted(
         path.name
         for path in store.stages.glob("*-*")
@@ -257,18 +268,33 @@ def _ls(given: argparse.Namespace) -> int:
     return 0
 
 
+def _read_chain(file: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+        missing = {"name", "seed", "recipe_path", "nodes"} - tree.keys()
+    except (ValueError, AttributeError) as error:
+        raise StoreError(f"{file}: is damaged ({error}); cpt run writes it anew") from None
+    if missing:
+        raise StoreError(f"{file}: is damaged ({min(missing)} is missing); cpt run writes it anew")
+    return dict(tree)
+
+
 def _diff(given: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from cpt.manifest import differences, read
+    from cpt.settings import did_you_mean
 
     folders = []
     for name in (given.one, given.other):
         folder = _stage_folder(name, given.runs)
         if folder is None:
-            raise StoreError(f"{name}: no finished stage of this name; cpt ls shows them")
+            stages = given.runs / "stages"
+            known = [path.parent.name for path in stages.glob("*/manifest.json")]
+            hint = did_you_mean(name, known) if known else "; there are none yet"
+            raise RecipeError(f"{stages}: no finished stage {name!r}{hint}")
         folders.append(folder)
-    hidden = ("files", "seconds", "finished", "peak_memory_mib")
+    hidden = ("files", "seconds", "finished", "memory")
     one, other = (
         {k: v for k, v in asdict(read(folder)).items() if k not in hidden} for folder in folders
     )

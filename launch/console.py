@@ -6,7 +6,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 
 from cpt.errors import CptError
 
@@ -16,7 +17,8 @@ PREEMPTED = 4
 class Console:
     """Lines on stderr with the time since the start."""
 
-    def __init__(self) -> None:
+    def __init__(self, verbose: bool = False) -> None:
+        self.verbose = verbose
         self.began = time.monotonic()
         self.open_line = False
         self.speaks = os.environ.get("RANK", "0") == "0"
@@ -45,6 +47,16 @@ class Console:
                 self.open_line = True
 
         return show
+
+
+@contextmanager
+def silenced(is_so: bool) -> Iterator[None]:
+    """Drop what libraries write to stderr; errors are raised all the same."""
+    if not is_so:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+        yield
 
 
 def guarded(work: Callable[[], int], verbose: bool) -> int:
@@ -99,8 +111,9 @@ def storage_problem(error: BaseException) -> str | None:
         )
         if full or any(sign in text for sign in signs):
             place = getattr(seen, "filename", None)
+            where = f" ({place})" if place else ""
             return (
-                f"the disk is full{f' ({place})' if place else ''}: {text.splitlines()[0] if text else type(seen).__name__}; "
+                f"the disk is full{where}: {(text or type(seen).__name__).splitlines()[0]}; "
                 f"nothing that was finished is lost; free some space, and the same command continues"
             )
         seen = seen.__cause__ or seen.__context__

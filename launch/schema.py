@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from cpt.hooks import table
-from cpt.recipe import Recipe, StageSpec
+from cpt.recipe import FILE, Recipe, StageSpec
 from stages import KINDS, kind_of
 from stages.trl_fields import train_schema
 
@@ -19,7 +19,7 @@ def chain_schema() -> dict[str, Any]:
     stage, more = _stage()
     definitions |= more | {"StageSpec": stage}
     properties = schema["properties"]
-    properties.pop("file", None)
+    properties.pop(FILE, None)
     either = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/StageSpec"}]}
     properties["stages"] = {"type": "object", "additionalProperties": either, "minProperties": 1}
     properties["model"] = {"anyOf": [{"type": "string"}, properties["model"]]}
@@ -36,7 +36,7 @@ def _stage() -> tuple[dict[str, Any], dict[str, Any]]:
     stage = StageSpec.model_json_schema(by_alias=True)
     definitions = stage.pop("$defs", {})
     properties = stage["properties"]
-    properties.pop("file", None)
+    properties.pop(FILE, None)
     properties["kind"] = {"enum": sorted(KINDS)}
     item = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/DataSpec"}]}
     definitions["DataSpec"]["properties"]["use"] = {

@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from cpt.hooks import table
 from cpt.model_source import ModelSpec, materialise
 from cpt.settings import did_you_mean
 from cpt.store import Store
-from launch.console import Console, guarded
+from launch.backend import assert_topology, backend
+from launch.console import Console, guarded, silenced
 from stages import kind_of
 from stages.base import Job
 from stages.trl_fields import check_train
@@ -59,7 +61,12 @@ def execute(job: Job, console: Console) -> None:
         if not done:
             from stages.run import run
 
-            live = run(job, console.say)
+            chosen = backend(job.backend)
+            live = run(
+                job,
+                console.say,
+                partial(assert_topology, chosen=chosen, num_processes=job.num_processes),
+            )
         if job.suite is not None:
             measure(job, console, live)
     del live
@@ -80,10 +87,11 @@ def make_base(spec: ModelSpec, store: Store, console: Console) -> None:
         if store.is_done(stage_id):
             return
         console.say(f"base: preparing {spec.label}")
-        partial = store.partial(stage_id)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        folder = materialise(spec, partial / "checkpoint")
+        unfinished = store.partial(stage_id)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        with silenced(not console.verbose):  # gguf draws bars of its own
+            folder = materialise(spec, unfinished / "checkpoint")
         tokenizer = load_tokenizer(str(folder), spec.trust_remote_code)
         Manifest(
             id=stage_id,
@@ -95,7 +103,7 @@ def make_base(spec: ModelSpec, store: Store, console: Console) -> None:
             checks={"tokenizer": tokenizer_digest(tokenizer)},
             files=digests(folder),
             finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        ).write(partial)
+        ).write(unfinished)
         store.publish(stage_id)
 
 
@@ -210,7 +218,7 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
             raise RecipeError(f"parent={parent}: no such folder")
         before = past.of_checkpoint(parent)
     parents = {"parent": before[-1].id}
-    roles = {}
+    roles: dict[str, str] = {}
     for role in ("reference", "reward", "teacher"):
         if role in given:
             folder = Path(str(given[role]))
@@ -244,12 +252,21 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
         output=output,
         inputs=inputs,
         parents=parents,
-        backend="single" if size == 1 else "ddp",
+        backend=_backend_by_hand(size),
         num_processes=size,
         checkpoint_every=None,
         load=load,
         suite=Path(str(given["suite"])) if "suite" in given else None,
     )
+
+
+def _backend_by_hand(size: int) -> str:
+    """Which backend `accelerate launch` was given."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        return f"zero{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '2')}"
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        return "fsdp2"
+    return "single" if size == 1 else "ddp"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

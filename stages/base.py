@@ -1,6 +1,6 @@
 """What a stage kind is, and what it is given. Kinds import torch and TRL inside functions only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -56,11 +56,19 @@ class Job:
 
 @dataclass
 class Encoded:
-    """Rows of one source in the trainer's own columns, with the tokens that each costs."""
+    """Rows of one source in the trainer's own columns, with the tokens that each costs.
+
+    Attributes:
+        kept: which of the source's rows they are; all of them, where nothing is said.
+    """
 
     rows: list[Row]
     num_tokens: list[int]
     num_dropped: int = 0
+    kept: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        self.kept = self.kept or range(len(self.rows))
 
 
 @dataclass
@@ -114,6 +122,12 @@ class StageKind(Protocol):
     def rows_per_step(self, spec: StageSpec) -> int:
         """Rows of the stream that one optimizer step takes."""
         return int(spec.train.get("batch_size", 8))
+
+    def most_characters(self, spec: StageSpec) -> int | None:
+        """What of a streamed data set the stage can use at most, at a generous 8 characters a token."""
+        steps = int(spec.train.get("max_steps", -1))
+        length = int(spec.train.get("max_length") or 1024)
+        return 8 * steps * self.rows_per_step(spec) * length if steps > 0 else None
 
     def pack(self, spec: StageSpec) -> tuple[int, bool] | None:
         """(tokens of a packed row, whether sequences are cut), or None."""

@@ -35,23 +35,23 @@ def check_tokenizers(own: Any, other: Any, edge: str) -> None:
     Raises:
         EdgeError: they differ in vocabulary, special tokens or chat template; the message says in what.
     """
+    problems = []
     if len(own) != len(other):
-        problem = f"vocabulary: {len(other)} tokens there, {len(own)} here"
-    elif own(SAMPLE)["input_ids"] != other(SAMPLE)["input_ids"]:
-        problem = "the same text gives other tokens"
+        problems.append(f"vocabulary: {len(other)} tokens there, {len(own)} here")
     elif own.get_vocab() != other.get_vocab():
-        problem = "the same number of tokens, but other ones"
-    else:
-        problem = ""
-        for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
-            here, there = getattr(own, name), getattr(other, name)
-            if here != there:
-                problem = f"{name}: {there!r} there, {here!r} here"
-        if own.chat_template != other.chat_template:
-            problem = "chat template: it differs"
-    if problem:
+        problems.append("vocabulary: the same number of tokens, but other ones")
+    elif own(SAMPLE)["input_ids"] != other(SAMPLE)["input_ids"]:
+        problems.append("the same text gives other tokens")
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        here, there = getattr(own, name), getattr(other, name)
+        if here != there:
+            problems.append(f"{name}: {there!r} there, {here!r} here")
+    if own.chat_template != other.chat_template:
+        problems.append("chat template: it differs")
+    if problems:
         raise EdgeError(
-            f"{edge}: {problem}; declare the change in the stage (model: {{add_tokens, chat_template}})"
+            f"{edge}: {'; '.join(problems)}; declare the change in the stage "
+            f"(model: {{add_tokens, chat_template}})"
         )
 
 
@@ -100,8 +100,8 @@ def check_reference(
     mean = total / max(count, 1)
     if is_start and abs(mean) > 1e-4:
         raise EdgeError(
-            f"{where}: the reference is to be the stage's own start, but KL(policy || reference) is {mean:.4g} "
-            f"before the first step: another model was loaded"
+            f"{where}: the reference is to be the stage's own start, but KL(policy || reference) is "
+            f"{mean:.4g} before the first step: another model was loaded"
         )
     if not is_start and own is not None and not _holds(bare_model(own), reference):
         raise EdgeError(
@@ -163,6 +163,9 @@ def eos_rate(
 
 def eos_note(before: float, after: float) -> str | None:
     """A warning when the model stops far less often than its parent did."""
-    if before - after >= EOS_FALL:
-        return f"EOS: {after:.0%} of sample answers end, {before:.0%} did before; the model may not stop any more"
+    if before - after >= EOS_FALL - 1e-9:
+        return (
+            f"EOS: {after:.0%} of sample answers end, {before:.0%} did before; "
+            f"the model may not stop any more"
+        )
     return None

@@ -55,7 +55,7 @@ class DPO(StageKind):
         return Encoded(kept, lengths)
 
     def trainer(self, material: Material) -> Any:
-        """DPOTrainer with its reference loaded from the declared stage's folder, or the adapter turned off."""
+        """DPOTrainer; its reference is loaded from the declared folder, or is the adapter turned off."""
         from peft import PeftModel
         from trl import DPOTrainer
 

@@ -26,8 +26,8 @@ def encode_rows(
     Returns: rows with `input_ids` and `labels`; those left without any label are dropped and counted.
     """
     done: list[Row] = []
-    dropped = 0
-    for row in rows:
+    numbers: list[int] = []
+    for number, row in enumerate(rows):
         if "messages" in row:
             input_ids, mask = encode_chat(tokenizer, row["messages"])
             if not assistant_only:
@@ -39,11 +39,12 @@ def encode_rows(
         if max_length is not None:
             input_ids, mask = input_ids[:max_length], mask[:max_length]
         if not any(mask[1:]):
-            dropped += 1
             continue
         labels = [token if kept else IGNORED for token, kept in zip(input_ids, mask, strict=True)]
         done.append({"input_ids": input_ids, "labels": labels})
-    return Encoded(done, [len(row["input_ids"]) for row in done], dropped)
+        numbers.append(number)
+    lengths = [len(row["input_ids"]) for row in done]
+    return Encoded(done, lengths, len(rows) - len(done), numbers)
 
 
 def encode_chat(tokenizer: Any, messages: list[dict[str, Any]]) -> tuple[list[int], list[int]]:
@@ -53,14 +54,15 @@ def encode_chat(tokenizer: Any, messages: list[dict[str, Any]]) -> tuple[list[in
     with the first EOS. So it needs no `{% generation %}` in the template.
 
     Raises:
-        DataError: no template; a template that rewrites earlier turns; a turn that does not end with EOS.
+        DataError: no template; a template that refuses the turns or rewrites earlier ones; a turn that
+            does not end with EOS.
     """
     if tokenizer.chat_template is None:
         raise DataError(
             "the tokenizer has no chat template, and these rows are chats; name one in the model config "
             "(chat_template: <file>.jinja)"
         )
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    text = _written(tokenizer, messages)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     input_ids: list[int] = encoded["input_ids"]
     offsets = encoded["offset_mapping"]
@@ -68,8 +70,8 @@ def encode_chat(tokenizer: Any, messages: list[dict[str, Any]]) -> tuple[list[in
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        start = _shared_start(tokenizer, messages[:turn], text, prompt=True)
-        end = _shared_start(tokenizer, messages[: turn + 1], text, prompt=False)
+        start = _end_of_prompt(tokenizer, messages, turn, text)
+        end = _end_of(tokenizer, messages[: turn + 1], text)
         ended = False
         for position, (left, right) in enumerate(offsets):
             if left >= start and right <= end and not ended:
@@ -77,21 +79,41 @@ def encode_chat(tokenizer: Any, messages: list[dict[str, Any]]) -> tuple[list[in
                 ended = input_ids[position] == tokenizer.eos_token_id
         if not ended:
             raise DataError(
-                f"the chat template ends the assistant's turn without the tokenizer's EOS {tokenizer.eos_token!r}: "
-                f"a model trained so would never stop; set eos_token or the template so that they agree"
+                f"the chat template ends the assistant's turn without the tokenizer's EOS "
+                f"{tokenizer.eos_token!r}: a model trained so would never stop; set eos_token or the "
+                f"template so that they agree"
             )
     return input_ids, mask
 
 
-def _shared_start(tokenizer: Any, messages: list[dict[str, Any]], text: str, prompt: bool) -> int:
-    before = (
-        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-        if messages
-        else ""
-    )
+def _written(tokenizer: Any, messages: list[dict[str, Any]], prompt: bool = False) -> str:
+    """What the template makes of the turns; `prompt`: with the header of the assistant's next one."""
+    from jinja2 import TemplateError
+
+    try:
+        return str(
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        )
+    except TemplateError as error:
+        roles = ", ".join(str(message["role"]) for message in messages)
+        raise DataError(f"the chat template refuses turns of {roles}: {error}") from None
+
+
+def _end_of_prompt(tokenizer: Any, messages: list[dict[str, Any]], turn: int, text: str) -> int:
+    """Where in `text` the assistant's own words of a turn begin."""
+    if turn:
+        return _end_of(tokenizer, messages[:turn], text, prompt=True)
+    # Templates cannot write no turns at all; the header is what a prompt adds to any turn.
+    first = _written(tokenizer, messages[:1])
+    header = _written(tokenizer, messages[:1], prompt=True)[len(first) :]
+    return max(text.find(header), 0) + len(header)
+
+
+def _end_of(tokenizer: Any, messages: list[dict[str, Any]], text: str, prompt: bool = False) -> int:
+    before = _written(tokenizer, messages, prompt)
     if not text.startswith(before):
         raise DataError(
-            "the chat template writes earlier turns differently once later ones follow, so the assistant's "
-            "tokens cannot be told apart; use a template that only appends"
+            "the chat template writes earlier turns differently once later ones follow, so the "
+            "assistant's tokens cannot be told apart; use a template that only appends"
         )
     return len(before)

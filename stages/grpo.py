@@ -1,12 +1,11 @@
 """Group-relative policy optimisation with verifiable rewards."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cpt.data import Row, RowFormat
 from cpt.errors import PlanError, RecipeError
-from cpt.recipe import StageSpec
+from cpt.recipe import StageSpec, folder_of
 from stages.base import Encoded, Material, StageKind
 from stages.dpo import encode_prompts
 from stages.rewards import check_reward, load_reward, reward_content
@@ -65,14 +64,14 @@ class GRPO(StageKind):
         return Encoded(rows, [len(ids) for ids in encode_prompts(rows, tokenizer, len(rows))])
 
     def trainer(self, material: Material) -> Any:
-        """GRPOTrainer; its reference is reloaded from `config._name_or_path`, so that is the declared folder."""
+        """GRPOTrainer; it reloads its reference from `config._name_or_path`: the declared folder."""
         from trl import GRPOTrainer
 
         from cpt.hooks.trainer import bare_model, hooked
 
         material.config.shuffle_dataset = False
         bare_model(material.model).config._name_or_path = str(material.reference)
-        folders = [Path(material.job.spec.file).parent] if material.job.spec.file else []
+        folders = [folder_of(material.job.spec.file)] if material.job.spec.file else []
         return hooked(GRPOTrainer)(
             model=material.model,
             reward_funcs=[load_reward(name, folders) for name in material.job.spec.rewards],

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cpt import stream
-from cpt.data import DataSpec, Row, as_dataset, load_rows
+from cpt.data import Row, as_dataset, load_rows
 from cpt.errors import DataError
 from cpt.hooks.base import Mixture
 from cpt.hooks.stack import HookStack
 from cpt.past import NUM_EXEMPLARS
 from cpt.recipe import StageSpec
-from stages.base import StageKind
+from stages.base import Encoded, StageKind
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,7 +40,8 @@ def supply(kind: StageKind, spec: StageSpec, seed: int, hooks: HookStack, tokeni
     Raises:
         DataError: no data, bad data, or nothing left after tokenising.
     """
-    fresh = [load_rows(data, kind.formats) for data in spec.data]
+    budget = hooks.ctx.most_characters
+    fresh = [load_rows(data, kind.formats, most_characters=budget) for data in spec.data]
     mixture = hooks.mix(Mixture([(rows.spec, rows.rows) for rows in fresh]))
     share_of_old = sum(old.share for old in mixture.old)
     if share_of_old >= 1:
@@ -56,7 +57,7 @@ def supply(kind: StageKind, spec: StageSpec, seed: int, hooks: HookStack, tokeni
     names = _unique([rows.spec.label for rows in fresh] + [old.name for old in mixture.old])
     shares = [rows.spec.weight / weights * (1 - share_of_old) for rows in fresh]
     shares += [old.share for old in mixture.old]
-    encoded = [kind.encode(rows.rows, tokenizer, spec) for rows in fresh]
+    encoded = [kind.encode(rows, tokenizer, spec) for _, rows in mixture.fresh]
     encoded += [kind.encode(old.rows, tokenizer, spec) for old in mixture.old]
     for name, part in zip(names, encoded, strict=True):
         if not part.rows:
@@ -69,6 +70,8 @@ def supply(kind: StageKind, spec: StageSpec, seed: int, hooks: HookStack, tokeni
             part.num_tokens if unit == "tokens" else [1] * len(part.rows),
             share,
             fresh=number < len(fresh),
+            # By place: what a source is called, or where it lies, is no part of the stage's id.
+            key=f"new {number}" if number < len(fresh) else name,
         )
         for number, (name, part, share) in enumerate(zip(names, encoded, shares, strict=True))
     ]
@@ -90,23 +93,21 @@ def supply(kind: StageKind, spec: StageSpec, seed: int, hooks: HookStack, tokeni
         if number < len(fresh):
             entry |= {"bad_rows": fresh[number].num_bad, "content": fresh[number].spec.content()}
             if fresh[number].num_bad:
-                notes.append(
-                    f"{name}: left out {fresh[number].num_bad} bad rows: {fresh[number].examples_of_bad[0]}"
-                )
+                example = fresh[number].examples_of_bad[0]
+                notes.append(f"{name}: left out {fresh[number].num_bad} bad rows: {example}")
         if part.num_dropped:
             notes.append(
                 f"{name}: left out {part.num_dropped} rows without a label after tokenising"
             )
         if mixed.epochs[number] > MANY_EPOCHS:
-            notes.append(
-                f"{name}: each row is seen {mixed.epochs[number]:.1f} times; it may be learnt by heart"
-            )
+            times = f"{mixed.epochs[number]:.1f} times"
+            notes.append(f"{name}: each row is seen {times}; it may be learnt by heart")
         description.append(entry)
     return Supply(
         train=train,
         held_out=_held_out(kind, spec, tokenizer),
         num_steps=num_steps,
-        exemplars=_exemplars([(data, rows) for data, rows in mixture.fresh], mixed, seed),
+        exemplars=_exemplars([rows for _, rows in mixture.fresh], encoded, mixed, seed),
         description=description,
         notes=notes,
     )
@@ -137,26 +138,20 @@ def _train_rows(
         chosen = [rows[source][row] for source, row in mixed.order]
         return mixed, as_dataset(chosen), len(chosen) // per_step
     size, split = packing
-    # Enough tokens that packing fills every row of the last step.
-    tokens = [
-        stream.Source(s.name, [len(row["input_ids"]) for row in part], s.share, s.fresh)
-        for s, part in zip(sources, rows, strict=True)
-    ]
-    if steps > 0:
-        amount = float(steps * per_step * size)
-    else:
-        fresh_tokens = sum(sum(s.amounts) / s.share * s.share for s in tokens if s.fresh) * epochs
-        amount = fresh_tokens / sum(s.share for s in tokens if s.fresh)
+    num_rows = len(stream.interleave(sources, seed, epochs=epochs).order) if steps < 1 else per_step
+    num_steps = steps
     while True:
-        mixed = stream.interleave(tokens, seed, amount=amount)
+        mixed = stream.interleave(sources, seed, rows=num_rows)
         chosen = [rows[source][row] for source, row in mixed.order]
         packed = stream.pack([len(row["input_ids"]) for row in chosen], size, split)
-        num_steps = steps if steps > 0 else max(1, -(-len(packed) // per_step))
-        missing = num_steps * per_step - len(packed) + 1
-        if missing <= 0:
+        num_steps = num_steps if num_steps > 0 else -(-len(packed) // per_step)
+        # The last row is not full yet, so that one more than is needed is made, and cut off.
+        if len(packed) > num_steps * per_step:
             break
-        amount += missing * size  # the last row is seldom full: one more than is needed, then cut
-    return mixed, _packed(chosen, packed[: num_steps * per_step]), num_steps
+        num_rows += max(1, num_rows // 4)
+    packed = packed[: num_steps * per_step]
+    mixed = stream.interleave(sources, seed, rows=packed[-1][-1][0] + 1)  # what was cut is not seen
+    return mixed, _packed(chosen, packed), num_steps
 
 
 def _packed(chosen: list[Row], packed: list[list[tuple[int, int, int]]]) -> "Dataset":
@@ -191,11 +186,11 @@ def _held_out(kind: StageKind, spec: StageSpec, tokenizer: Any) -> "Dataset | No
 
 
 def _exemplars(
-    fresh: list[tuple[DataSpec, list[Row]]], mixed: stream.Stream, seed: int
+    fresh: list[list[Row]], encoded: list[Encoded], mixed: stream.Stream, seed: int
 ) -> list[Row]:
     """A uniform sample of the new rows that the stage saw, in the order in which it saw them first."""
     seen = list(dict.fromkeys(pair for pair in mixed.order if pair[0] < len(fresh)))
     if len(seen) > NUM_EXEMPLARS:
         kept = sorted(random.Random(f"{seed}/exemplars").sample(range(len(seen)), NUM_EXEMPLARS))
         seen = [seen[index] for index in kept]
-    return [fresh[source][1][row] for source, row in seen if row < len(fresh[source][1])]
+    return [fresh[source][encoded[source].kept[row]] for source, row in seen]

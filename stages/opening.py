@@ -13,7 +13,7 @@ from stages.checks import check_tokenizers
 
 
 def start_folder(before: Past) -> str:
-    """The folder whose weights the stage starts from: the parent's, or those below an adapter it keeps apart."""
+    """Where the stage's first weights are: the parent's, or those below an adapter it keeps apart."""
     parent = before[-1]
     if parent.folder is None:
         return parent.checkpoint
@@ -29,11 +29,17 @@ def start_folder(before: Past) -> str:
 
 
 def checkpoint_of(name: str) -> str:
+    """The checkpoint in a stage folder; any other folder or hub id is one itself."""
     folder = Path(name)
     return str(folder / "checkpoint") if (folder / "manifest.json").is_file() else name
 
 
 def open_tokenizer(job: Job, before: Past, start: str) -> Any:
+    """The tokenizer of the stage's start, checked against those of all stages that it refers to.
+
+    Raises:
+        EdgeError: they differ, or it is not the one that the parent was trained with.
+    """
     trust = bool(job.load.get("trust_remote_code", False))
     tokenizer = checkpoint.load_tokenizer(start, trust)
     for role, name in job.roles.items():

@@ -62,6 +62,7 @@ def describe(
     seconds: Mapping[str, float],
     checks: dict[str, Any],
 ) -> manifest.Manifest:
+    """The manifest of a stage that is whole but for its name."""
     import torch
 
     final = job.output
@@ -99,7 +100,7 @@ def describe(
         },
         seconds=dict(seconds),
         num_steps=data.num_steps,
-        peak_memory_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        memory={"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024},
         checks={**checks, "tokenizer": tokenizer_digest(tokenizer)},
         notes=tuple(data.notes),
         files=checkpoint.digests(job.partial / "checkpoint"),

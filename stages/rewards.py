@@ -4,6 +4,7 @@ A reward is called as TRL calls it: keyword arguments `prompts`, `completions`, 
 column of the row, and returns one float per completion.
 """
 
+import ast
 import importlib
 import importlib.util
 import math
@@ -12,10 +13,12 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from cpt import ids
 from cpt.errors import CptError, RecipeError
+from cpt.recipe import folder_of
 from cpt.settings import did_you_mean
 
 Reward = Callable[..., list[float]]
@@ -64,27 +67,48 @@ def _last_number(text: str) -> float | None:
 
 
 def check_reward(name: str, where: str) -> None:
-    """Refuse an unknown name, or a module that cannot be found; the module is not run.
+    """Refuse an unknown name, or a function that is nowhere; the module is read and not run.
 
     Raises:
         RecipeError: with the nearest name.
     """
-    if ":" not in name:
+    module, colon, function = name.partition(":")
+    if not colon:
         if name not in REWARDS:
-            raise RecipeError(
-                f"{where}: rewards: no reward {name!r}{did_you_mean(name, REWARDS)}, or module:function"
-            )
+            hint = did_you_mean(name, REWARDS)
+            raise RecipeError(f"{where}: rewards: no reward {name!r}{hint}, or module:function")
         return
-    folder = Path(where.split(" with ")[0]).parent
-    if _source(name, [folder]) is None:
+    file = _source(name, [folder_of(where)])
+    if file is None:
         raise RecipeError(
-            f"{where}: rewards: {name!r}: no module {name.partition(':')[0]!r} beside the recipe or installed"
+            f"{where}: rewards: {name!r}: no module {module!r} beside the recipe or installed"
         )
+    known = _names_in(file)
+    if known is not None and function not in known:
+        hint = did_you_mean(function, (word for word in known if not word.startswith("_")))
+        raise RecipeError(f"{where}: rewards: {name!r}: {file} has no {function!r}{hint}")
+
+
+def _names_in(file: Path) -> set[str] | None:
+    """What a module defines or imports; None where `import *` hides it."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise RecipeError(f"{file}: is not Python: {error}") from None
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return None if "*" in names else names
 
 
 def reward_content(name: str, where: str) -> str:
     """What enters a stage's content address: the name, and the code of a person's own reward."""
-    source = _source(name, [Path(where.split(" with ")[0]).parent]) if ":" in name else None
+    source = _source(name, [folder_of(where)]) if ":" in name else None
     return f"{name}@{ids.sha256_file(source)[:12]}" if source else name
 
 
@@ -98,7 +122,8 @@ def _source(name: str, folders: Sequence[Path]) -> Path | None:
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         return None
-    return Path(found.origin) if found and found.origin else None
+    file = Path(found.origin or "") if found else None
+    return file if file and file.suffix == ".py" and file.is_file() else None
 
 
 def load_reward(name: str, folders: Sequence[Path]) -> Reward:
@@ -111,13 +136,33 @@ def load_reward(name: str, folders: Sequence[Path]) -> Reward:
         return _checked(name, REWARDS[name])
     module_name, _, attribute = name.partition(":")
     file = _source(name, folders)
-    for folder in folders:
-        if file and file.is_relative_to(folder) and str(folder) not in sys.path:
-            sys.path.insert(0, str(folder))
-    function = getattr(importlib.import_module(module_name), attribute, None)
+    if file is None:
+        raise RecipeError(
+            f"rewards: {name!r}: no module {module_name!r} beside the recipe or installed"
+        )
+    function = getattr(_module(module_name, file, folders), attribute, None)
     if not callable(function):
-        raise RecipeError(f"rewards: {name!r}: {module_name} has no function {attribute!r}")
+        raise RecipeError(f"rewards: {name!r}: {file} has no function {attribute!r}")
     return _checked(name, function)
+
+
+def _module(name: str, file: Path, folders: Sequence[Path]) -> ModuleType:
+    """Import a module from `file`, even where another recipe's module of that name was imported."""
+    for folder in folders:
+        if file.is_relative_to(folder) and str(folder.absolute()) not in sys.path:
+            sys.path.insert(0, str(folder.absolute()))
+    module = sys.modules.get(name)
+    if module is not None and Path(str(module.__file__)).resolve() == file.resolve():
+        return module
+    if "." in name:
+        return importlib.import_module(name)
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def _checked(name: str, function: Callable[..., Any]) -> Reward:
@@ -126,7 +171,7 @@ def _checked(name: str, function: Callable[..., Any]) -> Reward:
         completions = given["completions"]
         sample = repr(completions[0])[:200] if completions else "none"
         try:
-            values = function(**given)
+            values = list(function(**given))
         except CptError:
             raise
         except Exception as error:
@@ -135,12 +180,23 @@ def _checked(name: str, function: Callable[..., Any]) -> Reward:
             ) from error
         if len(values) != len(completions):
             raise CptError(
-                f"reward {name} gave {len(values)} values for {len(completions)} completions"
+                f"reward {name} gave {len(values)} values for {len(completions)} completions; "
+                f"first completion: {sample}"
             )
         for value, completion in zip(values, completions, strict=True):
-            if value is not None and math.isnan(value):
-                raise CptError(f"reward {name} is not a number for the completion {completion!r}")
-        return list(values)
+            if value is not None and not _is_finite(value):
+                raise CptError(
+                    f"reward {name} gave {value!r}, not a finite number, for the completion "
+                    f"{repr(completion)[:200]}"
+                )
+        return [value if value is None else float(value) for value in values]
 
     reward.__name__ = name.rpartition(":")[2]
     return reward
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError):
+        return False

@@ -18,7 +18,7 @@ from cpt.errors import StoreError
 from cpt.hooks import table
 from cpt.hooks.base import Hook, StageContext
 from cpt.hooks.stack import HookStack
-from cpt.past import Past
+from cpt.model_source import apply_change
 from cpt.store import Store, complete_checkpoints, replacing
 from cpt.world import World, current
 from stages import kind_of
@@ -26,202 +26,220 @@ from stages.base import Job, Material, StageKind
 from stages.checks import check_reference, check_vocabulary, eos_note, eos_rate
 from stages.material import Supply, supply
 from stages.opening import checkpoint_of, open_tokenizer, reference_loader, start_folder
+from stages.progress import replace_bars
 from stages.publish import describe, floats, history, write_lines
 from stages.trl_args import trl_config
 
 NUM_SAMPLES = 8
+#: What only an interrupted stage needs.
+LEFTOVERS = (
+    "trainer",
+    "trained",
+    "job.json",
+    "topology.json",
+    "checks.json",
+    "start.json",
+    "log.json",
+)
 
 
-def run(job: Job, say: Callable[[str], None]) -> tuple[Any, Any]:
+def set_seed(seed: int) -> None:
+    """Seed every generator, as transformers does."""
+    from transformers import set_seed as seed_all
+
+    seed_all(seed)
+
+
+def run(
+    job: Job,
+    say: Callable[[str], None],
+    check_accelerator: Callable[[Any], None] = lambda accelerator: None,
+) -> tuple[Any, Any]:
     """Train one stage and publish its folder, or continue where it was interrupted.
+
+    Args:
+        job: what to do.
+        say: told what happens.
+        check_accelerator: refuses processes other than those that were asked for.
 
     Returns: the model and the tokenizer, as they were saved.
     """
-    from transformers import set_seed
-
-    kind = kind_of(job.spec.kind, job.spec.file or job.name)
     world = current()
-    clock = _Clock()
-    partial = job.partial
     if world.is_main:
-        partial.mkdir(parents=True, exist_ok=True)
-        _check_topology(partial, job, world)
+        job.partial.mkdir(parents=True, exist_ok=True)
+        _check_topology(job.partial, job, world)
     world.barrier()
-    set_seed(job.seed)
-
-    before = (
-        past.of_folder(Path(job.parent))
-        if Path(job.parent).is_dir()
-        else past.of_checkpoint(job.parent)
-    )
-    start = start_folder(before)
-    tokenizer = open_tokenizer(job, before, start)
-    ctx = StageContext(job.name, kind.name, kind.formats, job.seed, world, start)
-    hooks = HookStack(build_hooks(job), ctx)
-    hooks.recall(before)
-    say(f"{job.name}: loading {before[-1].id}")
-    model = _open_model(job, start, tokenizer)
-    with world.main_first():
-        data = supply(kind, job.spec, job.seed, hooks, tokenizer)
-    samples = kind.prompts(data.exemplars, tokenizer, NUM_SAMPLES)
-    clock.lap("load")
-
-    if not (partial / "checkpoint").is_dir():
-        model = _trained(
-            job, kind, model, tokenizer, before, start, data, samples, hooks, world, clock, say
-        )
-    else:
-        model = checkpoint.load_model(str(partial / "checkpoint"), **job.load)
-    checks = _read_json(partial / "checks.json")
-    if kind.checks_eos and world.is_main:
-        checks["eos_rate_after"] = eos_rate(model, tokenizer, samples)
-        note = eos_note(checks.get("eos_rate_before", 0.0), checks["eos_rate_after"])
-        data.notes.extend([note] if note else [])
-    if world.is_main:
-        hooks.keep(partial / "memory")
-        write_lines(partial / past.EXEMPLARS, data.exemplars)
-        write_lines(partial / "metrics.jsonl", history(partial))
-        clock.lap("save")
-        describe(job, kind, before, data, hooks, world, clock.seconds, checks).write(partial)
-        for leftover in (
-            "trainer",
-            "trained",
-            "job.json",
-            "topology.json",
-            "checks.json",
-            "start.json",
-            "log.json",
-        ):
-            _remove(partial / leftover)
-        if job.store:
-            Store(job.store).publish(job.id)
-        else:
-            partial.rename(job.output)
-    world.barrier()
-    for note in data.notes:
+    stage = _StageRun(job, world, say, check_accelerator)
+    model = stage.finished()
+    for note in stage.data.notes:
         say(f"{job.name}: note: {note}")
-    return model, tokenizer
+    return model, stage.tokenizer
 
 
-def _open_model(job: Job, start: str, tokenizer: Any) -> Any:
-    from cpt.model_source import apply_change
+class _StageRun:
+    """One run of one stage: what it was opened with, and the parts in order."""
 
-    model = checkpoint.load_model(start, **job.load)
-    if job.spec.model:
-        apply_change(model, tokenizer, job.spec.model)
-    check_vocabulary(model, tokenizer, f"{job.name}: {start}")
-    return model
-
-
-def _trained(
-    job: Job,
-    kind: StageKind,
-    model: Any,
-    tokenizer: Any,
-    before: Past,
-    start: str,
-    data: Supply,
-    samples: list[list[int]],
-    hooks: HookStack,
-    world: World,
-    clock: "_Clock",
-    say: Callable[[str], None],
-) -> Any:
-    """Train, merge, and save `checkpoint/`; or load what was trained, and go on from there."""
-    from transformers import set_seed
-
-    partial = job.partial
-    use_cache, origin = model.config.use_cache, model.config._name_or_path
-    trained = partial / "trained"
-    resume = _newest(partial, world)
-    if kind.checks_eos and resume is None and not trained.is_dir() and world.is_main:
-        rate = eos_rate(model, tokenizer, samples)
-        ids.atomic_write(partial / "checks.json", json.dumps({"eos_rate_before": rate}))
-    set_seed(job.seed)
-    model = hooks.adapt(model)
-    if trained.is_dir():
-        _load_trained(trained, model, hooks)
-    else:
-        hooks.ctx.reference = reference_loader(model, before, start, job)
-        model = _train(job, kind, model, tokenizer, start, data, samples, resume, hooks, world, say)
-        if hooks.at("merge") and world.is_main:
-            _save_trained(trained, model, hooks)
-    clock.lap("train")
-    if hasattr(model, "peft_config") and world.is_main:
-        with replacing(partial / "adapter") as folder:
-            model.save_pretrained(folder, selected_adapters=["default"])
-    model = hooks.merge(model)
-    model.config.use_cache, model.config._name_or_path = use_cache, origin
-    clock.lap("merge")
-    if world.is_main:
-        with replacing(partial / "checkpoint") as folder:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            checkpoint.sync(folder)
-    world.barrier()
-    clock.lap("save")
-    return model
-
-
-def _train(
-    job: Job,
-    kind: StageKind,
-    model: Any,
-    tokenizer: Any,
-    start: str,
-    data: Supply,
-    samples: list[list[int]],
-    resume: str | None,
-    hooks: HookStack,
-    world: World,
-    say: Callable[[str], None],
-) -> Any:
-    from stages.progress import replace_bars
-
-    partial = job.partial
-    reference = checkpoint_of(job.roles["reference"]) if "reference" in job.roles else start
-    trainer = kind.trainer(
-        Material(
-            model,
-            tokenizer,
-            data.train,
-            data.held_out,
-            _config(kind, job, data, world),
-            reference,
-            start,
-            job,
+    def __init__(
+        self,
+        job: Job,
+        world: World,
+        say: Callable[[str], None],
+        check_accelerator: Callable[[Any], None],
+    ) -> None:
+        self.job, self.world, self.say = job, world, say
+        self.check_accelerator = check_accelerator
+        self.partial = job.partial
+        self.clock = _Clock()
+        self.kind = kind_of(job.spec.kind, job.spec.file or job.name)
+        is_folder = Path(job.parent).is_dir()
+        self.before = (
+            past.of_folder(Path(job.parent)) if is_folder else past.of_checkpoint(job.parent)
         )
-    )
-    _check_processes(trainer, job)
-    replace_bars(trainer, job.name, say, world.is_main)
-    trainer.attach(hooks, kind.loss_mask, kind.reduction, kind.sequences_per_row)
-    if resume is None and samples and _uses_reference(trainer, kind):
+        self.start = start_folder(self.before)
+        self.tokenizer = open_tokenizer(job, self.before, self.start)
+        ctx = StageContext(job.name, self.kind.name, self.kind.formats, job.seed, world, self.start)
+        ctx.most_characters = self.kind.most_characters(job.spec)
+        self.hooks = HookStack(build_hooks(job), ctx)
+        self.hooks.recall(self.before)
+        say(f"{job.name}: loading {self.before[-1].id}")
+        self.model = checkpoint.load_model(self.start, **job.load)
+        if job.spec.model:
+            apply_change(self.model, self.tokenizer, job.spec.model)
+        check_vocabulary(self.model, self.tokenizer, f"{job.name}: {self.start}")
+        with world.main_first():
+            self.data = supply(self.kind, job.spec, job.seed, self.hooks, self.tokenizer)
+        self.samples = self.kind.prompts(self.data.exemplars, self.tokenizer, NUM_SAMPLES)
+        self.clock.lap("load")
+
+    def finished(self) -> Any:
+        """Whatever is still to do: train, merge, save, publish."""
+        partial, job = self.partial, self.job
+        if (partial / "checkpoint").is_dir():
+            self.model = checkpoint.load_model(str(partial / "checkpoint"), **job.load)
+        else:
+            self._merge(self._trained())
+        if self.world.is_main:
+            if not (partial / "manifest.json").is_file():
+                self._describe()
+            for leftover in LEFTOVERS:
+                _remove(partial / leftover)
+            if job.store:
+                Store(job.store).publish(job.id)
+            else:
+                partial.rename(job.output)
+        self.world.barrier()
+        return self.model
+
+    def _trained(self) -> Any:
+        """The model after its last step: trained now, or before the interruption."""
+        job, folder = self.job, self.partial / "trained"
+        resume = _newest(self.partial, self.world)
+        if self.kind.checks_eos and resume is None and not folder.is_dir() and self.world.is_main:
+            self._note_check("eos_rate_before", eos_rate(self.model, self.tokenizer, self.samples))
+        set_seed(job.seed)
+        model = self.hooks.adapt(self.model)
+        if folder.is_dir():
+            _load_trained(folder, model, self.hooks)
+        else:
+            self.hooks.ctx.reference = reference_loader(model, self.before, self.start, job)
+            model = self._train(model, resume)
+            if self.hooks.at("merge") and self.world.is_main:
+                _save_trained(folder, model, self.hooks)
+        self.clock.lap("train")
+        return model
+
+    def _train(self, model: Any, resume: str | None) -> Any:
+        """Every optimizer step that is left."""
+        job, data = self.job, self.data
+        config = _config(self.kind, job, data, self.world)
+        named = job.roles.get("reference")
+        reference = checkpoint_of(named) if named else self.start
+        trainer = self.kind.trainer(
+            Material(
+                model, self.tokenizer, data.train, data.held_out, config, reference, self.start, job
+            )
+        )
+        self.check_accelerator(trainer.accelerator)
+        replace_bars(trainer, job.name, self.say, self.world.is_main)
+        kind = self.kind
+        trainer.attach(self.hooks, kind.loss_mask, kind.reduction, kind.sequences_per_row)
+        if resume is None:
+            self._look_before(trainer, reference)
+        else:
+            step = Path(resume).name.removeprefix("checkpoint-")
+            self.say(f"{job.name}: continuing at step {step} of {data.num_steps}")
+        trainer.train(resume_from_checkpoint=resume)
+        if self.world.is_main:
+            ids.atomic_write(self.partial / "log.json", json.dumps(trainer.state.log_history))
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        # Optimizer states, reference models and graphs go before the merge and the probes.
+        trainer.optimizer = trainer.lr_scheduler = trainer.ref_model = None
+        trainer.accelerator.free_memory()
+        gc.collect()
+        return trained
+
+    def _look_before(self, trainer: Any, reference: str) -> None:
+        """Check the reference and measure held-out loss before the first step."""
+        if self.samples and _uses_reference(trainer, self.kind):
+            where = f"{self.job.name}: reference"
+            is_start = reference == self.start
+            divergence = check_reference(trainer, reference, is_start, self.samples, where)
+            self._note_check("kl_to_reference_at_start", divergence)
+        if self.data.held_out is not None:
+            with frozen_random():
+                first = trainer.evaluate()
+            trainer.state.log_history.clear()
+            if self.world.is_main:
+                start = {"step": 0, **floats(first)}
+                ids.atomic_write(self.partial / "start.json", json.dumps(start))
+
+    def _merge(self, trained: Any) -> None:
+        """Averages, adapters, interpolation; then `checkpoint/`, and `adapter/` beside it."""
+        if hasattr(trained, "peft_config") and self.world.is_main:
+            with replacing(self.partial / "adapter") as folder:
+                trained.save_pretrained(folder, selected_adapters=["default"])
+        config = checkpoint.load_config(self.start, bool(self.job.load.get("trust_remote_code")))
+        self.model = self.hooks.merge(trained)
+        # What trainers change for their own sake is no property of the checkpoint.
+        self.model.config.use_cache = getattr(config, "use_cache", True)
+        self.model.config._name_or_path = config._name_or_path
+        self.clock.lap("merge")
+        if self.world.is_main:
+            with replacing(self.partial / "checkpoint") as folder:
+                self.model.save_pretrained(folder)
+                self.tokenizer.save_pretrained(folder)
+                checkpoint.sync(folder)
+        self.world.barrier()
+        self.clock.lap("save")
+
+    def _describe(self) -> None:
+        """Exemplars, curves, memory and, last, the manifest."""
+        partial = self.partial
+        if self.kind.checks_eos:
+            after = eos_rate(self.model, self.tokenizer, self.samples)
+            self._note_check("eos_rate_after", after)
+            note = eos_note(_read_json(partial / "checks.json").get("eos_rate_before", 0.0), after)
+            self.data.notes.extend([note] if note else [])
+        self.hooks.keep(partial / "memory")
+        write_lines(partial / past.EXEMPLARS, self.data.exemplars)
+        write_lines(partial / "metrics.jsonl", history(partial))
+        self.clock.lap("save")
         checks = _read_json(partial / "checks.json")
-        where = f"{job.name}: reference"
-        checks["kl_to_reference_at_start"] = check_reference(
-            trainer, reference, reference == start, samples, where
-        )
-        if world.is_main:
-            ids.atomic_write(partial / "checks.json", json.dumps(checks))
-    if data.held_out is not None and resume is None:
-        with frozen_random():
-            first = trainer.evaluate()
-        trainer.state.log_history.clear()
-        if world.is_main:
-            ids.atomic_write(partial / "start.json", json.dumps({"step": 0, **floats(first)}))
-    if resume:
-        say(
-            f"{job.name}: continuing at step {Path(resume).name.removeprefix('checkpoint-')} of {data.num_steps}"
-        )
-    trainer.train(resume_from_checkpoint=resume)
-    if world.is_main:
-        ids.atomic_write(partial / "log.json", json.dumps(trainer.state.log_history))
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    # Optimizer states, reference models and graphs go before the merge and the probes.
-    trainer.optimizer = trainer.lr_scheduler = trainer.ref_model = None
-    trainer.accelerator.free_memory()
-    gc.collect()
-    return model
+        describe(
+            self.job,
+            self.kind,
+            self.before,
+            self.data,
+            self.hooks,
+            self.world,
+            self.clock.seconds,
+            checks,
+        ).write(partial)
+
+    def _note_check(self, name: str, value: float) -> None:
+        if self.world.is_main:
+            checks = {**_read_json(self.partial / "checks.json"), name: value}
+            ids.atomic_write(self.partial / "checks.json", json.dumps(checks))
 
 
 def _save_trained(folder: Path, model: Any, hooks: HookStack) -> None:
@@ -294,15 +312,6 @@ def _config(kind: StageKind, job: Job, data: Supply, world: World) -> Any:
     return config
 
 
-def _check_processes(trainer: Any, job: Job) -> None:
-    actual = trainer.accelerator.num_processes
-    if actual != job.num_processes:
-        raise StoreError(
-            f"{job.name}: asked for {job.num_processes} processes and got {actual}; "
-            f"start it through cpt run, or accelerate launch with a config of configs/accelerate"
-        )
-
-
 def _check_topology(partial: Path, job: Job, world: World) -> None:
     """An interrupted stage continues on as many processes as it began with."""
     file = partial / "topology.json"
@@ -311,8 +320,8 @@ def _check_topology(partial: Path, job: Job, world: World) -> None:
         began = json.loads(file.read_text())
         if began != own:
             raise StoreError(
-                f"{partial.name}: began on {began['backend']} with {began['size']} processes and would continue on "
-                f"{job.backend} with {world.size}; use the same, or --restart to begin this stage anew"
+                f"{partial.name}: began on {began['backend']} with {began['size']} processes and would "
+                f"continue on {job.backend} with {world.size}; use the same, or --restart to begin anew"
             )
     ids.atomic_write(file, json.dumps(own))
 

@@ -11,8 +11,13 @@ os.environ.update(
     OMP_NUM_THREADS="1",
 )
 
+import json
+import multiprocessing
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -93,3 +98,165 @@ def tiny_model(tiny_folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(tiny_folder)
+
+
+# --- chains: real processes that need not import torch anew -----------------------------------------
+
+SMOKE = Path(__file__).parent.parent / "recipes" / "smoke"
+
+# What a chain imports, in the process that all others are forked from.
+PRELOAD = [
+    "launch.chain",
+    "launch.stage",
+    "stages.run",
+    "trl.trainer.sft_trainer",
+    "trl.trainer.dpo_trainer",
+    "trl.trainer.grpo_trainer",
+    "peft",
+    "lm_eval.evaluator",
+    "lm_eval.tasks",
+    "eval.harness",
+    "eval.report.write",
+    "transformers.models.llama.modeling_llama",
+]
+
+ENTRY = """
+import importlib, os, sys
+output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+os.dup2(output, 1)
+os.dup2(output, 2)
+exec(code, {"__name__": "before"})
+sys.exit(importlib.import_module(module).main(arguments))
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended (-9: killed), and all that it wrote."""
+
+    code: int
+    output: str
+
+
+class Running:
+    """A process under way."""
+
+    def __init__(self, process: Any, log: Path) -> None:
+        self.process, self.log = process, log
+
+    @property
+    def output(self) -> str:
+        """What it wrote so far."""
+        return self.log.read_text() if self.log.is_file() else ""
+
+    def wait(self, seconds: float = 240) -> Ended:
+        """Its end; a process that takes longer is killed, and that is a failure."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            raise AssertionError(f"still running after {seconds} s:\n{self.output}")
+        return Ended(int(self.process.exitcode), self.output)
+
+
+class Processes:
+    """Starts `cpt` and `launch.stage` in processes of their own, forked from one that has imported all.
+
+    Each is a real process, with its own signals and exit code. `code` runs in it before anything else: a test
+    puts its injected crash there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.number = folder, 0
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOAD)
+
+    def start(
+        self, *arguments: str | Path, code: str = "", module: str = "launch.cli"
+    ) -> Running:
+        """Start `module.main(arguments)`."""
+        from launch.quiet import VARIABLES
+
+        self.number += 1
+        log = self.folder / f"{self.number}.log"
+        given = {
+            "log": str(log),
+            "code": code,
+            "module": module,
+            "arguments": [str(argument) for argument in arguments],
+        }
+        process = self.context.Process(target=exec, args=(ENTRY, given), daemon=True)
+        with mock.patch.dict(os.environ, VARIABLES):
+            process.start()
+        return Running(process, log)
+
+    def run(self, *arguments: str | Path, code: str = "", module: str = "launch.cli") -> Ended:
+        """Start and wait."""
+        return self.start(*arguments, code=code, module=module).wait()
+
+    def smoke(self, runs: Path, *more: str, code: str = "") -> Ended:
+        """Run the smoke chain in a runs folder."""
+        return self.run("run", SMOKE / "chain.yaml", *more, "--runs", runs, code=code)
+
+
+class Finished:
+    """A runs folder with a whole smoke chain in it; read only."""
+
+    def __init__(self, runs: Path, output: str) -> None:
+        self.runs, self.output = runs, output
+        tree = json.loads((runs / "chains" / "smoke" / "chain.json").read_text())
+        self.ids: dict[str, str] = {node["name"]: node["id"] for node in tree["nodes"]}
+
+    def stage(self, name: str) -> Path:
+        """A stage's folder."""
+        return self.runs / "stages" / self.ids[name]
+
+    def copy(self, runs: Path, until: str = "grpo") -> Path:
+        """A runs folder in which the chain is finished up to `until`."""
+        for name, stage_id in self.ids.items():
+            shutil.copytree(self.stage(name), runs / "stages" / stage_id, symlinks=True)
+            if name == until:
+                break
+        return runs
+
+    def assert_equal(self, runs: Path, *names: str) -> None:
+        """What the stages of another runs folder left equals what was left here, bit for bit.
+
+        Weights, adapters, exemplars and probe outcomes; in the curves all but times.
+        """
+        for name in names or self.ids:
+            for file in ("checkpoint/model.safetensors", "exemplars.jsonl"):
+                if (self.stage(name) / file).exists():
+                    other = runs / "stages" / self.ids[name] / file
+                    assert (self.stage(name) / file).read_bytes() == other.read_bytes(), (name, file)
+            own, other = (folder / "stages" / self.ids[name] for folder in (self.runs, runs))
+            assert without_times(own) == without_times(other), name
+
+
+def without_times(stage: Path) -> tuple[list[Any], dict[str, Any]]:
+    """A stage's curves and probe cells, without what a clock put there."""
+    curves = []
+    if (stage / "metrics.jsonl").is_file():
+        for line in (stage / "metrics.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            clocks = ("runtime", "per_second", "preparation_time", "step_time")
+            curves.append({k: v for k, v in row.items() if not k.endswith(clocks)})
+    cells = {}
+    for file in (stage / "probes").glob("*.json"):
+        for name, cell in json.loads(file.read_text())["probes"].items():
+            cells[f"{file.name}/{name}"] = {k: v for k, v in cell.items() if k != "seconds"}
+    return curves, cells
+
+
+@pytest.fixture(scope="session")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Processes:
+    return Processes(tmp_path_factory.mktemp("logs"))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, processes: Processes) -> Finished:
+    """The one uninterrupted smoke chain that all tests compare with."""
+    runs = tmp_path_factory.mktemp("finished") / "runs"
+    ended = processes.smoke(runs)
+    assert ended.code == 0, ended.output
+    return Finished(runs, ended.output)

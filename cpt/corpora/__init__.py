@@ -25,6 +25,7 @@ _DEFAULT_SOURCE: dict[str, str | None] = {"general": None, "python_code": "stdli
 class Builder(Protocol):
     """What the module of a builder offers."""
 
+    VERSION: int
     VIEWS: tuple[str, ...]
 
     def sources(self, source: str | None) -> tuple[list[Path], Path]:
@@ -40,12 +41,10 @@ def view_names(builder: str) -> tuple[str, ...]:
 
 
 def fingerprint_of(builder: str, source: str | None = None) -> str:
-    """Hash of the builder's code and of the files it reads: equal hashes, equal views."""
-    module, source = _builder(builder), _source(builder, source)
-    files, root = module.sources(source)
-    here = Path(__file__).parent
-    code = fingerprint(sorted(here.glob("*.py")), here)
-    return short_hash([builder, code, fingerprint(files, root)], 16)
+    """Hash of the builder's version and of the files it reads: equal hashes, equal views."""
+    module = _builder(builder)
+    files, root = module.sources(_source(builder, source))
+    return short_hash([builder, module.VERSION, fingerprint(files, root)], 16)
 
 
 def views(builder: str, source: str | None = None) -> Path:
@@ -56,7 +55,11 @@ def views(builder: str, source: str | None = None) -> Path:
     Raises:
         DataError: no such builder, or a source that cannot be used.
     """
-    folder = cache_dir() / "corpora" / f"{builder}-{fingerprint_of(builder, source)}"
+    # The code's own hash is in the folder's name, not in ids: editing a comment retrains nothing.
+    here = Path(__file__).parent
+    code = fingerprint(sorted(here.glob("*.py")), here)
+    name = f"{builder}-{short_hash([fingerprint_of(builder, source), code], 16)}"
+    folder = cache_dir() / "corpora" / name
     if folder.is_dir():
         return folder
     rows = _builder(builder).build(_source(builder, source))

@@ -7,9 +7,10 @@ trained on: countries, numbers, words and files are shared out first.
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cpt.corpora import english, formats, prose, world
-from cpt.corpora.shares import Row, chat, choice, cut, order, without_copies
+from cpt.corpora import english, formats, prose, sense, world
+from cpt.corpora.shares import Row, chat, choice, cut, order, table_rows, without_copies
 
+VERSION = 1  # raised when the same sources would give other rows
 VIEWS = (
     "chat",
     "chat_validation",
@@ -60,7 +61,7 @@ def _others(right: str, pool: Sequence[str], salt: str, number: int = 3) -> list
 
 def _facts() -> tuple[list[Row], list[Row]]:
     """Capitals, continents, languages and cities: probed countries, and other ones to rehearse."""
-    countries = world.rows(world.COUNTRIES)
+    countries = table_rows(world.COUNTRIES)
     probed, trained = cut(countries, 0.65, "countries")
     by_continent: dict[str, list[str]] = {}
     for name, _, continent, _ in countries:
@@ -77,7 +78,7 @@ def _facts() -> tuple[list[Row], list[Row]]:
         if continent in continents:
             asked = f"{name} is a country in"
             items.append(choice(asked, continent, _others(continent, continents, asked)))
-    cities = world.rows(world.CITIES)
+    cities = table_rows(world.CITIES)
     probed_cities, trained_cities = cut(cities, 0.65, "cities")
     single = [name for _, name in cities if " " not in name]
     for city, name in probed_cities:
@@ -142,7 +143,7 @@ def _sum_chat(kind: str, a: int, b: int) -> Row:
 
 def _sense() -> tuple[list[Row], list[Row]]:
     """Everyday knowledge as the end of a sentence."""
-    probed, trained = cut(world.rows(world.SENSE), 0.85, "sense")
+    probed, trained = cut(table_rows(sense.SENSE), 0.85, "sense")
     items = [choice(start, right, wrong.split(",")) for start, right, wrong in probed]
     chats = [
         chat(f"Complete the sentence: {start}", f"{start} {right}.") for start, right, _ in trained

@@ -15,6 +15,7 @@ from cpt.corpora.signatures import Function
 from cpt.corpora.source import Source, find, split
 from cpt.errors import DataError
 
+VERSION = 1  # raised when the same sources would give other rows
 VIEWS = (
     "documents",
     "documents_validation",

@@ -13,6 +13,11 @@ _WORD = re.compile(r"\w+")
 GRAM = 13  # words in a row that count as a copy (Brown et al. 2020, arXiv:2005.14165, appendix C)
 
 
+def table_rows(table: str) -> list[list[str]]:
+    """Rows of a table in the source, one a line, cells split at `|`."""
+    return [line.split("|") for line in table.strip().splitlines()]
+
+
 def order(items: Iterable[T], salt: str) -> list[T]:
     """Items in an order that looks random, is the same everywhere, and hardly moves by one more."""
     return sorted(items, key=lambda item: hashlib.sha256(f"{salt}\0{item!r}".encode()).hexdigest())

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from cpt.params import View
-    from cpt.tokens import Tokens
+    from cpt.tokens import OutputHead, Tokens
 
 Need = Literal["logits", "parameters", "gradients", "adapter"]
 Evidence = Literal["production-validated", "academic"]
@@ -46,7 +46,7 @@ POINTS = ("recall", "mix", "adapt", "penalty", "pull", "project", "track", "merg
 class Reference(Protocol):
     """A frozen earlier stage, prepared for the backend."""
 
-    head: Any
+    head: "OutputHead"
 
     def hidden(self, forward: Mapping[str, Any]) -> "Tensor":
         """Last hidden states [B, T, H] for the arguments of the trainer's own forward."""
@@ -67,6 +67,7 @@ class StageContext:
         start: folder whose weights the stage starts from.
         reference: loads an earlier stage, frozen, for the backend.
         log: records a number under a name for the next logged step.
+        most_characters: of a streamed data set, what the stage can use at most.
     """
 
     stage: str
@@ -78,6 +79,7 @@ class StageContext:
     step: int = 0
     reference: Callable[[PastStage], Reference] | None = None
     log: Callable[[str, float], None] = lambda name, value: None
+    most_characters: int | None = None
 
 
 @dataclass

@@ -47,6 +47,8 @@ class EMA(Hook):
         for name, weights, _ in view.shards():
             if name not in self.mean:
                 self.mean[name] = torch.zeros_like(weights, dtype=torch.float32)
+            # What an interruption brought back lies on the CPU.
+            self.mean[name] = self.mean[name].to(weights.device)
             self.mean[name].lerp_(weights.float(), 1 - self.decay)
 
     def merge(self, model: "PreTrainedModel", ctx: StageContext) -> "PreTrainedModel":

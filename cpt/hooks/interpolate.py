@@ -33,15 +33,23 @@ class Interpolate(Hook):
 
     of: str = "previous"
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.7
-    past: Any = field(default=None, init=False, repr=False)
+    earlier: Any = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.of == "all":
+            raise ValueError("`of` names one earlier stage, and `all` names several")
 
     def recalls(self) -> tuple[str, ...]:
         """The earlier stage."""
         return (self.of,)
 
     def recall(self, past: Past, ctx: StageContext) -> None:
-        """Remember where the earlier stage is."""
-        self.past = past
+        """Remember where the earlier stage is.
+
+        Raises:
+            HookError: there is no such stage.
+        """
+        (self.earlier,) = past.select(self.of)
 
     def merge(self, model: "PreTrainedModel", ctx: StageContext) -> "PreTrainedModel":
         """Blend in place, one tensor at a time.
@@ -55,8 +63,8 @@ class Interpolate(Hook):
 
         from cpt.checkpoint import load_model
 
-        assert self.past is not None
-        stage = self.past.select(self.of)[-1]
+        stage = self.earlier
+        assert stage is not None
         earlier = dict(
             load_model(
                 stage.checkpoint, dtype=str(model.dtype).removeprefix("torch.")
@@ -72,7 +80,8 @@ class Interpolate(Hook):
             )
         with torch.no_grad():
             for name, parameter in own.items():
-                # a + alpha (b - a) is exact at both ends only in this form.
-                blend = (1 - self.alpha) * earlier[name].float() + self.alpha * parameter.float()
-                parameter.copy_(earlier[name] if self.alpha == 0 else blend.to(parameter.dtype))
+                before = earlier[name].to(parameter.device)
+                blend = (1 - self.alpha) * before.float() + self.alpha * parameter.float()
+                # 1 * a + 0 * b is not a where b is infinite.
+                parameter.copy_(before if self.alpha == 0 else blend.to(parameter.dtype))
         return model

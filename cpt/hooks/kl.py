@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from cpt.errors import HookError
 from cpt.hooks.base import Hook, Need, StageContext
 from cpt.past import Past
 
@@ -39,33 +40,51 @@ class KL(Hook):
     of: str = "previous"
     beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
     direction: Literal["reverse", "forward"] = "reverse"
+    earlier: Any = field(default=None, init=False, repr=False)
     reference: Any = field(default=None, init=False, repr=False)
-    past: Any = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.of == "all":
+            raise ValueError("`of` names one earlier stage, and `all` names several")
 
     def recalls(self) -> tuple[str, ...]:
         """The reference."""
         return (self.of,)
 
     def recall(self, past: Past, ctx: StageContext) -> None:
-        """Remember where the reference is; it is loaded when the model is there."""
-        self.past = past
+        """Remember where the reference is; it is loaded when the model is there.
+
+        Raises:
+            HookError: there is no such stage.
+        """
+        (self.earlier,) = past.select(self.of)
 
     def penalty(self, model: "nn.Module", tokens: "Tokens", ctx: StageContext) -> "Tensor | None":
-        """This micro-batch's part of beta * mean KL."""
+        """This micro-batch's part of beta * mean KL.
+
+        Raises:
+            HookError: the reference has another vocabulary.
+        """
         if self.beta == 0:
             return None
         import torch
 
-        from cpt.tokens import token_kl
+        from cpt.tokens import OutputHead, token_kl
 
+        head = OutputHead(model)
         if self.reference is None:
-            assert self.past is not None
+            assert self.earlier is not None
             assert ctx.reference is not None
-            self.reference = ctx.reference(self.past.select(self.of)[-1])
+            reference = ctx.reference(self.earlier)
+            if reference.head.num_tokens != head.num_tokens:
+                raise HookError(
+                    f"kl: {self.earlier.name} has {reference.head.num_tokens} tokens and {ctx.stage} "
+                    f"{head.num_tokens}; name an earlier stage with the same vocabulary in `of`"
+                )
+            self.reference = reference
         assert tokens.hidden is not None
         with torch.no_grad():
             reference_hidden = self.reference.hidden(tokens.forward)
-        head = model.get_output_embeddings()  # type: ignore[operator]
         return self.beta * token_kl(
             tokens.hidden,
             head,

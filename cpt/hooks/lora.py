@@ -33,7 +33,7 @@ class Lora(Hook):
     order: ClassVar[int] = 1
 
     rank: Annotated[int, Field(ge=1)] = 16
-    alpha: Annotated[float, Field(gt=0)] = 32.0
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 32.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     targets: str | list[str] = field(default="all-linear")
     after: Literal["merge", "keep"] = "merge"
@@ -42,27 +42,20 @@ class Lora(Hook):
         """Wrap the model; only the adapter trains.
 
         Raises:
-            HookError: the targets match no module, or the output head.
+            HookError: a target is no linear layer, or the output head.
         """
         from peft import LoraConfig, get_peft_model
 
-        if self.targets != "all-linear":
-            names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-            targets = [self.targets] if isinstance(self.targets, str) else self.targets
-            missing = [target for target in targets if target.rpartition(".")[2] not in names]
-            if missing or "lm_head" in targets:
-                word = missing[0] if missing else "lm_head"
-                reason = (
-                    "matches no module" if missing else "cannot carry an adapter with a fused loss"
-                )
-                raise HookError(
-                    f"lora: target {word!r} {reason}; the model has: {', '.join(sorted(names)[:30])}"
-                )
+        targets = self.targets
+        if targets != "all-linear":
+            # PEFT takes a text as a regular expression, a list as names.
+            targets = [targets] if isinstance(targets, str) else targets
+            _check_targets(model, targets)
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type]
             lora_dropout=self.dropout,
-            target_modules=self.targets,
+            target_modules=targets,
             task_type="CAUSAL_LM",
         )
         return get_peft_model(model, config)  # type: ignore[return-value]
@@ -73,3 +66,31 @@ class Lora(Hook):
             safe_merge=True, adapter_names=["default"]
         )
         return merged
+
+
+def _check_targets(model: "PreTrainedModel", targets: list[str]) -> None:
+    """Refuse what PEFT would match with nothing, or with a layer that cannot carry an adapter."""
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    modules = dict(model.named_modules())
+    linear = sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in modules.items()
+            if isinstance(module, nn.Linear) and module is not head
+        }
+    )
+    for target in targets:
+        found = [
+            module for name, module in modules.items() if f".{name}".endswith(f".{target}") and name
+        ]
+        if not found:
+            problem = "matches no module"
+        elif any(module is head for module in found):
+            problem = "is the output head, which cannot carry an adapter below a fused loss"
+        elif not all(isinstance(module, nn.Linear) for module in found):
+            problem = f"is no linear layer but a {type(found[0]).__name__}"
+        else:
+            continue
+        raise HookError(f"lora: targets: {target!r} {problem}; the model has: {', '.join(linear)}")

@@ -62,7 +62,9 @@ class Replay(Hook):
         if self.share == 0:
             return
         if self.source is not None:
-            self.rows = load_rows(self.source, ctx.formats).rows
+            self.rows = load_rows(
+                self.source, ctx.formats, most_characters=ctx.most_characters
+            ).rows
             return
         stages = past.select(self.of or "previous")
         self.rows = [row for stage in stages for row in stage.rows()]

@@ -16,7 +16,7 @@ from cpt.errors import HookError
 from cpt.hooks.stack import HookStack
 from cpt.params import View
 from cpt.store import MARK, complete_checkpoints
-from cpt.tokens import Tokens
+from cpt.tokens import OutputHead, Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -280,7 +280,7 @@ class FrozenReference:
 
     def __init__(self, model: Any) -> None:
         self.model = model.requires_grad_(False).eval()
-        self.head = model.get_output_embeddings()
+        self.head = OutputHead(model)
 
     def hidden(self, forward: Mapping[str, Any]) -> "Tensor":
         """Last hidden states [B, T, H]."""
@@ -293,7 +293,7 @@ class AdapterOff:
 
     def __init__(self, peft_model: Any) -> None:
         self.peft_model = peft_model
-        self.head = bare_model(peft_model).get_output_embeddings()
+        self.head = OutputHead(bare_model(peft_model))
 
     def hidden(self, forward: Mapping[str, Any]) -> "Tensor":
         """Last hidden states [B, T, H] with the adapter disabled and dropout off."""

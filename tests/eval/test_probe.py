@@ -13,6 +13,7 @@ import numpy
 import pytest
 import torch
 import yaml
+from lm_eval.tasks import TaskManager
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -23,9 +24,12 @@ from transformers import (
 )
 
 from cpt.errors import ProbeError
+from eval import harness
 from eval.compare import changes
+from eval.harness import Model
 from eval.matrix import read_matrix, read_row
 from eval.probe import probe_checkpoint, probe_model, result_path, write_result
+from eval.progress import Meter
 from eval.suite import Suite, load_suite, materialise
 
 TEMPLATE = (
@@ -266,6 +270,31 @@ def test_another_model_gives_another_row(loaded: tuple[Any, Any], tmp_path: Path
     rows = [read_row(path.parts[-3], "x", path, suite.hash) for path in (before, after)]
     (change,) = changes(rows[0], rows[1], 0.0)
     assert change.verdict == "regressed"
+
+
+def test_logits_only_where_needed_change_no_likelihood(loaded: tuple[Any, Any]) -> None:
+    model = Model(
+        *loaded, batch_size=3, max_length=12, accelerator=None, sharded=False, meter=Meter(None)
+    )
+    assert model.takes_logits_to_keep
+    context = [5, 6, 7, 0, 0]
+    pairs = [(context, [9]), (context, [0]), (context, [9, 8, 7]), ([5], [0, 0]), ([5], [0])]
+    pairs += [([*range(2, 20)], [30, 0, 31]), ([4], [*range(3, 14)])]
+    requests = [((str(i), ""), *pair) for i, pair in enumerate(pairs)]
+    short = model._loglikelihood_tokens(requests)
+    model.takes_logits_to_keep = False
+    whole = model._loglikelihood_tokens(requests)
+    assert [s[0] for s in short] == pytest.approx([w[0] for w in whole], rel=1e-5)
+    assert [s[1] for s in short] == [w[1] for w in whole]
+
+
+def test_a_task_that_lm_eval_does_not_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(harness, "_task_manager", lambda folder: TaskManager(None, tmp_path, False))
+    (tmp_path / "arc.yaml").write_text("task: arc_easy\ndataset_path: none\n")
+    with pytest.raises(ProbeError, match="lm-eval has no task 'arc_esy'; did you mean 'arc_easy'"):
+        harness.load_tasks("arc", "arc_esy", None)
 
 
 def test_a_limit_is_honoured_and_changes_the_hash(loaded: tuple[Any, Any], tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Every hook on two processes (DDP over gloo) against one; a launch costs seconds, so there is one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny_stages import TinyStages, Trained, difference, read
+from tests.two_processes import run_on_two
+
+pytestmark = pytest.mark.chain
+
+# Gradients are summed in another order; 4 steps of plain gradient descent in fp32.
+ROUNDING = 2e-6
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A stage that was trained on one process and on two."""
+
+    one: Trained
+    two: Trained
+    ranks: list[dict[str, Any]]
+
+
+def _stages(stages: TinyStages) -> dict[str, tuple[str, list[dict[str, Any]], dict[str, Any]]]:
+    replay = {"replay": {"of": "pretrain", "share": 0.25}}
+    kl = {"kl": {"of": "base", "beta": 0.5}}
+    general = {"replay": {"source": stages.data("general"), "share": 0.25}}
+    blend = {"interpolate": {"of": "base", "alpha": 0.5}}
+    return {
+        "sft": ("sft", [replay, kl, {"ema": {"decay": 0.5}}], {"checkpoint_every": 2}),
+        "pretrain": ("pretrain", [general], {}),
+        "dpo with an adapter": ("dpo", [{"lora": {"rank": 2}}, kl], {"checkpoint_every": 2}),
+        "dpo": ("dpo", [kl, blend], {}),
+        "grpo": ("grpo", [kl], {}),
+    }
+
+
+@pytest.fixture(scope="module")
+def pairs(stages: TinyStages, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
+    wanted = _stages(stages)
+    jobs = {
+        name: stages.job(kind, hooks, num_processes=2, micro_batch=2, **settings)
+        for name, (kind, hooks, settings) in wanted.items()
+    }
+    ranks = run_on_two(list(jobs.values()), tmp_path_factory.mktemp("two"))
+    one = {
+        name: stages.train(stages.job(kind, hooks, micro_batch=4, **settings))
+        for name, (kind, hooks, settings) in wanted.items()
+        if kind != "grpo"  # every process samples its own completions
+    }
+    return {
+        name: Pair(one.get(name, read(job)), read(job), said)
+        for (name, job), said in zip(jobs.items(), ranks, strict=True)
+    }
+
+
+OFFLINE = ["sft", "pretrain", "dpo with an adapter", "dpo"]
+
+
+@pytest.mark.parametrize("name", [*OFFLINE, "grpo"])
+def test_ranks_stay_equal_to_the_bit(name: str, pairs: dict[str, Pair]) -> None:
+    first, second = pairs[name].ranks
+    assert {first["rank"], second["rank"]} == {0, 1}
+    assert first["weights"] == second["weights"]
+    assert pairs[name].two.manifest["world"]["size"] == 2
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_two_processes_train_what_one_trains(name: str, pairs: dict[str, Pair]) -> None:
+    pair = pairs[name]
+    assert difference(pair.one.weights, pair.two.weights) < ROUNDING
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_hooks_and_losses_log_the_same(name: str, pairs: dict[str, Pair]) -> None:
+    pair = pairs[name]
+    for one, two in zip(pair.one.log, pair.two.log, strict=True):
+        for key in one:
+            if key == "loss" or key.startswith("hook/"):
+                assert two[key] == pytest.approx(one[key], rel=1e-5), key
+
+
+def test_the_stream_does_not_depend_on_the_number_of_processes(pairs: dict[str, Pair]) -> None:
+    for name in OFFLINE:
+        assert pairs[name].one.manifest["data"] == pairs[name].two.manifest["data"]
+
+
+def test_terms_of_sampled_completions_are_finite(pairs: dict[str, Pair]) -> None:
+    log = pairs["grpo"].two.log
+    assert len(log) == 4
+    assert all(0 < row["hook/kl"] < 10 for row in log)
+
+
+def test_the_adapter_of_two_processes_is_kept(pairs: dict[str, Pair]) -> None:
+    folder: Path = pairs["dpo with an adapter"].two.job.output / "adapter"
+    assert (folder / "adapter_model.safetensors").is_file()

@@ -1,0 +1,216 @@
+"""Killed with SIGKILL at each grain and at random moments, a chain ends with the weights of one that was not."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.chain
+
+SMOKE = Path(__file__).parent.parent / "recipes" / "smoke"
+ROOT = SMOKE.parent.parent
+ORDER = ("base", "pretrain", "sft", "dpo", "grpo")
+NUM_KILLS = int(os.environ.get("CPT_TEST_KILLS", "3"))
+
+KILL = """
+import os, signal
+
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def then_die(function, when=lambda *args: True):
+    def dying(*args, **kwargs):
+        result = function(*args, **kwargs)
+        if when(*args):
+            die()
+        return result
+    return dying
+"""
+# Where a stage is killed, in the order in which it gets there; each run continues the one before.
+MOMENTS = {
+    "after the first checkpoint": """
+from cpt.hooks.trainer import _Hooks
+_Hooks._save_checkpoint = then_die(_Hooks._save_checkpoint)
+""",
+    "in the middle of writing a checkpoint": """
+import transformers
+transformers.Trainer._save_checkpoint = then_die(transformers.Trainer._save_checkpoint)
+""",
+    "after training": """
+import stages.run
+stages.run._StageRun._trained = then_die(stages.run._StageRun._trained)
+""",
+    "in the middle of writing the checkpoint": """
+import cpt.checkpoint
+cpt.checkpoint.sync = die
+""",
+    "before the manifest": """
+import stages.run
+stages.run.write_lines = then_die(stages.run.write_lines)
+""",
+    "before publishing": """
+import stages.run
+stages.run._remove = then_die(stages.run._remove)
+""",
+    "after publishing": """
+from cpt.store import Store
+Store.publish = then_die(Store.publish)
+""",
+    "while probing": """
+import eval.probe
+eval.probe.write_result = die
+""",
+    "while reporting": """
+import eval.report.write
+eval.report.write.write_report = die
+""",
+}
+
+
+@pytest.mark.parametrize("stage", ORDER[1:])
+def test_a_stage_killed_at_every_grain_continues_and_ends_the_same(
+    finished: Any, processes: Any, tmp_path: Path, stage: str
+) -> None:
+    runs = finished.copy(tmp_path / "runs", until=ORDER[ORDER.index(stage) - 1])
+    partial = runs / "stages" / f"{finished.ids[stage]}.partial"
+    for moment, code in MOMENTS.items():
+        had_checkpoint = sorted(partial.glob("trainer/checkpoint-*/COMPLETE"))
+        was_trained = (partial / "checkpoint").is_dir() or (partial / "trained").is_dir()
+        ended = processes.smoke(runs, "--until", stage, code=KILL + code)
+        assert ended.code == -signal.SIGKILL, f"{moment}:\n{ended.output}"
+        if moment == "in the middle of writing a checkpoint":
+            assert len(had_checkpoint) == 1
+            assert len(list(partial.glob("trainer/checkpoint-*"))) == 2  # the newer one has no mark
+        was_published = "publish" in moment and moment.startswith("after")
+        if was_trained or was_published or moment.startswith("while"):
+            assert f"{stage}: step" not in ended.output, f"{moment}: trained again"
+        elif had_checkpoint:
+            assert f"{stage}: continuing at step 2 of" in ended.output or (
+                f"{stage}: continuing at step {4 if stage in ('pretrain', 'sft') else 2}"
+                in ended.output
+            ), moment
+            assert f"{stage}: step 1/" not in ended.output
+        assert all(f"{other}: step" not in ended.output for other in ORDER if other != stage)
+    ended = processes.smoke(runs, "--until", stage)
+    assert ended.code == 0, ended.output
+    assert ": step" not in ended.output
+    assert not partial.exists()
+    left = {path.name for path in (runs / "stages" / finished.ids[stage]).iterdir()}
+    assert left == {path.name for path in finished.stage(stage).iterdir()}
+    finished.assert_equal(runs, stage)
+
+
+def test_a_base_killed_half_way_is_made_anew(
+    finished: Any, processes: Any, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    for code in (
+        "import cpt.model_source; cpt.model_source.apply_change = die",
+        "from cpt.manifest import Manifest; Manifest.write = die",
+        "from cpt.store import Store; Store.publish = die",
+    ):
+        ended = processes.smoke(runs, "probes=null", "--until", "base", code=KILL + code)
+        assert ended.code == -signal.SIGKILL, ended.output
+        assert not (runs / "stages" / finished.ids["base"]).exists()
+    assert processes.smoke(runs, "--until", "base").code == 0
+    finished.assert_equal(runs, "base")
+
+
+def num_files(runs: Path) -> int:
+    """How many files and folders the stages have; what a running chain makes it grow by."""
+    return sum(1 for _ in (runs / "stages").rglob("*")) if runs.exists() else 0
+
+
+def is_over(process: Any) -> bool:
+    if isinstance(process, subprocess.Popen):
+        return process.poll() is not None
+    return process.process.exitcode is not None
+
+
+def wait_for(process: Any, is_so: Any, seconds: float = 120) -> None:
+    """Until something is so, or the process is over."""
+    until = time.monotonic() + seconds
+    while not is_over(process) and not is_so():
+        assert time.monotonic() < until, "no progress"
+        time.sleep(0.005)
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_weights(
+    finished: Any, processes: Any, tmp_path: Path
+) -> None:
+    """Moments count in files that appear, not in seconds, so that they fall everywhere in the run.
+
+    Kills are spread over the whole chain: the n-th of N waits for stage n * 4 / N. The first process is a
+    cold `python -m launch.cli`, the others are forked from one that has imported everything.
+    """
+    dice = random.Random(int(os.environ.get("CPT_TEST_SEED", "17")))
+    runs = tmp_path / "runs"
+    places = []
+    for number in range(NUM_KILLS):
+        begun = ORDER[1 + number * 4 // NUM_KILLS]
+        partial = runs / "stages" / f"{finished.ids[begun]}.partial"
+        if number == 0:
+            arguments = ["run", str(SMOKE / "chain.yaml"), "--runs", str(runs)]
+            process: Any = subprocess.Popen(
+                [sys.executable, "-m", "launch.cli", *arguments],
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            pid = process.pid
+        else:
+            process = processes.start("run", SMOKE / "chain.yaml", "--runs", runs)
+            pid = process.process.pid
+        done = runs / "stages" / finished.ids[begun]
+        wait_for(process, lambda p=partial, d=done: p.exists() or d.exists())
+        goal = num_files(runs) + dice.randint(0, 30)
+        wait_for(process, lambda g=goal: num_files(runs) >= g)
+        time.sleep(dice.choice([0.0, 0.0, 0.01, 0.1, 0.5, 1.5]))
+        places.append("over" if is_over(process) else state(runs, finished.ids))
+        os.kill(pid, signal.SIGKILL)
+        process.wait()
+    print(*places, sep="\n")  # shown with -s, and when it fails
+    ended = processes.smoke(runs)
+    assert ended.code == 0, ended.output
+    left = {path.name for path in (runs / "stages").iterdir()}
+    assert left == set(finished.ids.values())
+    finished.assert_equal(runs)
+
+
+def state(runs: Path, ids: dict[str, str]) -> str:
+    """What is there, for people."""
+    names = {stage_id: name for name, stage_id in ids.items()}
+    parts = []
+    for folder in sorted((runs / "stages").iterdir()):
+        if folder.name.endswith(".partial"):
+            inside = sorted(path.name for path in folder.iterdir())
+            checkpoints = sorted(path.name for path in folder.glob("trainer/*"))
+            parts.append(f"{names[folder.name.removesuffix('.partial')]}: {inside} {checkpoints}")
+    return "; ".join(parts) or f"between stages: {len(list((runs / 'stages').iterdir()))} done"
+
+
+def test_a_checkpoint_without_our_mark_is_not_used(
+    finished: Any, processes: Any, tmp_path: Path
+) -> None:
+    """transformers writes checkpoints in place: one that is half there looks like any other."""
+    runs = finished.copy(tmp_path / "runs", until="pretrain")
+    code = KILL + (
+        "from cpt.hooks.trainer import _Hooks\n"
+        "_Hooks._save_checkpoint = then_die(_Hooks._save_checkpoint)\n"
+    )
+    assert processes.smoke(runs, "--until", "sft", code=code).code == -signal.SIGKILL
+    trainer = runs / "stages" / f"{finished.ids['sft']}.partial" / "trainer"
+    half = shutil.copytree(trainer / "checkpoint-2", trainer / "checkpoint-4")
+    (half / "COMPLETE").unlink()
+    (half / "model.safetensors").write_bytes(b"half")
+    ended = processes.smoke(runs, "--until", "sft")
+    assert ended.code == 0, ended.output
+    assert "sft: continuing at step 2 of 6" in ended.output
+    finished.assert_equal(runs, "sft")

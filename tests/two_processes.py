@@ -1,0 +1,83 @@
+"""Runs stages on two CPU processes that talk through gloo; a launch costs seconds, so it runs many.
+
+`python -m tests.two_processes FILE` is what every process executes; FILE has one job per line.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.base import Job
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 120.0
+
+
+def run_on_two(jobs: Sequence[Job], folder: Path) -> list[list[dict[str, Any]]]:
+    """Run jobs one after the other, in one launch.
+
+    Returns: for each job what each rank says of it; see `report`.
+    """
+    from launch.backend import accelerate_command, backend, environment
+    from launch.stage import job_to_json
+
+    file = folder / "jobs.jsonl"
+    file.write_text("".join(job_to_json(job) + "\n" for job in jobs))
+    ddp = backend("ddp")
+    command = accelerate_command(ddp, "tests.two_processes", [str(file)], num_processes=2)
+    added = environment(ddp) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with (folder / "output.txt").open("w+") as output:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **added},
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            # A rank that waits for another one waits for ever.
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if code != 0:
+            output.seek(0)
+            what = f"did not end in {SECONDS:g} s" if code is None else f"ended with {code}"
+            raise AssertionError(f"two processes: {what}\n{output.read()[-6000:]}")
+    ranks = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    return [list(job) for job in zip(*ranks, strict=True)]
+
+
+def report(model: Any) -> dict[str, Any]:
+    """A digest of the weights in this process's memory."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+    return {"rank": int(os.environ["RANK"]), "weights": digest.hexdigest()}
+
+
+def main(file: Path) -> None:
+    import stages.run as runner
+    from launch.stage import job_from_json
+
+    runner.NUM_SAMPLES = 2
+    said = []
+    for line in file.read_text().splitlines():
+        model, _ = runner.run(job_from_json(line), lambda sentence: None)
+        said.append(report(model))
+    (file.parent / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
