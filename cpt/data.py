@@ -203,9 +203,10 @@ class Rows:
 
 def format_of(row: Row) -> RowFormat | None:
     """Which of TRL's formats a row has, by its columns."""
-    for name in ("preference", "messages", "prompt", "text"):
-        if all(column in row for column in REQUIRED[name]):  # type: ignore[index]
-            return name  # type: ignore[return-value]
+    order: tuple[RowFormat, ...] = ("preference", "messages", "prompt", "text")
+    for name in order:
+        if all(column in row for column in REQUIRED[name]):
+            return name
     return None
 
 

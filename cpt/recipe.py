@@ -56,7 +56,7 @@ class StageSpec(Settings):
         default=None, ge=1, description="steps between checkpoints"
     )
     seed: int | None = Field(default=None, ge=0)
-    file: str = Field(default="", alias=FILE, exclude=True, repr=False)
+    file: str = Field(default="", alias="<file>", exclude=True, repr=False)
 
     @field_validator("data", mode="before")
     @classmethod
@@ -90,7 +90,7 @@ class Recipe(Settings):
     baseline: Literal["naive"] | None = Field(
         default=None, description="naive: the chain without hooks"
     )
-    file: str = Field(default="", alias=FILE, exclude=True, repr=False)
+    file: str = Field(default="", alias="<file>", exclude=True, repr=False)
 
     @model_validator(mode="after")
     def _graph(self) -> "Recipe":
@@ -131,7 +131,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
         )
     problems: list[str] = []
     files: dict[str, str] = {}
-    stages = tree.get("stages")
+    stages: Any = tree.get("stages")
     for name, stage in stages.items() if isinstance(stages, dict) else ():
         try:
             stages[name], files[name] = _stage(stage, path.parent, f"{path}: stages.{name}")
@@ -329,7 +329,7 @@ def _absolute(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Resolve what looks like a local path against the folder of the file that says it."""
     done = dict(config)
     for key in _PATHS:
-        value = config.get(key)
+        value: Any = config.get(key)
         values = value if isinstance(value, list) else [value]
         if all(isinstance(item, str) and looks_local(item) for item in values):
             resolved = [str(_local(item, folder)) for item in values]

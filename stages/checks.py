@@ -21,7 +21,7 @@ def check_vocabulary(
     Raises:
         EdgeError: the tokenizer knows more tokens than the model.
     """
-    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise EdgeError(
             f"{where}: the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings; "

@@ -21,7 +21,7 @@ from cpt.errors import CptError, RecipeError
 from cpt.recipe import folder_of
 from cpt.settings import did_you_mean
 
-Reward = Callable[..., list[float]]
+Reward = Callable[..., Sequence[float | None]]
 
 
 def exact_match(completions: Sequence[Any], answer: Sequence[Any], **_: Any) -> list[float]:
@@ -122,8 +122,8 @@ def _source(name: str, folders: Sequence[Path]) -> Path | None:
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         return None
-    file = Path(found.origin or "") if found else None
-    return file if file and file.suffix == ".py" and file.is_file() else None
+    origin = Path(found.origin or "") if found else Path()
+    return origin if origin.suffix == ".py" and origin.is_file() else None
 
 
 def load_reward(name: str, folders: Sequence[Path]) -> Reward:
@@ -167,7 +167,7 @@ def _module(name: str, file: Path, folders: Sequence[Path]) -> ModuleType:
 
 def _checked(name: str, function: Callable[..., Any]) -> Reward:
     @wraps(function)
-    def reward(**given: Any) -> list[float]:
+    def reward(**given: Any) -> list[float | None]:
         completions = given["completions"]
         sample = repr(completions[0])[:200] if completions else "none"
         try:
@@ -189,7 +189,7 @@ def _checked(name: str, function: Callable[..., Any]) -> Reward:
                     f"reward {name} gave {value!r}, not a finite number, for the completion "
                     f"{repr(completion)[:200]}"
                 )
-        return [value if value is None else float(value) for value in values]
+        return [None if value is None else float(value) for value in values]
 
     reward.__name__ = name.rpartition(":")[2]
     return reward

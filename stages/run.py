@@ -6,7 +6,6 @@ Each part leaves a trace in `<id>.partial`, and an interrupted stage continues b
 
 import gc
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,16 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from cpt import checkpoint, ids, past
-from cpt.errors import StoreError
 from cpt.hooks import table
 from cpt.hooks.base import Hook, StageContext
 from cpt.hooks.stack import HookStack
 from cpt.model_source import apply_change
-from cpt.store import Store, complete_checkpoints, replacing
+from cpt.store import Store, replacing
 from cpt.world import World, current
 from stages import kind_of
 from stages.base import Job, Material, StageKind
 from stages.checks import check_reference, check_vocabulary, eos_note, eos_rate
+from stages.interruption import (
+    check_topology,
+    load_trained,
+    newest_checkpoint,
+    remove_leftovers,
+    save_trained,
+)
 from stages.material import Supply, supply
 from stages.opening import checkpoint_of, open_tokenizer, reference_loader, start_folder
 from stages.progress import replace_bars
@@ -31,16 +36,6 @@ from stages.publish import describe, floats, history, write_lines
 from stages.trl_args import trl_config
 
 NUM_SAMPLES = 8
-#: What only an interrupted stage needs.
-LEFTOVERS = (
-    "trainer",
-    "trained",
-    "job.json",
-    "topology.json",
-    "checks.json",
-    "start.json",
-    "log.json",
-)
 
 
 def set_seed(seed: int) -> None:
@@ -67,7 +62,7 @@ def run(
     world = current()
     if world.is_main:
         job.partial.mkdir(parents=True, exist_ok=True)
-        _check_topology(job.partial, job, world)
+        check_topology(job.partial, job, world)
     world.barrier()
     stage = _StageRun(job, world, say, check_accelerator)
     model = stage.finished()
@@ -121,8 +116,7 @@ class _StageRun:
         if self.world.is_main:
             if not (partial / "manifest.json").is_file():
                 self._describe()
-            for leftover in LEFTOVERS:
-                _remove(partial / leftover)
+            remove_leftovers(partial)
             if job.store:
                 Store(job.store).publish(job.id)
             else:
@@ -133,18 +127,18 @@ class _StageRun:
     def _trained(self) -> Any:
         """The model after its last step: trained now, or before the interruption."""
         job, folder = self.job, self.partial / "trained"
-        resume = _newest(self.partial, self.world)
+        resume = newest_checkpoint(self.partial, self.world)
         if self.kind.checks_eos and resume is None and not folder.is_dir() and self.world.is_main:
             self._note_check("eos_rate_before", eos_rate(self.model, self.tokenizer, self.samples))
         set_seed(job.seed)
         model = self.hooks.adapt(self.model)
         if folder.is_dir():
-            _load_trained(folder, model, self.hooks)
+            load_trained(folder, model, self.hooks)
         else:
             self.hooks.ctx.reference = reference_loader(model, self.before, self.start, job)
             model = self._train(model, resume)
             if self.hooks.at("merge") and self.world.is_main:
-                _save_trained(folder, model, self.hooks)
+                save_trained(folder, model, self.hooks)
         self.clock.lap("train")
         return model
 
@@ -242,29 +236,6 @@ class _StageRun:
             ids.atomic_write(self.partial / "checks.json", json.dumps(checks))
 
 
-def _save_trained(folder: Path, model: Any, hooks: HookStack) -> None:
-    from safetensors.torch import save_file, save_model
-
-    with replacing(folder) as partial:
-        save_model(model, str(partial / "model.safetensors"))
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in hooks.state_dict().items()},
-            str(partial / "hooks.safetensors"),
-        )
-
-
-def _load_trained(folder: Path, model: Any, hooks: HookStack) -> None:
-    from safetensors.torch import load_file, load_model
-
-    missing, unexpected = load_model(model, str(folder / "model.safetensors"), strict=False)
-    odd = [name for name in (*missing, *unexpected) if ".ref." not in name]
-    if odd:
-        raise StoreError(
-            f"{folder}: does not fit the stage's model ({odd[0]}); remove it, and the stage trains again"
-        )
-    hooks.load_state_dict(load_file(str(folder / "hooks.safetensors")))
-
-
 def build_hooks(job: Job) -> list[Hook]:
     """The stage's hooks, fresh."""
     return [
@@ -312,32 +283,6 @@ def _config(kind: StageKind, job: Job, data: Supply, world: World) -> Any:
     return config
 
 
-def _check_topology(partial: Path, job: Job, world: World) -> None:
-    """An interrupted stage continues on as many processes as it began with."""
-    file = partial / "topology.json"
-    own = {"backend": job.backend, "size": world.size}
-    if file.is_file() and complete_checkpoints(partial / "trainer"):
-        began = json.loads(file.read_text())
-        if began != own:
-            raise StoreError(
-                f"{partial.name}: began on {began['backend']} with {began['size']} processes and would "
-                f"continue on {job.backend} with {world.size}; use the same, or --restart to begin anew"
-            )
-    ids.atomic_write(file, json.dumps(own))
-
-
-def _newest(partial: Path, world: World) -> str | None:
-    """The newest complete trainer checkpoint; those without our mark are removed."""
-    if world.is_main:
-        complete = {folder for _, folder in complete_checkpoints(partial / "trainer")}
-        for folder in (partial / "trainer").glob("checkpoint-*"):
-            if folder not in complete:
-                shutil.rmtree(folder)
-    world.barrier()
-    found = complete_checkpoints(partial / "trainer")
-    return str(found[-1][1]) if found else None
-
-
 def _uses_reference(trainer: Any, kind: StageKind) -> bool:
     return "reference" in kind.roles and (kind.name == "dpo" or float(trainer.args.beta) != 0)
 
@@ -364,10 +309,3 @@ def frozen_random() -> Iterator[None]:
         torch.set_rng_state(state[2])
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -171,9 +171,7 @@ class Processes:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
 
-    def start(
-        self, *arguments: str | Path, code: str = "", module: str = "launch.cli"
-    ) -> Running:
+    def start(self, *arguments: str | Path, code: str = "", module: str = "launch.cli") -> Running:
         """Start `module.main(arguments)`."""
         from launch.quiet import VARIABLES
 
@@ -228,7 +226,10 @@ class Finished:
             for file in ("checkpoint/model.safetensors", "exemplars.jsonl"):
                 if (self.stage(name) / file).exists():
                     other = runs / "stages" / self.ids[name] / file
-                    assert (self.stage(name) / file).read_bytes() == other.read_bytes(), (name, file)
+                    assert (self.stage(name) / file).read_bytes() == other.read_bytes(), (
+                        name,
+                        file,
+                    )
             own, other = (folder / "stages" / self.ids[name] for folder in (self.runs, runs))
             assert without_times(own) == without_times(other), name
 

@@ -264,7 +264,9 @@ class TestBaseline:
         entry = manifest(runs / "stages" / ids["sft"])
         assert entry["hooks"] == []
         assert not any(part["replayed"] for part in entry["data"])
-        assert not any(key.startswith("hook/") for row in rows(runs / "stages" / ids["sft"]) for key in row)
+        assert not any(
+            key.startswith("hook/") for row in rows(runs / "stages" / ids["sft"]) for key in row
+        )
         assert "smoke-naive" in (folder / "report.md").read_text()
         report = light("report", "smoke", "--against", "smoke-naive", "--runs", runs)
         assert report.returncode == 0, report.stderr

@@ -107,9 +107,7 @@ def test_a_stage_killed_at_every_grain_continues_and_ends_the_same(
     finished.assert_equal(runs, stage)
 
 
-def test_a_base_killed_half_way_is_made_anew(
-    finished: Any, processes: Any, tmp_path: Path
-) -> None:
+def test_a_base_killed_half_way_is_made_anew(finished: Any, processes: Any, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for code in (
         "import cpt.model_source; cpt.model_source.apply_change = die",

@@ -51,9 +51,7 @@ class TinyStages:
         _write_data(self.root)
         self.base = self._make_base()
         self.pretrain = self.train(self.job("pretrain", parent=self.base, learning_rate=1.0)).job
-        self.sft = self.train(
-            self.job("sft", parent=self.pretrain.output, learning_rate=1.0)
-        ).job
+        self.sft = self.train(self.job("sft", parent=self.pretrain.output, learning_rate=1.0)).job
 
     def data(self, name: str) -> dict[str, Any]:
         """A data config."""

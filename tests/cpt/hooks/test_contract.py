@@ -82,14 +82,10 @@ def test_every_hook_of_the_table_has_a_case() -> None:
 @pytest.mark.parametrize("hook", HOOKS)
 class TestEveryHook:
     def test_unknown_setting_is_refused(self, hook: str) -> None:
-        with pytest.raises(
-            RecipeError, match=rf"sft.yaml: hooks.{hook}: there is no 'strenght_'"
-        ):
+        with pytest.raises(RecipeError, match=rf"sft.yaml: hooks.{hook}: there is no 'strenght_'"):
             table.build(hook, {**CASES[hook].on, "strenght_": 1}, "sft.yaml")
 
-    def test_first_stage_trains_or_is_refused_clearly(
-        self, hook: str, stages: TinyStages
-    ) -> None:
+    def test_first_stage_trains_or_is_refused_clearly(self, hook: str, stages: TinyStages) -> None:
         job = stages.job("sft", [hook], parent=stages.base, max_steps=1)  # type: ignore[list-item]
         refusal = CASES[hook].first_stage_refuses
         if refusal:

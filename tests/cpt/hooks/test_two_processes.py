@@ -32,7 +32,11 @@ def _stages(stages: TinyStages) -> dict[str, tuple[str, list[dict[str, Any]], di
     return {
         "sft": ("sft", [replay, kl, {"ema": {"decay": 0.5}}], {"checkpoint_every": 2}),
         "pretrain": ("pretrain", [general], {}),
-        "dpo with an adapter": ("dpo", [{"lora": {"rank": 2}}, kl], {"checkpoint_every": 2}),
+        "dpo with an adapter": (
+            "dpo",
+            [{"lora": {"rank": 2}}, kl],
+            {"checkpoint_every": 2, "learning_rate": 0.1},
+        ),
         "dpo": ("dpo", [kl, blend], {}),
         "grpo": ("grpo", [kl], {}),
     }

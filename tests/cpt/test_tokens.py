@@ -1,0 +1,178 @@
+"""KL over the vocabulary, exact, in chunks that nobody keeps."""
+
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cpt.tokens import OutputHead, token_kl
+
+Direction = Literal["reverse", "forward"]
+DIRECTIONS: list[Direction] = ["reverse", "forward"]
+WIDTH, VOCABULARY = 5, 37
+
+
+@pytest.fixture
+def given() -> dict[str, Any]:
+    """Hidden states of two models of unlike width, their heads, and weights with holes; float64."""
+    torch.manual_seed(1)
+    weight = torch.rand(3, 11, dtype=torch.float64)
+    weight[0, :4] = 0
+    weight[2] = 0
+    return {
+        "student_hidden": torch.randn(3, 11, WIDTH, dtype=torch.float64, requires_grad=True),
+        "student_head": nn.Linear(WIDTH, VOCABULARY, bias=False).double(),
+        "reference_hidden": torch.randn(3, 11, WIDTH + 2, dtype=torch.float64),
+        "reference_head": nn.Linear(WIDTH + 2, VOCABULARY, bias=False).double(),
+        "weight": weight,
+    }
+
+
+def direct(given: dict[str, Any], direction: Direction) -> Tensor:
+    """sum_bt weight * KL from whole [B, T, V] probabilities."""
+    p = torch.softmax(given["student_head"](given["student_hidden"]), dim=-1)
+    q = torch.softmax(given["reference_head"](given["reference_hidden"]).detach(), dim=-1)
+    if direction == "forward":
+        p, q = q, p
+    return ((p * (p / q).log()).sum(-1) * given["weight"]).sum()
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("chunk", [1, 6, 18, 19, 256])
+def test_equals_the_direct_sum(given: dict[str, Any], direction: Direction, chunk: int) -> None:
+    # 18 positions count: chunks that end before, at and behind the last one.
+    assert int((given["weight"] != 0).sum()) == 18
+    value = token_kl(**given, direction=direction, chunk=chunk)
+    # Log-probabilities are fp32 inside.
+    assert float(value) == pytest.approx(float(direct(given, direction)), rel=2e-6)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_gradient_equals_autograd_of_the_direct_sum(
+    given: dict[str, Any], direction: Direction
+) -> None:
+    of = [given["student_hidden"], given["student_head"].weight]
+    exact = torch.autograd.grad(direct(given, direction), of)
+    chunked = torch.autograd.grad(token_kl(**given, direction=direction, chunk=7), of)
+    for one, other in zip(exact, chunked, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+    assert given["reference_head"].weight.grad is None
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_gradient_of_the_logits_is_the_closed_form(
+    given: dict[str, Any], direction: Direction
+) -> None:
+    """forward: w (p - q); reverse: w p (log p - log q - KL)."""
+    logits = torch.randn(1, 4, VOCABULARY, dtype=torch.float64, requires_grad=True)
+    other = torch.randn(1, 4, VOCABULARY, dtype=torch.float64)
+    weight = torch.tensor([[0.5, 1.0, 0.25, 2.0]], dtype=torch.float64)
+    value = token_kl(logits, nn.Identity(), other, nn.Identity(), weight, direction)
+    (gradient,) = torch.autograd.grad(value, logits)
+    p, q = logits.detach().softmax(-1), other.softmax(-1)
+    ratio = p.log() - q.log()
+    closed = p - q if direction == "forward" else p * (ratio - (p * ratio).sum(-1, keepdim=True))
+    torch.testing.assert_close(gradient, closed * weight[..., None], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_equal_models_have_no_divergence_and_no_gradient(direction: Direction) -> None:
+    hidden = torch.randn(2, 5, WIDTH, requires_grad=True)
+    head = nn.Linear(WIDTH, VOCABULARY)
+    value = token_kl(hidden, head, hidden.detach(), head, torch.ones(2, 5), direction)
+    (gradient,) = torch.autograd.grad(value, hidden)
+    assert float(value) == pytest.approx(0.0, abs=1e-6)
+    assert float(gradient.abs().max()) < 1e-6
+
+
+def test_positions_of_weight_zero_cost_nothing_and_get_nothing(given: dict[str, Any]) -> None:
+    before = token_kl(**given, direction="reverse")
+    (gradient,) = torch.autograd.grad(before, given["student_hidden"])
+    ignored = given["weight"] == 0
+    assert gradient[ignored].eq(0).all()
+    assert gradient[~ignored].ne(0).any(-1).all()
+    changed = {**given, "student_hidden": given["student_hidden"].detach().clone()}
+    changed["student_hidden"][ignored] = float("nan")
+    assert torch.equal(token_kl(**changed, direction="reverse"), before)
+
+
+def test_no_weight_at_all_is_zero(given: dict[str, Any]) -> None:
+    nothing = {**given, "weight": torch.zeros(3, 11)}
+    assert float(token_kl(**nothing, direction="reverse")) == 0.0
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_memory_is_bounded_by_a_chunk(direction: Direction) -> None:
+    """Nothing with the vocabulary's width is kept for the backward pass, but for the heads."""
+    positions, vocabulary, chunk = 300, 1000, 32
+    student = torch.randn(1, positions, WIDTH, requires_grad=True)
+    heads = [nn.Linear(WIDTH, vocabulary, bias=False) for _ in range(2)]
+    kept: list[tuple[int, ...]] = []
+    largest = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, Tensor):
+                largest = max(largest, result.numel())
+            return result
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), Watch():
+        value = token_kl(
+            student,
+            heads[0],
+            torch.randn(1, positions, WIDTH),
+            heads[1],
+            torch.full((1, positions), 1 / positions),
+            direction,
+            chunk,
+        )
+        value.backward()
+    assert student.grad is not None
+    # The recomputation of the backward pass saves under checkpoint's own hooks, one chunk at a time.
+    assert not [shape for shape in kept if shape[-1:] == (vocabulary,) and shape[0] > chunk]
+    assert largest == chunk * vocabulary
+
+
+class TestOutputHead:
+    @pytest.mark.parametrize(
+        ("family", "settings"),
+        [
+            ("llama", {}),
+            ("gemma2", {"final_logit_softcapping": 0.5, "head_dim": 8}),
+            ("cohere", {"logit_scale": 0.25}),
+            ("granite", {"logits_scaling": 4.0}),
+        ],
+    )
+    def test_gives_the_logits_of_the_models_own_forward(
+        self, family: str, settings: dict[str, Any]
+    ) -> None:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(
+            family,
+            vocab_size=50,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            **settings,
+        )
+        model = AutoModelForCausalLM.from_config(config).eval()
+        model.get_output_embeddings().weight.data.normal_()
+        ids = torch.tensor([[3, 4, 5, 6]])
+        with torch.no_grad():
+            hidden = model.base_model(input_ids=ids).last_hidden_state
+            torch.testing.assert_close(OutputHead(model)(hidden), model(input_ids=ids).logits)
+        assert OutputHead(model).num_tokens == 50
