@@ -277,9 +277,13 @@ def _conversational(row: Row, as_chat: bool) -> Row:
     Pairs as UltraFeedback has them hold the prompt in both conversations and, besides, as text.
     """
     chosen, rejected = row.get("chosen"), row.get("rejected")
-    if isinstance(chosen, list) and isinstance(rejected, list) and len(chosen) > 1:
-        if chosen[:-1] == rejected[:-1]:
-            row = {**row, "prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
+    if (
+        isinstance(chosen, list)
+        and isinstance(rejected, list)
+        and all(len(conversation) > 1 for conversation in (chosen, rejected))
+        and chosen[:-1] == rejected[:-1]
+    ):
+        row = {**row, "prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
     if as_chat and isinstance(row.get("prompt"), str):
         row = {**row, "prompt": [{"role": "user", "content": row["prompt"]}]}
         for name in ("chosen", "rejected"):

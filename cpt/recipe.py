@@ -94,23 +94,28 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _graph(self) -> "Recipe":
-        known = ["base"]
-        problems = []
-        for name, stage in self.stages.items():
-            if name in ("base", "previous") or not name.replace("_", "").replace("-", "").isalnum():
-                problems.append(f"stages: {name!r} is no name for a stage")
-            parents = stage.from_ if isinstance(stage.from_, list) else [stage.from_]
-            for role, target in [*(("from", p) for p in parents), *stage.roles().items()]:
-                if target in ("previous", *known):
-                    continue
-                fault = "is no stage" + did_you_mean(target, ["previous", *known])
-                if target in self.stages:
-                    fault = f"does not come before {name}; earlier are: {', '.join(known)}"
-                problems.append(f"stages.{name}.{role}: {target!r} {fault}")
-            known.append(name)
-        if problems:
+        if problems := graph_problems(self.stages):
             raise ValueError("\n".join(problems))
         return self
+
+
+def graph_problems(stages: Mapping[str, StageSpec]) -> list[str]:
+    """Every reference to a stage that does not come before the one that names it."""
+    known = ["base"]
+    problems = []
+    for name, stage in stages.items():
+        if name in ("base", "previous") or not name.replace("_", "").replace("-", "").isalnum():
+            problems.append(f"stages: {name!r} is no name for a stage")
+        parents = stage.from_ if isinstance(stage.from_, list) else [stage.from_]
+        for role, target in [*(("from", p) for p in parents), *stage.roles().items()]:
+            if target in ("previous", *known):
+                continue
+            fault = "is no stage" + did_you_mean(target, ["previous", *known])
+            if target in stages:
+                fault = f"does not come before {name}; earlier are: {', '.join(known)}"
+            problems.append(f"stages.{name}.{role}: {target!r} {fault}")
+        known.append(name)
+    return problems
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
@@ -212,9 +217,9 @@ def expand_change(parts: Sequence[str], value: Any, text: str) -> Any:
     if parts[-2:-1] == ["hooks"]:
         return _hook(value if last.isdigit() else {last: value}, folder, text, last)
     if parts[-2:-1] == ["data"] and last.isdigit():
-        return _data(value, folder, text)
+        return expand_data(value, folder, text)
     if last == "source" and parts[-2] != "source" and "hooks" in parts[-4:-2]:
-        return _data(value, folder, text)
+        return expand_data(value, folder, text)
     if last in _PATHS:
         return _absolute({last: value}, folder)[last]
     return expand({last: value}, folder, text)[last]
@@ -256,9 +261,11 @@ def _check(
     try:
         recipe = validate(Recipe, whole, where)
     except RecipeError as error:
-        problems.append(str(error))
+        # Pydantic looks at the graph only where all else is right.
+        problems += [str(error), *(f"{where}: {line}" for line in graph_problems(checked))]
     if problems:
-        raise RecipeError("\n".join(dict.fromkeys(problems)))
+        lines = "\n".join(problems).splitlines()
+        raise RecipeError("\n".join(dict.fromkeys(lines)))
     return recipe
 
 
@@ -281,7 +288,7 @@ def expand(tree: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
             done[key] = _absolute(value, folder)
         elif key == "data":
             items = value if isinstance(value, list) else [value]
-            expanded = [_data(item, folder, where) for item in items]
+            expanded = [expand_data(item, folder, where) for item in items]
             done[key] = expanded if isinstance(value, list) else expanded[0]
         elif key == "probes" and isinstance(value, str):
             done[key] = str(_local(value, folder))
@@ -290,16 +297,17 @@ def expand(tree: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
     return done
 
 
-def _data(item: Any, folder: Path, where: str) -> Any:
+def expand_data(item: Any, folder: Path, where: str) -> Any:
+    """A data config with the files that it names, itself or by `use:`, read and inlined."""
     if isinstance(item, str):
-        return (
-            _inline(item, folder, where)
-            if item.endswith(_FILES)
-            else _absolute({"path": item}, folder)
-        )
+        if not item.endswith(_FILES):
+            return _absolute({"path": item}, folder)
+        item = {"use": item}
     if isinstance(item, dict) and isinstance(item.get("use"), str):
         rest = {key: value for key, value in item.items() if key != "use"}
-        return {**_inline(item["use"], folder, where), **_absolute(rest, folder)}
+        file = _local(item["use"], folder)
+        used = expand_data(_inline(item["use"], folder, where), file.parent, str(file))
+        return {**used, **_absolute(rest, folder)}
     return _absolute(item, folder) if isinstance(item, dict) else item
 
 
@@ -310,7 +318,7 @@ def _hook(entry: Any, folder: Path, where: str, only: str | None = None) -> Any:
     done = dict(entry)
     for name, settings in entry.items():
         if isinstance(settings, dict) and "source" in settings:
-            source = _data(settings["source"], folder, f"{where}: hooks.{name}.source")
+            source = expand_data(settings["source"], folder, f"{where}: hooks.{name}.source")
             done[name] = {**settings, "source": source}
     return done if only is None else done.get(only, done)
 

@@ -41,6 +41,7 @@ def validate(kind: type[T], tree: Any, where: str, error: type[CptError] = Recip
         return TypeAdapter(kind).validate_python(tree)
     except ValidationError as failed:
         lines = [_explain(kind, problem) for problem in failed.errors(include_url=False)]
+        lines = "\n".join(lines).splitlines()
         raise error("\n".join(f"{where}: {line}" for line in dict.fromkeys(lines))) from None
 
 
@@ -52,7 +53,7 @@ def _explain(kind: Any, problem: Any) -> str:
         known = [] if owner is None else list(_fields(owner))
         return f"{f'{path} has' if path else 'there is'} no {word!r}{did_you_mean(word, known)}"
     if problem["type"] in ("missing", "missing_argument"):
-        return f"{'.'.join([*location, str(problem['loc'][-1])])} is missing"
+        return f"{path} is missing"
     message = str(problem["msg"])
     message = message[0].lower() + message[1:]
     if problem["type"] == "value_error":  # our own words, which say the value themselves

@@ -60,19 +60,8 @@ class Store:
         return f"interrupted at step {max(steps)}" if steps else "interrupted"
 
     def publish(self, stage_id: str) -> Path:
-        """Rename the partial folder to its final name; a broken one of that name is moved aside.
-
-        Raises:
-            StoreError: the partial folder has no manifest.
-        """
-        partial, final = self.partial(stage_id), self.stage(stage_id)
-        if not (partial / "manifest.json").is_file():
-            raise StoreError(f"{partial}: has no manifest.json yet")
-        if final.exists():
-            final.rename(final.with_name(f"{final.name}.broken-{int(time.time())}"))
-        partial.rename(final)
-        sync_folder(final.parent)
-        return final
+        """See `publish`."""
+        return publish(self.partial(stage_id), self.stage(stage_id))
 
     @contextmanager
     def lock(self, stage_id: str, waiting: Callable[[str], None]) -> Iterator[None]:
@@ -84,20 +73,7 @@ class Store:
             stage_id: which stage.
             waiting: called once with a sentence when another process holds it.
         """
-        path = self.root / "locks" / stage_id
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                waiting(
-                    f"{stage_id} is being made by {file.read().strip() or 'another process'}; waiting for it"
-                )
-                fcntl.flock(file, fcntl.LOCK_EX)
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+        with locked(self.root / "locks" / stage_id, stage_id, waiting):
             yield
 
     def link_chain(
@@ -123,6 +99,39 @@ class Store:
             if not (folder / label).is_symlink():
                 (folder / label).symlink_to(target, target_is_directory=True)
         return folder
+
+
+@contextmanager
+def locked(path: Path, label: str, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock file; see `Store.lock`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            waiting(f"{label} is being made by {holder}; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def publish(partial: Path, final: Path) -> Path:
+    """Rename a finished partial folder to its final name; a broken one of that name is moved aside.
+
+    Raises:
+        StoreError: the partial folder has no manifest.
+    """
+    if not (partial / "manifest.json").is_file():
+        raise StoreError(f"{partial}: has no manifest.json yet")
+    if final.is_dir() and any(final.iterdir()):
+        final.rename(final.with_name(f"{final.name}.broken-{time.time_ns()}"))
+    partial.rename(final)
+    sync_folder(final.parent)
+    return final
 
 
 MARK = "COMPLETE"

@@ -51,9 +51,12 @@ class World:
         """The main process runs the block before the others do, so that they find its cache."""
         if not self.is_main:
             self.barrier()
-        yield
-        if self.is_main:
-            self.barrier()
+        try:
+            yield
+        finally:
+            # Also when the block fails: the others wait, and will fail with the same message.
+            if self.is_main:
+                self.barrier()
 
 
 def current() -> World:

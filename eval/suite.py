@@ -12,7 +12,13 @@ from cpt.errors import CptError, ProbeError
 from cpt.ids import short_hash
 from cpt.settings import Settings, did_you_mean, validate
 from eval.taskfile import TaskFile, find_tasks, read_task, write_task
-from eval.view import ViewSpec, builder_fingerprint, check_view, view_file
+from eval.view import (
+    ViewSpec,
+    builder_fingerprint,
+    check_view,
+    view_file,
+    with_data_configs,
+)
 
 GROUPS = ("domain", "knowledge", "reasoning", "language", "instruction", "code", "safety")
 
@@ -87,7 +93,7 @@ def load_suite(path: Path) -> Suite:
         tree = yaml12.load(path)
     except CptError as error:
         raise ProbeError(str(error)) from None
-    spec = validate(SuiteSpec, tree, str(path), ProbeError)
+    spec = validate(SuiteSpec, with_data_configs(path, tree), str(path), ProbeError)
     tasks = find_tasks(_folders(path, spec))
     known: dict[tuple[str, str], str] = {}
     probes = {

@@ -1,8 +1,10 @@
 """`data:` of a probe: a view that a corpus builder of `cpt.corpora` writes as JSONL."""
 
 from pathlib import Path
+from typing import Any
 
 from cpt.errors import CptError, ProbeError
+from cpt.recipe import expand_data
 from cpt.settings import Settings, did_you_mean
 
 
@@ -12,6 +14,33 @@ class ViewSpec(Settings):
     builder: str
     view: str
     source: str | None = None
+
+
+def with_data_configs(path: Path, tree: Any) -> Any:
+    """A suite's tree with the data configs that its probes `use:` read and inlined.
+
+    Raises:
+        ProbeError: no such config.
+    """
+    probes = tree.get("probes") if isinstance(tree, dict) else None
+    if not isinstance(probes, dict):
+        return tree
+    done = {}
+    for name, probe in probes.items():
+        done[name] = probe
+        if (
+            isinstance(probe, dict)
+            and isinstance(probe.get("data"), dict)
+            and "use" in probe["data"]
+        ):
+            where = f"{path}: probes.{name}.data"
+            try:
+                data = expand_data(probe["data"], path.parent, where)
+            except CptError as error:
+                raise ProbeError(str(error)) from None
+            own = {key: data[key] for key in ViewSpec.model_fields if key in data}
+            done[name] = {**probe, "data": own}
+    return {**tree, "probes": done}
 
 
 def check_view(where: str, path: Path, data: ViewSpec) -> ViewSpec:

@@ -145,7 +145,8 @@ def run(
     if restart:
         unfinished = next((node for node in nodes if not chain.store.is_done(node.id)), None)
         if unfinished:
-            shutil.rmtree(chain.store.partial(unfinished.id), ignore_errors=True)
+            with chain.store.lock(unfinished.id, console.say):
+                shutil.rmtree(chain.store.partial(unfinished.id), ignore_errors=True)
     todo = [node for node in nodes if not chain.is_finished(node)]
     for node in nodes:
         if node in todo:
@@ -203,13 +204,19 @@ def _launch(chain: Chain, job: Job, node: plans.Node) -> None:
     command = accelerate_command(
         chain.backend, "launch.stage", ["--job", str(file)], chain.num_processes
     )
-    done = subprocess.run(command, env={**os.environ, **environment(chain.backend)}, check=False)
-    if done.returncode != 0 or not chain.is_finished(node):
+    group = subprocess.Popen(command, env={**os.environ, **environment(chain.backend)})
+    try:
+        code = group.wait()
+    except BaseException:  # pre-empted: the launcher ends its processes when it is asked to
+        group.terminate()
+        group.wait()
+        raise
+    if code != 0 or not chain.is_finished(node):
         raise CptError(
-            f"{node.name}: its processes ended with code {done.returncode}; what they said is above; "
+            f"{node.name}: its processes ended with code {code}; what they said is above; "
             f"what is finished is kept, and the same command continues"
         )
-    file.unlink()
+    file.unlink(missing_ok=True)
 
 
 def _job(chain: Chain, node: plans.Node, verbose: bool) -> Job:
@@ -298,7 +305,7 @@ def _link(chain: Chain, made: Sequence[plans.Node]) -> Path:
     if (
         file.is_file()
         and json.loads(file.read_text()) == {**description, "nodes": nodes}
-        and len(made) == len(nodes)
+        and sum(path.is_symlink() for path in file.parent.iterdir()) == len(made)
     ):
         return file.parent
     return chain.store.link_chain(chain.plan.name, nodes, description)

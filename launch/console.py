@@ -88,7 +88,7 @@ def guarded(work: Callable[[], int], verbose: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        message = storage_problem(error)
+        message = storage_problem(error) or place_problem(error)
         if message is None:
             raise
         if verbose:
@@ -118,3 +118,12 @@ def storage_problem(error: BaseException) -> str | None:
             )
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def place_problem(error: BaseException) -> str | None:
+    """A sentence when a folder cannot be written or read for want of rights, else None."""
+    kinds = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+    if not isinstance(error, OSError) or error.errno not in kinds:
+        return None
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror}; cpt needs to write there, or name another folder with --runs"

@@ -13,18 +13,19 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cpt import overrides, past, plan
+from cpt import ids, manifest, overrides, past, plan
 from cpt import recipe as recipes
 from cpt.errors import ProbeError, RecipeError
 from cpt.hooks import table
 from cpt.model_source import ModelSpec, materialise
 from cpt.settings import did_you_mean
-from cpt.store import Store
+from cpt.store import Store, locked
 from launch.backend import assert_topology, backend
 from launch.console import Console, guarded, silenced
 from stages import kind_of
@@ -53,8 +54,7 @@ def execute(job: Job, console: Console) -> None:
     from cpt.world import current
 
     world = current()
-    store = Store(job.store) if job.store else Store(job.output.parent.parent)
-    with store.lock(job.id, console.say) if world.is_main else _no_lock():
+    with _lock(job, console) if world.is_main else nullcontext():
         world.barrier()
         done = (job.output / "manifest.json").is_file()
         live = None
@@ -134,12 +134,11 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
     model, tokenizer = live
     if world.accelerator is not None and str(world.accelerator.device) != "cpu":
         model.to(world.accelerator.device)
-    store = Store(job.store) if job.store else Store(job.output.parent.parent)
     result = probe_model(
         model,
         tokenizer,
         suite,
-        cache=store.cache,
+        cache=Store(job.store).cache if job.store else ids.cache_dir(),
         stage_id=job.id,
         accelerator=_accelerator() if world.size > 1 else None,
         progress=console.progress(f"{job.name}: "),
@@ -156,9 +155,12 @@ def _accelerator() -> Any:
     return Accelerator()
 
 
-class _no_lock:  # noqa: N801 - a context manager used like a function
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
+def _lock(job: Job, console: Console) -> AbstractContextManager[None]:
+    """The store's lock of the stage; of a stage by hand, a file beside its output."""
+    if job.store:
+        return Store(job.store).lock(job.id, console.say)
+    output = job.output
+    return locked(output.with_name(f".{output.name}.lock"), output.name, console.say)
 
 
 def job_to_json(job: Job) -> str:
@@ -228,6 +230,10 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
                 if not folder.is_dir()
                 else past.of_folder(folder)[-1].id
             )
+    for role, named in spec.roles().items():
+        if role not in roles and named != "previous":
+            stage = _earlier(before, named, f"{file}: {role}")
+            roles[role], parents[role] = str(stage.folder or stage.checkpoint), stage.id
     if (
         "reference" in kind.roles
         and "reference" not in roles
@@ -240,6 +246,7 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
         spec, kind, parents, hooks, seed, {stage.name: stage.id for stage in before}
     )
     output = Path(str(given["output"])).absolute()
+    _check_output(output, plan.stage_id(inputs))
     load = {"dtype": given.get("dtype", "float32"), "attention": given.get("attention")}
     size = int(os.environ.get("WORLD_SIZE", "1"))
     return Job(
@@ -267,6 +274,30 @@ def _backend_by_hand(size: int) -> str:
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         return "fsdp2"
     return "single" if size == 1 else "ddp"
+
+
+def _earlier(before: past.Past, name: str, where: str) -> past.PastStage:
+    """The stage of a name in the parent's past; a chain's own stages are known there."""
+    found = [stage for stage in before if stage.name == name]
+    if not found:
+        raise RecipeError(
+            f"{where}: {name!r} is not in the parent's past, which is "
+            f"{', '.join(stage.name for stage in before)}; write {where.rpartition(' ')[2]}=<folder>"
+        )
+    return found[-1]
+
+
+def _check_output(output: Path, stage_id: str) -> None:
+    """Refuse to write over what is not this very stage."""
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if not (output / "manifest.json").is_file():
+        raise RecipeError(f"output={output}: holds other files; name a new folder")
+    there = manifest.read(output).id
+    if there != stage_id:
+        raise RecipeError(
+            f"output={output}: holds {there}, and this stage is {stage_id}; name a new folder"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

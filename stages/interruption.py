@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cpt import ids
+from cpt import ids, manifest
 from cpt.errors import StoreError
 from cpt.hooks.stack import HookStack
 from cpt.store import complete_checkpoints, replacing
@@ -22,22 +22,33 @@ LEFTOVERS = (
     "job.json",
     "topology.json",
     "checks.json",
-    "start.json",
     "log.json",
 )
 
 
 def check_topology(partial: Path, job: Job, world: World) -> None:
-    """An interrupted stage continues on as many processes as it began with."""
+    """An interrupted stage continues as the stage and on as many processes as it began with.
+
+    Raises:
+        StoreError: it is another stage (by hand, where folders are not named by content), or the topology is.
+    """
     file = partial / "topology.json"
-    own = {"backend": job.backend, "size": world.size}
-    if file.is_file() and complete_checkpoints(partial / "trainer"):
-        began = json.loads(file.read_text())
-        if began != own:
-            raise StoreError(
-                f"{partial.name}: began on {began['backend']} with {began['size']} processes and would "
-                f"continue on {job.backend} with {world.size}; use the same, or --restart to begin anew"
-            )
+    own = {"id": job.id, "backend": job.backend, "size": world.size}
+    began = own
+    if (partial / "manifest.json").is_file():
+        began = {**own, "id": manifest.read(partial).id}
+    elif file.is_file() and complete_checkpoints(partial / "trainer"):
+        began = {**own, **json.loads(file.read_text())}
+    if began["id"] != job.id:
+        raise StoreError(
+            f"{partial}: is what {began['id']} left when it was interrupted, and this stage is "
+            f"{job.id}; remove it, or name another output"
+        )
+    if began != own:
+        raise StoreError(
+            f"{partial.name}: began on {began['backend']} with {began['size']} processes and would "
+            f"continue on {job.backend} with {world.size}; use the same, or --restart to begin anew"
+        )
     ids.atomic_write(file, json.dumps(own))
 
 
@@ -51,6 +62,14 @@ def newest_checkpoint(partial: Path, world: World) -> str | None:
     world.barrier()
     found = complete_checkpoints(partial / "trainer")
     return str(found[-1][1]) if found else None
+
+
+def continue_counts(trainer: Any, resume: Path) -> None:
+    """Let `num_tokens` in the curves go on where it was; SFT and DPO trainers begin it at 0 again."""
+    state = json.loads((resume / "trainer_state.json").read_text())
+    counts = [row["num_tokens"] for row in state["log_history"] if "num_tokens" in row]
+    if counts and hasattr(trainer, "_total_train_tokens"):
+        trainer._total_train_tokens = int(counts[-1])
 
 
 def save_trained(folder: Path, model: Any, hooks: HookStack) -> None:

@@ -43,6 +43,7 @@ def open_tokenizer(job: Job, before: Past, start: str) -> Any:
     trust = bool(job.load.get("trust_remote_code", False))
     tokenizer = checkpoint.load_tokenizer(start, trust)
     for role, name in job.roles.items():
+        _verify(Path(name))
         other = checkpoint.load_tokenizer(checkpoint_of(name), trust)
         check_tokenizers(tokenizer, other, f"{job.name}: {role} {Path(name).name}")
     parent = before[-1]
@@ -56,6 +57,12 @@ def open_tokenizer(job: Job, before: Past, start: str) -> Any:
             f"declare a change in the stage (model: {{add_tokens, chat_template}}) instead of editing files"
         )
     return tokenizer
+
+
+def _verify(stage: Path) -> None:
+    """Check the checkpoint in a stage folder against its manifest; other folders have none."""
+    if (stage / "manifest.json").is_file():
+        checkpoint.verify(stage / "checkpoint", manifest.read(stage).files, stage.name)
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -82,6 +89,8 @@ def reference_loader(
             if stage.checkpoint == start and hasattr(model, "disable_adapter"):
                 loaded[stage.checkpoint] = AdapterOff(model)
             else:
+                if stage.folder and stage.checkpoint != start:
+                    _verify(stage.folder)
                 device = next(model.parameters()).device
                 loaded[stage.checkpoint] = FrozenReference(
                     checkpoint.load_model(stage.checkpoint, **job.load).to(device)

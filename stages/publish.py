@@ -39,10 +39,9 @@ def floats(values: dict[str, Any]) -> dict[str, float]:
 
 def history(partial: Path) -> list[dict[str, float]]:
     """What was logged, one entry per step and kind, beginning with the held-out loss before training."""
-    rows = [json.loads(file.read_text()) for file in (partial / "start.json",) if file.is_file()]
     log = partial / "log.json"
     logged = json.loads(log.read_text()) if log.is_file() else []
-    return rows + [floats(entry) for entry in logged if "train_runtime" not in entry]
+    return [floats(entry) for entry in logged if "train_runtime" not in entry]
 
 
 def write_lines(path: Path, rows: list[Any]) -> None:

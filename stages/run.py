@@ -7,8 +7,7 @@ Each part leaves a trace in `<id>.partial`, and an interrupted stage continues b
 import gc
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ from cpt.hooks import table
 from cpt.hooks.base import Hook, StageContext
 from cpt.hooks.stack import HookStack
 from cpt.model_source import apply_change
-from cpt.store import Store, replacing
+from cpt.store import publish, replacing
 from cpt.world import World, current
 from stages import kind_of
 from stages.base import Job, Material, StageKind
 from stages.checks import check_reference, check_vocabulary, eos_note, eos_rate
 from stages.interruption import (
     check_topology,
+    continue_counts,
     load_trained,
     newest_checkpoint,
     remove_leftovers,
@@ -32,7 +32,7 @@ from stages.interruption import (
 from stages.material import Supply, supply
 from stages.opening import checkpoint_of, open_tokenizer, reference_loader, start_folder
 from stages.progress import replace_bars
-from stages.publish import describe, floats, history, write_lines
+from stages.publish import describe, history, write_lines
 from stages.trl_args import trl_config
 
 NUM_SAMPLES = 8
@@ -117,10 +117,7 @@ class _StageRun:
             if not (partial / "manifest.json").is_file():
                 self._describe()
             remove_leftovers(partial)
-            if job.store:
-                Store(job.store).publish(job.id)
-            else:
-                partial.rename(job.output)
+            publish(partial, job.output)
         self.world.barrier()
         return self.model
 
@@ -157,11 +154,14 @@ class _StageRun:
         replace_bars(trainer, job.name, self.say, self.world.is_main)
         kind = self.kind
         trainer.attach(self.hooks, kind.loss_mask, kind.reduction, kind.sequences_per_row)
+        # The Trainer measures the held-out loss before the first step, but not after each interruption.
+        trainer.args.eval_on_start = data.held_out is not None and resume is None
         if resume is None:
             self._look_before(trainer, reference)
         else:
             step = Path(resume).name.removeprefix("checkpoint-")
             self.say(f"{job.name}: continuing at step {step} of {data.num_steps}")
+            continue_counts(trainer, Path(resume))
         trainer.train(resume_from_checkpoint=resume)
         if self.world.is_main:
             ids.atomic_write(self.partial / "log.json", json.dumps(trainer.state.log_history))
@@ -173,19 +173,12 @@ class _StageRun:
         return trained
 
     def _look_before(self, trainer: Any, reference: str) -> None:
-        """Check the reference and measure held-out loss before the first step."""
+        """Check the reference before the first step."""
         if self.samples and _uses_reference(trainer, self.kind):
             where = f"{self.job.name}: reference"
             is_start = reference == self.start
             divergence = check_reference(trainer, reference, is_start, self.samples, where)
             self._note_check("kl_to_reference_at_start", divergence)
-        if self.data.held_out is not None:
-            with frozen_random():
-                first = trainer.evaluate()
-            trainer.state.log_history.clear()
-            if self.world.is_main:
-                start = {"step": 0, **floats(first)}
-                ids.atomic_write(self.partial / "start.json", json.dumps(start))
 
     def _merge(self, trained: Any) -> None:
         """Averages, adapters, interpolation; then `checkpoint/`, and `adapter/` beside it."""
@@ -199,6 +192,8 @@ class _StageRun:
         self.model.config._name_or_path = config._name_or_path
         self.clock.lap("merge")
         if self.world.is_main:
+            # Before `checkpoint/`, behind which an interrupted stage no longer has its hooks' state.
+            self.hooks.keep(self.partial / "memory")
             with replacing(self.partial / "checkpoint") as folder:
                 self.model.save_pretrained(folder)
                 self.tokenizer.save_pretrained(folder)
@@ -207,14 +202,13 @@ class _StageRun:
         self.clock.lap("save")
 
     def _describe(self) -> None:
-        """Exemplars, curves, memory and, last, the manifest."""
+        """Exemplars, curves and, last, the manifest."""
         partial = self.partial
         if self.kind.checks_eos:
             after = eos_rate(self.model, self.tokenizer, self.samples)
             self._note_check("eos_rate_after", after)
             note = eos_note(_read_json(partial / "checks.json").get("eos_rate_before", 0.0), after)
             self.data.notes.extend([note] if note else [])
-        self.hooks.keep(partial / "memory")
         write_lines(partial / past.EXEMPLARS, self.data.exemplars)
         write_lines(partial / "metrics.jsonl", history(partial))
         self.clock.lap("save")
@@ -289,23 +283,3 @@ def _uses_reference(trainer: Any, kind: StageKind) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.is_file() else {}
-
-
-@contextmanager
-def frozen_random() -> Iterator[None]:
-    """Put every random generator back as it was."""
-    import random
-
-    import numpy as np
-    import torch
-
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(state[0])
-        np.random.set_state(state[1])
-        torch.set_rng_state(state[2])
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)

@@ -57,11 +57,11 @@ stages.run.write_lines = then_die(stages.run.write_lines)
 """,
     "before publishing": """
 import stages.run
-stages.run._remove = then_die(stages.run._remove)
+stages.run.remove_leftovers = then_die(stages.run.remove_leftovers)
 """,
     "after publishing": """
-from cpt.store import Store
-Store.publish = then_die(Store.publish)
+import stages.run
+stages.run.publish = then_die(stages.run.publish)
 """,
     "while probing": """
 import eval.probe

@@ -45,10 +45,8 @@ def main() -> None:
         runs = folder / f"runs-{repeat}"
         ours.append(_timed("cpt run baseline=naive", partial(_ours, given.recipe, runs)))
         chain = open_chain(given.recipe, ["baseline=naive"], runs)
-        hand = folder / f"hand-{repeat}"
-        by_hand.append(
-            _timed("TRL and lm_eval by hand", lambda chain=chain, hand=hand: _by_hand(chain, hand))
-        )
+        work = partial(_by_hand, chain, folder / f"hand-{repeat}")
+        by_hand.append(_timed("TRL and lm_eval by hand", work))
     ratios = [one / other for one, other in zip(ours, by_hand, strict=True)]
     result = {
         "recipe": str(given.recipe),

@@ -45,7 +45,7 @@ def test_equals_the_direct_sum(given: dict[str, Any], direction: Direction, chun
     assert int((given["weight"] != 0).sum()) == 18
     value = token_kl(**given, direction=direction, chunk=chunk)
     # Log-probabilities are fp32 inside.
-    assert float(value) == pytest.approx(float(direct(given, direction)), rel=2e-6)
+    assert value.item() == pytest.approx(direct(given, direction).item(), rel=2e-6)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -82,7 +82,7 @@ def test_equal_models_have_no_divergence_and_no_gradient(direction: Direction) -
     head = nn.Linear(WIDTH, VOCABULARY)
     value = token_kl(hidden, head, hidden.detach(), head, torch.ones(2, 5), direction)
     (gradient,) = torch.autograd.grad(value, hidden)
-    assert float(value) == pytest.approx(0.0, abs=1e-6)
+    assert value.item() == pytest.approx(0.0, abs=1e-6)
     assert float(gradient.abs().max()) < 1e-6
 
 
