@@ -56,7 +56,7 @@ def fingerprint(paths: list[Path], root: Path | None = None) -> str:
     entries = []
     for path in sorted(paths):
         status = path.stat()
-        entries.append([str(path.resolve()), status.st_size, status.st_mtime_ns])
+        entries.append([os.path.abspath(path), status.st_size, status.st_mtime_ns])
     key = hashlib.sha256(canonical(entries).encode()).hexdigest()
     known = cache_dir() / "fingerprints" / key
     if known.is_file() and (text := known.read_text()):

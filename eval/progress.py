@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
-from unittest import mock
 
 Show = Callable[[str], None]
 
@@ -68,6 +67,8 @@ def quiet(meter: Meter, verbose: bool) -> Iterator[None]:
 
         def close(self) -> None:
             """Nothing to close."""
+
+    from unittest import mock  # slow to import, and planning imports this module
 
     import datasets
 

@@ -152,13 +152,15 @@ def run(
         if node in todo:
             _make(chain, node, console, verbose)
         made = [n for n in chain.plan.nodes if chain.store.is_done(n.id)]
-        if node in todo or node is nodes[-1]:
+        stop = _stop(chain, node, nodes)
+        if node in todo or stop or node is nodes[-1]:
             folder = _link(chain, made)
             if not (node not in todo and _is_current(folder, chain, nodes)):
                 write_report(folder, chain.store.stages, _sibling(chain))
                 if node in todo:
                     _print_report(folder, chain, node, colour, width)
-        _judge(chain, node, nodes)
+        if stop:
+            raise stop
     folder = chain.store.chain(chain.plan.name)
     if not todo:
         console.say(
@@ -302,13 +304,19 @@ def _link(chain: Chain, made: Sequence[plans.Node]) -> Path:
     description = json.loads(json.dumps(describe(chain), default=str))
     nodes = json.loads(json.dumps(_nodes(chain), default=str))
     file = chain.store.chain(chain.plan.name) / "chain.json"
-    if (
-        file.is_file()
-        and json.loads(file.read_text()) == {**description, "nodes": nodes}
-        and sum(path.is_symlink() for path in file.parent.iterdir()) == len(made)
-    ):
+    if _read(file) == {**description, "nodes": nodes} and sum(
+        path.is_symlink() for path in file.parent.iterdir()
+    ) == len(made):
         return file.parent
     return chain.store.link_chain(chain.plan.name, nodes, description)
+
+
+def _read(file: Path) -> Any:
+    """A JSON file's content; None where it is missing or damaged, and will be written anew."""
+    try:
+        return json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _is_current(folder: Path, chain: Chain, nodes: Sequence[plans.Node]) -> bool:
@@ -340,22 +348,24 @@ def _print_report(folder: Path, chain: Chain, node: plans.Node, colour: bool, wi
         print(terminal(story, node.name, width, colour), file=sys.stdout, flush=True)
 
 
-def _judge(chain: Chain, node: plans.Node, nodes: Sequence[plans.Node]) -> None:
+def _stop(chain: Chain, node: plans.Node, nodes: Sequence[plans.Node]) -> GateStopped | None:
+    """What the gate stops the chain with after a node, if it does."""
     from eval.gate import judge
     from eval.matrix import read_matrix
 
     if chain.suite is None or node.kind == "base":
-        return
+        return None
     gate = chain.plan.recipe.gate
     rows = [(n.name, n.id, result_path(chain.store.stage(n.id), chain.suite)) for n in nodes]
     matrix = read_matrix(rows, chain.suite.name, chain.suite.hash)
     verdict = judge(matrix, node.name, gate.margin, gate.on_regression)
-    if verdict.action == "stop":
-        raise GateStopped(
-            f"the gate stopped the chain after {node.name}:\n"
-            + "\n".join(f"  {message}" for message in verdict.messages)
-            + f"\nthe checkpoint is kept in {_shown(chain.store.stage(node.id))}"
-        )
+    if verdict.action != "stop":
+        return None
+    return GateStopped(
+        f"the gate stopped the chain after {node.name}:\n"
+        + "\n".join(f"  {message}" for message in verdict.messages)
+        + f"\nthe checkpoint is kept in {_shown(chain.store.stage(node.id))}"
+    )
 
 
 def _shown(path: Path) -> str:

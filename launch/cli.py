@@ -17,7 +17,7 @@ EXAMPLES = {
     "plan": """examples:
   cpt plan recipes/quickstart/chain.yaml
   cpt plan recipes/quickstart/chain.yaml stages.sft.train.learning_rate=3e-6
-  cpt plan recipes/medical-8b/chain.yaml --launch zero2""",
+  cpt plan recipes/math-8b/chain.yaml --launch zero2""",
     "run": """examples:
   cpt run recipes/quickstart/chain.yaml
   cpt run recipes/quickstart/chain.yaml baseline=naive        the same chain without its hooks

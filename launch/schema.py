@@ -12,6 +12,10 @@ from stages.trl_fields import train_schema
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
+#: A data set as a person writes it: a config's name, or its settings.
+DATA: list[dict[str, Any]] = [{"type": "string"}, {"$ref": "#/$defs/DataSpec"}]
+
+
 def chain_schema() -> dict[str, Any]:
     """Schema of a chain.yaml; a stage is a file name or a stage."""
     schema = Recipe.model_json_schema(by_alias=True)
@@ -38,13 +42,15 @@ def _stage() -> tuple[dict[str, Any], dict[str, Any]]:
     properties = stage["properties"]
     properties.pop(FILE, None)
     properties["kind"] = {"enum": sorted(KINDS)}
-    item = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/DataSpec"}]}
+    properties["data"] = {
+        "anyOf": [*DATA, {"type": "array", "items": {"anyOf": DATA}, "minItems": 1}]
+    }
+    properties["hooks"] = {"type": "array", "items": {"anyOf": [*_hooks(definitions)]}}
+    # Behind the hooks, whose definitions have a DataSpec too.
     definitions["DataSpec"]["properties"]["use"] = {
         "type": "string",
         "description": "a data config whose settings these change",
     }
-    properties["data"] = {"anyOf": [item, {"type": "array", "items": item, "minItems": 1}]}
-    properties["hooks"] = {"type": "array", "items": {"anyOf": [*_hooks(definitions)]}}
     properties["train"] = {"type": "object"}
     stage["allOf"] = [
         {
@@ -63,10 +69,12 @@ def _hooks(definitions: dict[str, Any]) -> list[dict[str, Any]]:
             ref_template="#/$defs/{model}"
         )
         definitions |= settings.pop("$defs", {})
+        if "source" in settings["properties"]:
+            settings["properties"]["source"] = {"anyOf": DATA}
         choices.append(
             {
                 "type": "object",
-                "properties": {name: settings},
+                "properties": {name: {"anyOf": [settings, {"type": "null"}]}},
                 "required": [name],
                 "additionalProperties": False,
             }

@@ -1,10 +1,11 @@
 """Direct preference optimisation against a declared reference."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cpt.data import Row, RowFormat
-from cpt.errors import PlanError
+from cpt.errors import EdgeError, PlanError
 from cpt.recipe import StageSpec
 from stages.base import Encoded, Material, StageKind
 
@@ -62,6 +63,7 @@ class DPO(StageKind):
         from cpt.checkpoint import load_model
         from cpt.hooks.trainer import hooked
 
+        check_adapter(material)
         adapter = isinstance(material.model, PeftModel)
         reference = None if adapter else load_model(str(material.reference), **material.job.load)
         return hooked(DPOTrainer)(
@@ -82,6 +84,23 @@ class DPO(StageKind):
     def prompts(self, rows: list[Row], tokenizer: Any, most: int) -> list[list[int]]:
         """The prompts of the pairs."""
         return encode_prompts(rows, tokenizer, most)
+
+
+def check_adapter(material: Material) -> None:
+    """With an adapter the reference is what lies below it, so that must be the declared one.
+
+    Raises:
+        EdgeError: it is not; such as after a stage that keeps its adapter apart.
+    """
+    if not hasattr(material.model, "peft_config"):
+        return
+    declared, below = (Path(str(name)).resolve() for name in (material.reference, material.start))
+    if declared != below:
+        raise EdgeError(
+            f"{material.job.name}: reference: with a lora hook the reference is the model below the "
+            f"adapter, {material.start}, and {material.reference} is declared; remove lora here, or "
+            f"let the stage before merge its adapter (lora: {{after: merge}})"
+        )
 
 
 def encode_prompts(rows: list[Row], tokenizer: Any, most: int) -> list[list[int]]:

@@ -7,7 +7,7 @@ from cpt.data import Row, RowFormat
 from cpt.errors import PlanError, RecipeError
 from cpt.recipe import StageSpec, folder_of
 from stages.base import Encoded, Material, StageKind
-from stages.dpo import encode_prompts
+from stages.dpo import check_adapter, encode_prompts
 from stages.rewards import check_reward, load_reward, reward_content
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ class GRPO(StageKind):
 
         from cpt.hooks.trainer import bare_model, hooked
 
+        if float(material.config.beta) != 0:
+            check_adapter(material)
         material.config.shuffle_dataset = False
         bare_model(material.model).config._name_or_path = str(material.reference)
         folders = [folder_of(material.job.spec.file)] if material.job.spec.file else []

@@ -37,7 +37,7 @@ def check_topology(partial: Path, job: Job, world: World) -> None:
     began = own
     if (partial / "manifest.json").is_file():
         began = {**own, "id": manifest.read(partial).id}
-    elif file.is_file() and complete_checkpoints(partial / "trainer"):
+    elif file.is_file() and _has_trained(partial):
         began = {**own, **json.loads(file.read_text())}
     if began["id"] != job.id:
         raise StoreError(
@@ -50,6 +50,11 @@ def check_topology(partial: Path, job: Job, world: World) -> None:
             f"continue on {job.backend} with {world.size}; use the same, or --restart to begin anew"
         )
     ids.atomic_write(file, json.dumps(own))
+
+
+def _has_trained(partial: Path) -> bool:
+    parts = (partial / "trained", partial / "checkpoint")
+    return bool(complete_checkpoints(partial / "trainer")) or any(part.is_dir() for part in parts)
 
 
 def newest_checkpoint(partial: Path, world: World) -> str | None:

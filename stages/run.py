@@ -163,6 +163,9 @@ class _StageRun:
             self.say(f"{job.name}: continuing at step {step} of {data.num_steps}")
             continue_counts(trainer, Path(resume))
         trainer.train(resume_from_checkpoint=resume)
+        if data.held_out is not None and not _is_measured(trainer.state):
+            # Interrupted between the last step's checkpoint and the end of its epoch.
+            trainer.evaluate()
         if self.world.is_main:
             ids.atomic_write(self.partial / "log.json", json.dumps(trainer.state.log_history))
         trained = trainer.accelerator.unwrap_model(trainer.model)
@@ -279,6 +282,11 @@ def _config(kind: StageKind, job: Job, data: Supply, world: World) -> Any:
 
 def _uses_reference(trainer: Any, kind: StageKind) -> bool:
     return "reference" in kind.roles and (kind.name == "dpo" or float(trainer.args.beta) != 0)
+
+
+def _is_measured(state: Any) -> bool:
+    """Whether the held-out loss after the last step is known."""
+    return any("eval_loss" in row and row["step"] == state.global_step for row in state.log_history)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -42,6 +42,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no accelerator"))
 
 
+@pytest.fixture(autouse=True)
+def _forget_fingerprints() -> None:
+    """Tests change files that one process would read once."""
+    from cpt.corpora import fingerprint_of
+
+    fingerprint_of.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
     """A byte-level tokenizer without merges: one token per byte, and a chat template."""

@@ -191,8 +191,12 @@ class TestRunningAgain:
 
     @pytest.mark.parametrize("verb", ["plan", "ls", "report"])
     def test_what_only_reads_needs_no_torch(self, finished: Any, verb: str) -> None:
-        given = {"plan": [SMOKE / "chain.yaml"], "ls": [], "report": ["smoke"]}[verb]
-        done = light(verb, *given, "--runs", finished.runs)
+        words: dict[str, list[str | Path]] = {
+            "plan": [SMOKE / "chain.yaml"],
+            "ls": [],
+            "report": ["smoke"],
+        }
+        done = light(verb, *words[verb], "--runs", finished.runs)
         assert done.returncode == 0, done.stderr
         for name in finished.ids:
             assert name in done.stdout

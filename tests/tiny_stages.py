@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class TinyStages:
     def job(
         self,
         kind: str,
-        hooks: dict[str, dict[str, Any]] | list[dict[str, Any]] | None = None,
+        hooks: Mapping[str, Any] | Sequence[Any] | None = None,
         *,
         parent: Path | None = None,
         reference: Path | None = None,
@@ -75,12 +76,13 @@ class TinyStages:
         parent = parent or self.sft.output
         self.made += 1
         settings = {"max_steps": 4, "batch_size": 8, "learning_rate": 0.5, "optim": "sgd"}
-        listed = [{name: of} for name, of in hooks.items()] if isinstance(hooks, dict) else hooks
+        if isinstance(hooks, Mapping):
+            hooks = [{name: of} for name, of in hooks.items()]
         tree: dict[str, Any] = {
             "kind": kind,
             "data": data or self.data(DATA[kind]),
             "train": settings | TRAIN[kind] | train,
-            "hooks": listed or [],
+            "hooks": list(hooks or []),
             "micro_batch": micro_batch,
         }
         if kind == "grpo":
@@ -157,6 +159,33 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
         float((one[name].double() - other[name].double()).abs().max() / other[name].abs().max())
         for name in one
     )
+
+
+def log_probabilities(folder: Path, ids: list[int]) -> Any:
+    """[T, V] of one sequence, in float64."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "checkpoint", dtype=torch.float64)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids])).logits[0]
+    return logits.log_softmax(-1)
+
+
+def first_rows(stages: TinyStages, job: Job) -> list[dict[str, Any]]:
+    """The rows of the first step, as the stage encodes them, before its hooks."""
+    from cpt.checkpoint import load_tokenizer
+    from cpt.hooks.base import StageContext
+    from cpt.hooks.stack import HookStack
+    from cpt.world import World
+    from stages import kind_of
+    from stages.material import supply
+
+    kind = kind_of(job.spec.kind, "")
+    ctx = StageContext(job.name, kind.name, kind.formats, job.seed, World(), "")
+    tokenizer = load_tokenizer(str(stages.sft.output / "checkpoint"))
+    rows = supply(kind, job.spec, job.seed, HookStack([], ctx), tokenizer).train
+    return [rows[number] for number in range(kind.rows_per_step(job.spec))]
 
 
 # A reward that varies between completions of an untrained model.

@@ -3,6 +3,7 @@
 A builder turns a source into views, one JSONL file each. Views are built once into the cache.
 """
 
+import functools
 import importlib
 import json
 import os
@@ -40,8 +41,12 @@ def view_names(builder: str) -> tuple[str, ...]:
     return _builder(builder).VIEWS
 
 
+@functools.cache
 def fingerprint_of(builder: str, source: str | None = None) -> str:
-    """Hash of the builder's version and of the files it reads: equal hashes, equal views."""
+    """Hash of the builder's version and of the files it reads: equal hashes, equal views.
+
+    Asked for once a process, so that a plan sees one state of the files.
+    """
     module = _builder(builder)
     files, root = module.sources(_source(builder, source))
     return short_hash([builder, module.VERSION, fingerprint(files, root)], 16)

@@ -124,6 +124,7 @@ class Hook(Protocol):
 
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Read what earlier stages left."""
+        return
 
     def mix(self, data: Mixture, ctx: StageContext) -> Mixture:
         """Add rows to what the stage trains on."""
@@ -139,12 +140,15 @@ class Hook(Protocol):
 
     def pull(self, view: "View", ctx: StageContext) -> None:
         """Add the closed-form gradient of a parameter-space penalty, once per optimizer step."""
+        return
 
     def project(self, view: "View", ctx: StageContext) -> None:
         """Edit the gradient, after every `pull` and before clipping."""
+        return
 
     def track(self, view: "View", ctx: StageContext) -> None:
         """Look at the weights after the optimizer step."""
+        return
 
     def merge(self, model: "PreTrainedModel", ctx: StageContext) -> "PreTrainedModel":
         """Have a say in the stage's final weights."""
@@ -152,6 +156,7 @@ class Hook(Protocol):
 
     def keep(self, memory: Path, ctx: StageContext) -> None:
         """Leave files to later stages."""
+        return
 
     def state_dict(self) -> dict[str, "Tensor"]:
         """What must survive an interruption within the stage."""
@@ -159,6 +164,7 @@ class Hook(Protocol):
 
     def load_state_dict(self, state: Mapping[str, "Tensor"]) -> None:
         """Take back what `state_dict` gave."""
+        return
 
 
 def points(hook: Hook) -> tuple[str, ...]:

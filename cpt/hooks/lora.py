@@ -53,18 +53,16 @@ class Lora(Hook):
             _check_targets(model, targets)
         config = LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]
+            lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             target_modules=targets,
             task_type="CAUSAL_LM",
         )
-        return get_peft_model(model, config)  # type: ignore[return-value]
+        return get_peft_model(model, config)
 
     def merge(self, model: "PreTrainedModel", ctx: StageContext) -> "PreTrainedModel":
         """W + (alpha / rank) B A, and an ordinary model again."""
-        merged: PreTrainedModel = model.merge_and_unload(  # type: ignore[operator]
-            safe_merge=True, adapter_names=["default"]
-        )
+        merged: PreTrainedModel = model.merge_and_unload(safe_merge=True, adapter_names=["default"])
         return merged
 
 

@@ -7,7 +7,8 @@ checkpoint. What it relies on in transformers 5.23 and TRL 1.16 is in the commen
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -156,14 +157,16 @@ class _Hooks:
     def _weights(self: Any, mask: "Tensor") -> "Tensor":
         """[B, T] mask -> weights that sum to 1 over the optimizer step."""
         if self.reduction == "token":
-            return mask / max(self.num_loss_tokens, 1.0)
+            weights: Tensor = mask / max(self.num_loss_tokens, 1.0)
+            return weights
         rows = (
             self.args.per_device_train_batch_size
             * self.args.gradient_accumulation_steps
             * self.hooks.ctx.world.size
             * self.sequences_per_row
         )
-        return mask / mask.sum(-1, keepdim=True).clamp(min=1) / rows
+        weights = mask / mask.sum(-1, keepdim=True).clamp(min=1) / rows
+        return weights
 
     def _is_scaled(self: Any, num_items: Any) -> bool:
         """Whether the Trainer leaves the loss undivided: DPO False, GRPO True, SFT by its token count."""
@@ -184,6 +187,11 @@ class _Hooks:
                     View(self.accelerator.unwrap_model(self.model), self.hooks.ctx.world)
                 )
         return loss
+
+    def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """How often held-out loss is measured changes neither dropout nor sampling."""
+        with untouched_generators():
+            return super().evaluate(*args, **kwargs)  # type: ignore[misc]
 
     def log(self: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the mean of each hook's term over the steps since the last log."""
@@ -273,6 +281,26 @@ def hooked(trainer: type) -> type:
         (_Hooks, trainer),
         {"_tag_names": getattr(trainer, "_tag_names", [])},
     )
+
+
+@contextmanager
+def untouched_generators() -> Iterator[None]:
+    """Put every random generator back as it was."""
+    import random
+
+    import numpy as np
+    import torch
+
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(state[0])
+        np.random.set_state(state[1])
+        torch.set_rng_state(state[2])
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
 
 
 class FrozenReference:

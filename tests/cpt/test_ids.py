@@ -18,7 +18,9 @@ def test_equal_numbers_and_any_order_of_keys_are_one_text() -> None:
     assert ids.canonical({2, 1}) == "[1,2]"
 
 
-@pytest.mark.parametrize(("one", "other"), [(1, True), (1, "1"), (1, 1.5), (None, 0), ([1, 2], [2, 1])])
+@pytest.mark.parametrize(
+    ("one", "other"), [(1, True), (1, "1"), (1, 1.5), (None, 0), ([1, 2], [2, 1])]
+)
 def test_different_values_are_different_texts(one: Any, other: Any) -> None:
     assert ids.canonical(one) != ids.canonical(other)
 
@@ -29,7 +31,9 @@ def test_a_short_hash_is_the_start_of_the_sha256() -> None:
     assert ids.short_hash({"a": 1}, 12) == "015abd7f5cc5"
 
 
-def test_a_fingerprint_is_of_names_and_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fingerprint_is_of_names_and_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CPT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
@@ -43,7 +47,9 @@ def test_a_fingerprint_is_of_names_and_bytes(tmp_path: Path, monkeypatch: pytest
     assert first != ids.fingerprint([tmp_path / "one" / "b.txt"])
 
 
-def test_a_second_fingerprint_reads_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_fingerprint_reads_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CPT_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "a.txt"
     file.write_text("x")

@@ -104,7 +104,10 @@ def test_items_of_a_data_list_are_named_by_index() -> None:
         ("stages.sf.train.learning_rate=3e-6", "stages has no 'sf'; did you mean 'sft'?"),
         ("stages.sf={}", "stages has no 'sf'; did you mean 'sft'?"),
         ("sed=1", "a recipe has no 'sed'; did you mean 'seed'?"),
-        ("stages.sft.hooks.repaly.of=x", "stages.sft.hooks has no 'repaly'; did you mean 'replay'?"),
+        (
+            "stages.sft.hooks.repaly.of=x",
+            "stages.sft.hooks has no 'repaly'; did you mean 'replay'?",
+        ),
         ("stages.sft.hooks.7.beta=1", "stages.sft.hooks has no '7'; known: ema, kl, replay"),
         (
             "stages.dpo.hooks.replay.share=0.3",

@@ -48,7 +48,9 @@ def test_a_hook_is_a_name_or_a_name_with_settings(chain: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize("hook", [3, {"kl": 0.05}, {"kl": {}, "ema": {}}, {"name": "kl", "beta": 1}])
+@pytest.mark.parametrize(
+    "hook", [3, {"kl": 0.05}, {"kl": {}, "ema": {}}, {"name": "kl", "beta": 1}]
+)
 def test_what_is_no_hook_is_shown(chain: Any, refused: Refused, hook: Any) -> None:
     chain.stages["sft"]["hooks"] = [hook]
     message = one_line(refused, chain.load)
@@ -63,7 +65,10 @@ def test_what_is_no_hook_is_shown(chain: Any, refused: Refused, hook: Any) -> No
     [
         ("sed=1", "sed=1: a recipe has no 'sed'; did you mean 'seed'?"),
         ("gate.margn=1", "{chain} with gate.margn=1: gate has no 'margn'; did you mean 'margin'?"),
-        ("model.dtipe=x", "{chain} with model.dtipe=x: model has no 'dtipe'; did you mean 'dtype'?"),
+        (
+            "model.dtipe=x",
+            "{chain} with model.dtipe=x: model has no 'dtipe'; did you mean 'dtype'?",
+        ),
         (
             "model.random.tokenizer.vocabsize=1",
             "{chain} with model.random.tokenizer.vocabsize=1: model.random.tokenizer has no "
@@ -98,15 +103,24 @@ def test_an_unknown_key_names_the_nearest(
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ("stages.sft.train.learning_rat=1", ["SFTConfig has no 'learning_rat'", "'learning_rate'?"]),
+        (
+            "stages.sft.train.learning_rat=1",
+            ["SFTConfig has no 'learning_rat'", "'learning_rate'?"],
+        ),
         ("stages.sft.hooks.kl.bta=1", ["hooks.kl: there is no 'bta'; did you mean 'beta'?"]),
         ("stages.sft.hooks.0={kk: {}}", ["hooks: no hook 'kk'; ", "kl"]),
         ("stages.sft.hooks.0=replai", ["hooks: no hook 'replai'; did you mean 'replay'?"]),
         ("stages.sft.kind=stf", ["kind: no stage kind 'stf'; did you mean 'sft'?"]),
-        ("stages.grpo.rewards=[exact_mach]", ["no reward 'exact_mach'; did you mean 'exact_match'?"]),
+        (
+            "stages.grpo.rewards=[exact_mach]",
+            ["no reward 'exact_mach'; did you mean 'exact_match'?"],
+        ),
         ("stages.sft.train.output_dir=x", ["train.output_dir: belongs to the runner; "]),
         ("stages.sft.train.seed=1", ["train.seed: belongs to the runner; "]),
-        ("stages.sft.train.per_device_train_batch_size=1", ["belongs to the runner; ", "batch_size"]),
+        (
+            "stages.sft.train.per_device_train_batch_size=1",
+            ["belongs to the runner; ", "batch_size"],
+        ),
         ("stages.sft.train.report_to=wandb", ["belongs to the runner; ", "trackers"]),
         ("stages.sft.train.learning_rate=fast", ["train.learning_rate: must be ", "'fast'"]),
         ("stages.sft.hooks.replay.share=1.5", ["hooks.replay: share: ", "1.5"]),
@@ -139,7 +153,10 @@ def test_the_documented_message_on_an_unknown_field_of_trl(chain: Any, refused: 
         ("seed=-1", "seed: input should be greater than or equal to 0, not -1"),
         ("name=a/b", "name: "),
         ("stages=[]", "stages: input should be a valid dictionary, not []"),
-        ("gate.on_regression=wran", "gate.on_regression: input should be 'warn' or 'stop', not 'wran'"),
+        (
+            "gate.on_regression=wran",
+            "gate.on_regression: input should be 'warn' or 'stop', not 'wran'",
+        ),
         ("baseline=naiv", "baseline: input should be 'naive', not 'naiv'; did you mean 'naive'?"),
         ("model.dtype=fp32", "model.dtype: input should be 'float32'"),
         ("model.path=./x", "model: name one of path, gguf, random; here: path, random"),
@@ -158,10 +175,25 @@ def test_wrong_values_of_a_chain(chain: Any, refused: Refused, change: str, line
         ("sft", "train", [], "train: input should be a valid dictionary, not []"),
         ("sft", "hooks", {"kl": {}}, "hooks: input should be a valid list, not {'kl': {}}"),
         ("sft", "data", [], "data: list should have at least 1 item"),
-        ("sft", "data", {"path": "./a.jsonl", "limit": "5"}, "data.0.limit: input should be a valid"),
-        ("sft", "data", {"path": "./a.jsonl", "weight": 0}, "data.0.weight: input should be greater"),
+        (
+            "sft",
+            "data",
+            {"path": "./a.jsonl", "limit": "5"},
+            "data.0.limit: input should be a valid",
+        ),
+        (
+            "sft",
+            "data",
+            {"path": "./a.jsonl", "weight": 0},
+            "data.0.weight: input should be greater",
+        ),
         ("sft", "data", {}, "data.0: name either path or builder"),
-        ("sft", "data", {"builder": "pyton_code"}, "data.0: builder: no 'pyton_code'; did you mean"),
+        (
+            "sft",
+            "data",
+            {"builder": "pyton_code"},
+            "data.0: builder: no 'pyton_code'; did you mean",
+        ),
         (
             "sft",
             "data",
@@ -169,8 +201,18 @@ def test_wrong_values_of_a_chain(chain: Any, refused: Refused, change: str, line
             "data.0: view: python_code has no 'question'; did you mean 'questions'?",
         ),
         ("sft", "data", {"builder": "general"}, "data.0: view is missing; known: "),
-        ("sft", "data", "someone/some-data", "data.0: path 'someone/some-data' is a hub data set; "),
-        ("sft", "data", {"path": "./a.jsonl", "view": "x"}, "data.0: view: has no meaning for local"),
+        (
+            "sft",
+            "data",
+            "someone/some-data",
+            "data.0: path 'someone/some-data' is a hub data set; ",
+        ),
+        (
+            "sft",
+            "data",
+            {"path": "./a.jsonl", "view": "x"},
+            "data.0: view: has no meaning for local",
+        ),
         (
             "sft",
             "data",
@@ -352,9 +394,18 @@ def test_the_folder_of_a_stage_survives_its_overrides(chain: Any) -> None:
         ("stages.sft.from=dpo", "stages.sft.from: 'dpo' does not come before sft; earlier are: "),
         ("stages.sft.from=sft", "stages.sft.from: 'sft' does not come before sft"),
         ("stages.dpo.reference=grpo", "stages.dpo.reference: 'grpo' does not come before dpo"),
-        ("stages.dpo.from=pretran", "stages.dpo.from: 'pretran' is no stage; did you mean 'pretrain'?"),
-        ("stages.dpo.reference=bas", "stages.dpo.reference: 'bas' is no stage; did you mean 'base'?"),
-        ("stages.dpo.from=[base, sftt]", "stages.dpo.from: 'sftt' is no stage; did you mean 'sft'?"),
+        (
+            "stages.dpo.from=pretran",
+            "stages.dpo.from: 'pretran' is no stage; did you mean 'pretrain'?",
+        ),
+        (
+            "stages.dpo.reference=bas",
+            "stages.dpo.reference: 'bas' is no stage; did you mean 'base'?",
+        ),
+        (
+            "stages.dpo.from=[base, sftt]",
+            "stages.dpo.from: 'sftt' is no stage; did you mean 'sft'?",
+        ),
         ("stages.grpo.teacher=x", "stages.grpo.teacher: 'x' is no stage; known: "),
     ],
 )

@@ -1,4 +1,4 @@
-"""The world of one process, and the refusal of processes that do not talk. Two: cpt/hooks/test_two_processes.py."""
+"""The world of one process, and the refusal of processes that do not talk."""
 
 import pytest
 import torch

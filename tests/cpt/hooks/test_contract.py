@@ -86,7 +86,7 @@ class TestEveryHook:
             table.build(hook, {**CASES[hook].on, "strenght_": 1}, "sft.yaml")
 
     def test_first_stage_trains_or_is_refused_clearly(self, hook: str, stages: TinyStages) -> None:
-        job = stages.job("sft", [hook], parent=stages.base, max_steps=1)  # type: ignore[list-item]
+        job = stages.job("sft", [hook], parent=stages.base, max_steps=1)
         refusal = CASES[hook].first_stage_refuses
         if refusal:
             with pytest.raises(HookError, match=refusal):

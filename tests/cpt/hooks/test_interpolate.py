@@ -80,8 +80,8 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_tied_tensors_are_blended_once(tied: tuple[Path, Path]) -> None:
     ours, theirs = (load_model(str(folder)) for folder in tied)
-    one = ours.get_input_embeddings().weight.detach().clone()  # type: ignore[union-attr, operator]
-    other = theirs.get_input_embeddings().weight.detach().clone()  # type: ignore[union-attr, operator]
+    one = ours.get_input_embeddings().weight.detach().clone()
+    other = theirs.get_input_embeddings().weight.detach().clone()
     model: Any = blended(0.25, ours, tied[1])
     assert model.lm_head.weight is model.model.embed_tokens.weight
     torch.testing.assert_close(model.lm_head.weight.detach(), 0.75 * other + 0.25 * one)
@@ -98,18 +98,16 @@ def test_bf16_is_blended_in_fp32(tied: tuple[Path, Path]) -> None:
 class TestRefusals:
     @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
     def test_alpha_out_of_range(self, alpha: float) -> None:
-        with pytest.raises(RecipeError, match="hooks.interpolate: alpha: input should be"):
+        with pytest.raises(RecipeError, match=r"hooks.interpolate: alpha: input should be"):
             table.build("interpolate", {"alpha": alpha}, "sft.yaml")
 
     def test_several_stages_at_once(self) -> None:
-        with pytest.raises(RecipeError, match="`of` names one earlier stage"):
+        with pytest.raises(RecipeError, match=r"`of` names one earlier stage"):
             table.build("interpolate", {"of": "all"}, "sft.yaml")
 
-    def test_a_stage_that_is_not_there_before_anything_is_trained(
-        self, stages: TinyStages
-    ) -> None:
+    def test_a_stage_that_is_not_there_before_anything_is_trained(self, stages: TinyStages) -> None:
         job = stages.job("sft", {"interpolate": {"of": "pretain"}})
-        with pytest.raises(HookError, match="no earlier stage 'pretain'; did you mean 'pretrain'"):
+        with pytest.raises(HookError, match=r"no earlier stage 'pretain'; did you mean 'pretrain'"):
             stages.train(job)
         assert not (job.partial / "trained").exists()
 

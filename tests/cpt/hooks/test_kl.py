@@ -9,42 +9,19 @@ from torch import Tensor
 
 from cpt.errors import HookError, RecipeError
 from cpt.hooks import table
+from cpt.hooks.base import StageContext
 from cpt.past import Past, PastStage
-from tests.tiny_stages import TinyStages, equal, weights_of
+from cpt.world import World
+from tests.tiny_stages import TinyStages, equal, first_rows, log_probabilities, weights_of
 
 BETA = 0.7
-
-
-def log_probabilities(folder: Path, ids: list[int]) -> Tensor:
-    """[T, V] of one sequence, in float64."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder / "checkpoint", dtype=torch.float64)
-    with torch.no_grad():
-        logits: Tensor = model(input_ids=torch.tensor([ids])).logits[0]
-    return logits.log_softmax(-1)
 
 
 def divergences(policy: Path, reference: Path, ids: list[int], start: int) -> Tensor:
     """KL(policy || reference) where the tokens from `start` on are predicted."""
     p, r = log_probabilities(policy, ids), log_probabilities(reference, ids)
-    return (p.exp() * (p - r)).sum(-1)[start - 1 : len(ids) - 1]
-
-
-def first_rows(stages: TinyStages, job: Any) -> list[dict[str, Any]]:
-    """The rows of the first step, as the stage encodes them."""
-    from cpt.checkpoint import load_tokenizer
-    from cpt.hooks.base import StageContext
-    from cpt.hooks.stack import HookStack
-    from cpt.world import World
-    from stages import kind_of
-    from stages.material import supply
-
-    kind = kind_of(job.spec.kind, "")
-    ctx = StageContext(job.name, kind.name, kind.formats, job.seed, World(), "")
-    tokenizer = load_tokenizer(str(stages.sft.output / "checkpoint"))
-    rows = supply(kind, job.spec, job.seed, HookStack([], ctx), tokenizer).train
-    return [rows[number] for number in range(8)]
+    values: Tensor = (p.exp() * (p - r)).sum(-1)[start - 1 : len(ids) - 1]
+    return values
 
 
 @pytest.mark.parametrize("micro_batch", [8, 2])
@@ -148,12 +125,13 @@ def test_reference_is_bit_identical_after_training(stages: TinyStages) -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_adapter_off_is_the_loaded_reference(dropout: float, stages: TinyStages) -> None:
     """With an adapter, the stage's start is its weights with the adapter off: no second model."""
+    from cpt.checkpoint import load_model
     from cpt.hooks.lora import Lora
     from cpt.hooks.trainer import AdapterOff, FrozenReference
-    from cpt.checkpoint import load_model
 
     folder = str(stages.sft.output / "checkpoint")
-    model = Lora(rank=2, dropout=dropout).adapt(load_model(folder), None)  # type: ignore[arg-type]
+    ctx = StageContext("sft", "sft", ("messages",), 5, World(), folder)
+    model = Lora(rank=2, dropout=dropout).adapt(load_model(folder), ctx)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
@@ -163,7 +141,7 @@ def test_adapter_off_is_the_loaded_reference(dropout: float, stages: TinyStages)
     with torch.no_grad():
         assert off.hidden(forward).equal(loaded.hidden(forward))
         assert off.head(off.hidden(forward)).equal(loaded.head(loaded.hidden(forward)))
-        on = model.get_base_model().base_model(**forward).last_hidden_state  # type: ignore[operator]
+        on = model.get_base_model().base_model(**forward).last_hidden_state
         assert not on.equal(off.hidden(forward))
     assert model.training  # as it was before
 
@@ -214,7 +192,7 @@ class TestRefusals:
 
     def test_a_stage_that_is_not_there_before_anything_is_loaded(self, stages: TinyStages) -> None:
         job = stages.job("sft", {"kl": {"of": "pretain"}})
-        with pytest.raises(HookError, match="no earlier stage 'pretain'; did you mean 'pretrain'"):
+        with pytest.raises(HookError, match=r"no earlier stage 'pretain'; did you mean 'pretrain'"):
             stages.train(job)
         assert not (job.partial / "trainer").exists()
 
@@ -227,4 +205,3 @@ class TestRefusals:
         changed = job.spec.model_copy(update={"model": ModelChange(add_tokens=["<|more|>"])})
         with pytest.raises(HookError, match=r"base has 259 tokens and sft 2\d\d; name an earlier"):
             stages.train(replace(job, spec=changed))
-

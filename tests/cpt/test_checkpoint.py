@@ -1,0 +1,73 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from cpt import checkpoint
+from cpt.errors import StoreError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "sft-1" / "checkpoint"
+    place.mkdir(parents=True)
+    for name in ("model.safetensors", "config.json", "chat_template.jinja", "notes.md"):
+        (place / name).write_text(name)
+    return place
+
+
+def test_digests_are_of_what_a_checkpoint_consists_of(folder: Path) -> None:
+    found = checkpoint.digests(folder)
+    assert sorted(found) == ["chat_template.jinja", "config.json", "model.safetensors"]
+    assert all(len(digest) == 64 for digest in found.values())
+    assert checkpoint.weight_files(folder) == [folder / "model.safetensors"]
+    checkpoint.verify(folder, found, "sft-1")
+
+
+def test_a_changed_or_missing_file_is_named_with_what_to_do(folder: Path) -> None:
+    expected = checkpoint.digests(folder)
+    (folder / "model.safetensors").write_text("other")
+    with pytest.raises(StoreError, match="is damaged") as failed:
+        checkpoint.verify(folder, expected, "sft-1")
+    assert str(failed.value).startswith(f"{folder / 'model.safetensors'}: ")
+    assert f"move {folder.parent} away" in str(failed.value)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(StoreError, match="is missing"):
+        checkpoint.verify(folder, expected, "sft-1")
+
+
+def test_a_model_and_its_tokenizer_are_loaded(tiny_folder: Path) -> None:
+    model = checkpoint.load_model(str(tiny_folder), "bfloat16")
+    assert str(model.dtype) == "torch.bfloat16"
+    assert checkpoint.load_tokenizer(str(tiny_folder)).eos_token == "<|im_end|>"
+
+
+@pytest.mark.parametrize("damage", ["no folder", "no config", "bad config", "cut weights", "bin"])
+def test_what_cannot_be_loaded_names_the_folder(
+    tmp_path: Path, tiny_folder: Path, damage: str
+) -> None:
+    import shutil
+
+    copy = tmp_path / "model"
+    if damage != "no folder":
+        shutil.copytree(tiny_folder, copy)
+    if damage == "no config":
+        (copy / "config.json").unlink()
+    if damage == "bad config":
+        (copy / "config.json").write_text("{")
+    if damage == "cut weights":
+        weights = copy / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    if damage == "bin":
+        (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(StoreError) as failed:
+        checkpoint.load_model(str(copy))
+    assert str(failed.value).startswith(f"{copy}: ")
+    assert "\n" not in str(failed.value)
+
+
+def test_a_damaged_tokenizer_names_its_folder(tmp_path: Path, tiny_folder: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(StoreError) as failed:
+        checkpoint.load_tokenizer(str(tmp_path))
+    assert str(failed.value).startswith(f"{tmp_path}: has no usable tokenizer")

@@ -1,0 +1,188 @@
+import random
+from collections import Counter
+
+import pytest
+
+from cpt.errors import DataError
+from cpt.stream import Source, Stream, interleave, pack
+
+
+def rows(name: str, number: int, share: float, fresh: bool = True) -> Source:
+    return Source(name, [1] * number, share, fresh)
+
+
+def texts(name: str, number: int, share: float, fresh: bool = True) -> Source:
+    draw = random.Random(name)
+    return Source(name, [draw.randint(1, 200) for _ in range(number)], share, fresh)
+
+
+def only(stream: Stream, source: int) -> list[int]:
+    return [row for number, row in stream.order if number == source]
+
+
+def test_a_small_stream_by_hand() -> None:
+    # Deadlines of new rows, (n + 1) / 0.75: 1.33, 2.67, 4, 5.33 ...; of old ones: 4, 8. An old row
+    # waits until it would not be ahead by a whole row: 0 < 0.25 * 1 holds at once, and new rows are due
+    # earlier; at 4 both are due, and the first source goes first.
+    mixed = interleave([rows("new", 6, 0.75), rows("old", 3, 0.25, fresh=False)], seed=0)
+    assert [source for source, _ in mixed.order] == [0, 0, 0, 1, 0, 0, 0]
+    assert sorted(only(mixed, 0)) == [0, 1, 2, 3, 4, 5]
+    assert mixed.epochs == (1.0, 1 / 3)
+    assert mixed.shares == (6 / 7, 1 / 7)
+
+
+def test_shares_count_amounts() -> None:
+    # Old rows are three times as long: one of them for every nine new rows is a quarter of the tokens.
+    mixed = interleave(
+        [Source("new", [1] * 900, 0.75), Source("old", [3] * 50, 0.25, fresh=False)], seed=0
+    )
+    assert Counter(source for source, _ in mixed.order) == {0: 900, 1: 100}
+    assert mixed.shares == (0.75, 0.25)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.1, 1 / 3, 0.5, 0.9])
+def test_over_many_draws_the_share_is_exact(share: float) -> None:
+    mixed = interleave(
+        [texts("new", 997, 1 - share), texts("old", 101, share, False)], 3, rows=100_000
+    )
+    assert mixed.shares[1] == pytest.approx(share, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        [0.9, 0.1],
+        [0.5, 0.3, 0.2],
+        [0.9, 0.05, 0.05],
+        [0.7, 0.1, 0.1, 0.1],
+        [0.4, 0.3, 0.15, 0.1, 0.05],
+        [0.125] * 8,
+        [0.3, 0.3, *[0.05] * 8],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("make", [rows, texts])
+def test_every_prefix_keeps_the_shares_within_one_row(shares: list[float], make: type) -> None:
+    sources = [make(str(n), 89, share, n == 0) for n, share in enumerate(shares)]
+    largest = max(max(source.amounts) for source in sources)
+    given, total = [0.0] * len(shares), 0.0
+    for source, row in interleave(sources, 5, rows=3000).order:
+        given[source] += sources[source].amounts[row]
+        total += sources[source].amounts[row]
+        for number, share in enumerate(shares):
+            assert abs(given[number] - share * total) <= largest + 1e-6
+
+
+def test_each_cycle_takes_every_row_once_in_a_new_order() -> None:
+    mixed = interleave([rows("new", 50, 0.5), rows("old", 7, 0.5, False)], 1)
+    old = only(mixed, 1)
+    cycles = [old[start : start + 7] for start in range(0, 49, 7)]
+    assert all(sorted(cycle) == list(range(7)) for cycle in cycles)
+    assert len({tuple(cycle) for cycle in cycles}) > 1
+
+
+def test_a_share_of_0_is_no_source_at_all() -> None:
+    new = rows("new", 20, 1.0)
+    alone = interleave([new], 1)
+    assert interleave([new, rows("old", 5, 0.0, False)], 1).order == alone.order
+    assert interleave([new, rows("empty", 0, 0.0, False)], 1).order == alone.order
+
+
+def test_other_sources_do_not_reorder_a_source() -> None:
+    alone = interleave([texts("new", 40, 1.0)], 1)
+    with_one = interleave([texts("new", 40, 0.8), texts("old", 9, 0.2, False)], 1)
+    with_two = interleave(
+        [texts("new", 40, 0.7), texts("older", 5, 0.1, False), texts("old", 9, 0.2, False)], 1
+    )
+    assert only(alone, 0) == only(with_one, 0) == only(with_two, 0)
+    short = min(len(only(with_one, 1)), len(only(with_two, 2)))
+    assert only(with_one, 1)[:short] == only(with_two, 2)[:short]
+
+
+def test_the_key_and_not_the_name_decides_the_order() -> None:
+    one = interleave([Source("/here/a", [1] * 30, 1.0, key="new 0")], 1)
+    other = interleave([Source("/there/b", [1] * 30, 1.0, key="new 0")], 1)
+    assert one.order == other.order
+    assert one.order != interleave([Source("/here/a", [1] * 30, 1.0, key="new 1")], 1).order
+    assert one.order != interleave([Source("/here/a", [1] * 30, 1.0, key="new 0")], 2).order
+
+
+def test_new_data_are_never_truncated() -> None:
+    for share in (0.05, 0.5, 0.95):
+        mixed = interleave([texts("new", 31, 1 - share), texts("old", 7, share, False)], 2)
+        assert sorted(only(mixed, 0)) == list(range(31))
+    two = interleave([rows("a", 10, 0.5), rows("b", 30, 0.5)], 2)
+    assert set(only(two, 0)) == set(range(10))
+    assert set(only(two, 1)) == set(range(30))
+    assert two.epochs == pytest.approx((3.0, 1.0), abs=0.11)
+
+
+@pytest.mark.parametrize(("epochs", "number"), [(1, 10), (2.0, 20), (0.5, 5), (None, 10)])
+def test_epochs_count_cycles_of_new_data(epochs: float | None, number: int) -> None:
+    assert len(interleave([rows("new", 10, 1.0)], 1, epochs=epochs).order) == number
+
+
+def test_rows_and_amount_end_a_stream() -> None:
+    new = Source("new", [3] * 10, 1.0)
+    assert len(interleave([new], 1, rows=25).order) == 25
+    assert len(interleave([new], 1, amount=10).order) == 4
+
+
+@pytest.mark.parametrize("multiple", [1, 4, 7, 16])
+def test_a_last_batch_is_filled_from_the_next_cycle(multiple: int) -> None:
+    mixed = interleave([rows("new", 10, 1.0)], 1, multiple_of=multiple)
+    assert len(mixed.order) == -(-10 // multiple) * multiple
+    assert sorted(only(mixed, 0)[:10]) == list(range(10))
+
+
+def test_a_longer_stream_begins_as_the_shorter_one() -> None:
+    sources = [texts("new", 30, 0.6), texts("old", 8, 0.4, False)]
+    long = interleave(sources, 9, rows=200).order
+    for number in (1, 17, 100):
+        assert interleave(sources, 9, rows=number).order == long[:number]
+
+
+def test_what_cannot_be_mixed_is_refused() -> None:
+    with pytest.raises(DataError, match="old is to be 20% of the stream and is empty"):
+        interleave([rows("new", 3, 0.8), rows("old", 0, 0.2, False)], 1)
+    with pytest.raises(DataError, match="leave nothing for new data"):
+        interleave([rows("old", 3, 1.0, False)], 1)
+
+
+# Packing.
+
+
+def test_packing_by_hand() -> None:
+    assert pack([3, 5, 2], 4, split=True) == [
+        [(0, 0, 3), (1, 0, 1)],
+        [(1, 1, 5)],
+        [(2, 0, 2)],
+    ]
+    assert pack([3, 5, 2, 2, 1], 4, split=False) == [
+        [(0, 0, 3)],
+        [(1, 0, 4)],
+        [(2, 0, 2), (3, 0, 2)],
+        [(4, 0, 1)],
+    ]
+    assert pack([], 4, split=True) == []
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1000])
+def test_splitting_conserves_every_token_in_full_rows(size: int) -> None:
+    draw = random.Random(size)
+    lengths = [draw.randint(1, 150) for _ in range(200)]
+    packed = pack(lengths, size, split=True)
+    tokens = [(n, t) for row in packed for n, start, end in row for t in range(start, end)]
+    assert tokens == [(n, t) for n, length in enumerate(lengths) for t in range(length)]
+    sizes = [sum(end - start for _, start, end in row) for row in packed]
+    assert sizes[:-1] == [size] * (len(sizes) - 1)
+    assert 0 < sizes[-1] <= size
+
+
+def test_whole_sequences_share_rows_and_only_too_long_ones_are_cut() -> None:
+    draw = random.Random(0)
+    lengths = [draw.randint(1, 150) for _ in range(200)]
+    packed = pack(lengths, 100, split=False)
+    pieces = [piece for row in packed for piece in row]
+    assert pieces == [(n, 0, min(length, 100)) for n, length in enumerate(lengths)]
+    assert all(sum(end - start for _, start, end in row) <= 100 for row in packed)

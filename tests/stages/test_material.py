@@ -1,0 +1,325 @@
+"""The stream that a stage trains on, from rows on disk to the trainer's table."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cpt import past
+from cpt.errors import DataError
+from cpt.hooks import table
+from cpt.hooks.base import Mixture, OldRows, StageContext
+from cpt.hooks.stack import HookStack
+from cpt.recipe import StageSpec
+from cpt.settings import validate
+from cpt.world import World
+from stages import kind_of
+from stages.material import Supply, supply
+
+
+def text(number: int, length: int) -> str:
+    """A text that says which one it is; one token per byte."""
+    return f"{number:04d}" + "x" * length
+
+
+def texts(folder: Path, number: int, length: int = 6, name: str = "new") -> str:
+    """Texts of `length` + 4 tokens and EOS, no two alike."""
+    rows = [{"text": text(n, length)} for n in range(number)]
+    return write(folder / f"{name}.jsonl", rows)
+
+
+def write(file: Path, rows: list[Any]) -> str:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+class Old:
+    """A hook that adds rows, without a past."""
+
+    def __init__(self, rows: list[Any], share: float, unit: Any = "tokens") -> None:
+        self.added = OldRows("replay of old", rows, share, unit)
+
+
+def stack(kind: str, *olds: Old) -> HookStack:
+    ctx = StageContext(kind, kind, kind_of(kind, "x").formats, 17, World(), "start")
+    hooks = HookStack([], ctx)
+
+    def mix(data: Mixture) -> Mixture:
+        data.old += [old.added for old in olds]
+        return data
+
+    hooks.mix = mix  # type: ignore[method-assign]
+    return hooks
+
+
+def make(kind: str, tokenizer: Any, data: Any, *olds: Old, seed: int = 17, **train: Any) -> Supply:
+    items = data if isinstance(data, list) else [data]
+    tree = {
+        "kind": kind,
+        "data": [{"path": item} if isinstance(item, str) else item for item in items],
+        "train": train,
+    }
+    spec = validate(StageSpec, tree, "s.yaml")
+    return supply(kind_of(kind, "s.yaml"), spec, seed, stack(kind, *olds), tokenizer)
+
+
+def said(tokenizer: Any, done: Supply) -> list[str]:
+    return [tokenizer.decode(row["input_ids"]) for row in done.train]
+
+
+def test_rows_and_steps_of_epochs_fill_the_last_batch(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    done = make("sft", tiny_tokenizer, texts(tmp_path, 10), batch_size=4, num_train_epochs=2)
+    assert (done.num_steps, len(done.train)) == (5, 20)
+    assert Counter(said(tiny_tokenizer, done)) == {f"{text(n, 6)}<|im_end|>": 2 for n in range(10)}
+    done = make("sft", tiny_tokenizer, texts(tmp_path, 10), batch_size=4)
+    assert (done.num_steps, len(done.train)) == (3, 12)
+    assert len(set(said(tiny_tokenizer, done)[:10])) == 10
+
+
+def test_max_steps_count_whole_batches(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    done = make("sft", tiny_tokenizer, texts(tmp_path, 10), batch_size=4, max_steps=7)
+    assert (done.num_steps, len(done.train)) == (7, 28)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+def test_replay_has_its_share_of_tokens_within_one_row(
+    tmp_path: Path, tiny_tokenizer: Any, share: float
+) -> None:
+    old = [{"text": "old" + "y" * (n % 40)} for n in range(50)]
+    done = make("sft", tiny_tokenizer, texts(tmp_path, 200), Old(old, share), batch_size=8)
+    lengths = [
+        (line.startswith("old"), len(row["input_ids"]))
+        for line, row in zip(said(tiny_tokenizer, done), done.train, strict=True)
+    ]
+    tokens = sum(length for _, length in lengths)
+    replayed = sum(length for is_old, length in lengths if is_old)
+    assert abs(replayed - share * tokens) <= 44
+    assert done.description[1]["share"] == pytest.approx(replayed / tokens, abs=1e-6)
+    assert done.description[1]["replayed"] is True
+    assert {line[:4] for line in said(tiny_tokenizer, done)} >= {f"{n:04d}" for n in range(200)}
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("settings", [{"max_steps": 5}, {"num_train_epochs": 1}], ids=str)
+def test_in_packed_rows_too(
+    tmp_path: Path, tiny_tokenizer: Any, share: float, settings: dict[str, Any]
+) -> None:
+    old = [{"text": "y" * (3 + n % 40)} for n in range(50)]
+    data = texts(tmp_path, 200)
+    done = make(
+        "pretrain", tiny_tokenizer, data, Old(old, share), batch_size=4, max_length=64, **settings
+    )
+    assert len(done.train) == 4 * done.num_steps
+    everything = "".join(said(tiny_tokenizer, done))
+    assert {len(row["input_ids"]) for row in done.train} == {64}
+    documents = everything.split("<|im_end|>")
+    tokens = len(done.train) * 64
+    replayed = sum(len(document) + 1 for document in documents if document.startswith("y"))
+    assert abs(replayed - share * tokens) <= 44 + 44  # one row of the stream, one cut at the end
+    if settings == {"num_train_epochs": 1}:
+        assert {document[:4] for document in documents} >= {f"{n:04d}" for n in range(200)}
+        # 200 texts of 11 tokens are 1 - share of the stream; the last step is filled up.
+        needed = 200 * 11 / (1 - share) / 64 / 4
+        assert needed <= done.num_steps <= needed + 1.2
+
+
+@pytest.mark.parametrize(("number", "epochs"), [(8, 1), (32, 1), (33, 1), (5, 3.0), (1, 1)])
+def test_all_packed_rows_of_pretraining_are_full(
+    tmp_path: Path, tiny_tokenizer: Any, number: int, epochs: float
+) -> None:
+    data = texts(tmp_path, number, length=11)  # 16 tokens each
+    done = make(
+        "pretrain", tiny_tokenizer, data, batch_size=2, max_length=32, num_train_epochs=epochs
+    )
+    assert done.num_steps == -(-number * epochs * 16 // 64)
+    assert len(done.train) == 2 * done.num_steps
+    for row in done.train:
+        assert len(row["input_ids"]) == sum(row["seq_lengths"]) == 32
+        assert row["labels"] == row["input_ids"]  # no padding, and every token is learnt
+    seen = Counter("".join(said(tiny_tokenizer, done)).split("<|im_end|>"))
+    assert all(seen[text(n, 11)] >= int(epochs) for n in range(number))
+
+
+def test_packed_chats_stay_whole_and_teach_the_assistant_only(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    chats = [
+        {
+            "messages": [
+                {"role": "user", "content": "q"},
+                {"role": "assistant", "content": f"{n:02d}" + "a" * (n % 7)},
+            ]
+        }
+        for n in range(30)
+    ]
+    data = write(tmp_path / "chats.jsonl", chats)
+    done = make("sft", tiny_tokenizer, data, batch_size=2, max_length=80, packing=True)
+    assert len(done.train) == 2 * done.num_steps
+    for row in done.train:
+        assert len(row["input_ids"]) == sum(row["seq_lengths"]) <= 80
+        parts = tiny_tokenizer.decode(row["input_ids"]).split("<|im_start|>user\nq<|im_end|>\n")
+        assert parts[0] == ""
+        assert len(parts) == len(row["seq_lengths"]) + 1
+        learnt = tiny_tokenizer.decode([label for label in row["labels"] if label != -100])
+        heads = [part.removeprefix("<|im_start|>assistant\n").strip() for part in parts[1:]]
+        assert learnt == "".join(heads)
+
+
+def test_weights_are_shares_of_the_new_data_and_none_is_truncated(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    data = [
+        {"path": texts(tmp_path, 40, name="a"), "weight": 3},
+        {"path": texts(tmp_path, 40, length=17, name="b"), "weight": 1},
+    ]
+    for kind, more in (("sft", {}), ("pretrain", {"max_length": 32})):
+        done = make(kind, tiny_tokenizer, data, batch_size=2, **more)
+        one, other = done.description
+        assert one["share"] == pytest.approx(0.75, abs=0.02)
+        assert one["epochs"] >= 0.99
+        assert other["epochs"] >= 0.99
+
+
+def test_units_count_rows_in_packed_streams_too(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    old = Old([{"text": "y" * 39}] * 5, 0.5, "samples")
+    data = texts(tmp_path, 100)
+    for kind, more in (("sft", {}), ("pretrain", {"max_length": 64})):
+        done = make(kind, tiny_tokenizer, data, old, batch_size=2, **more)
+        assert [entry["share"] for entry in done.description] == pytest.approx([0.5, 0.5], abs=0.01)
+        assert done.description[0]["unit"] == "samples"
+
+
+def test_a_replay_does_not_reorder_new_data(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    data = texts(tmp_path, 40)
+    alone = said(tiny_tokenizer, make("sft", tiny_tokenizer, data, batch_size=1))
+    old = Old([{"text": "y"}], 0.3)
+    mixed = said(tiny_tokenizer, make("sft", tiny_tokenizer, data, old, batch_size=1))
+    assert [line for line in mixed if line.startswith("0")] == alone
+    other = make("sft", tiny_tokenizer, data, batch_size=1, seed=18)
+    assert said(tiny_tokenizer, other) != alone
+
+
+def test_the_order_does_not_depend_on_where_the_files_lie(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    (tmp_path / "else").mkdir()
+    one = make("sft", tiny_tokenizer, texts(tmp_path, 20, name="a"), batch_size=1)
+    other = make("sft", tiny_tokenizer, texts(tmp_path / "else", 20, name="b"), batch_size=1)
+    assert said(tiny_tokenizer, one) == said(tiny_tokenizer, other)
+
+
+def test_the_replay_hook_brings_rows_of_the_past(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    data, old = texts(tmp_path, 40), write(tmp_path / "old.jsonl", [{"text": "old"}] * 3)
+    hook = table.build("replay", {"source": {"path": old}, "share": 0.25, "unit": "samples"}, "x")
+    hooks = stack("sft")
+    real = HookStack([hook], hooks.ctx)
+    real.recall(past.of_checkpoint("org/base"))
+    tree = {"kind": "sft", "data": {"path": data}, "train": {"batch_size": 4}}
+    spec = validate(StageSpec, tree, "s.yaml")
+    done = supply(kind_of("sft", "x"), spec, 17, real, tiny_tokenizer)
+    assert Counter(line.startswith("old") for line in said(tiny_tokenizer, done))[
+        True
+    ] == pytest.approx(len(done.train) / 4, abs=1)
+    assert done.description[1]["name"] == "replay of old.jsonl"
+
+
+# Exemplars.
+
+
+def test_few_rows_are_all_exemplars(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    done = make(
+        "sft", tiny_tokenizer, texts(tmp_path, 10), Old([{"text": "old"}], 0.3), batch_size=2
+    )
+    assert sorted(row["text"] for row in done.exemplars) == [text(n, 6) for n in range(10)]
+
+
+def test_exemplars_are_what_was_trained_on_and_no_dropped_row(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    rows = []
+    for number in range(20):
+        question = "q" * (200 if number % 2 else 1)
+        answer = {"role": "assistant", "content": str(number)}
+        rows.append({"messages": [{"role": "user", "content": question}, answer]})
+    data = write(tmp_path / "chats.jsonl", rows)
+    done = make("sft", tiny_tokenizer, data, batch_size=1, max_length=60)
+    kept = {row["messages"][1]["content"] for row in done.exemplars}
+    assert kept == {str(number) for number in range(0, 20, 2)}
+    assert done.description[0]["dropped_rows"] == 10
+    assert any("left out 10 rows" in note for note in done.notes)
+
+
+def test_a_stream_cut_short_leaves_only_what_was_seen(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    for kind, more in (("sft", {}), ("pretrain", {"max_length": 22})):
+        done = make(kind, tiny_tokenizer, texts(tmp_path, 100), batch_size=2, max_steps=3, **more)
+        seen = "".join(said(tiny_tokenizer, done))
+        assert 6 <= len(done.exemplars) <= 13
+        assert all(row["text"][:4] in seen for row in done.exemplars)
+
+
+def test_many_rows_are_sampled_uniformly_and_always_alike(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    data = texts(tmp_path, 3000, length=0)
+    one = make("sft", tiny_tokenizer, data, batch_size=8)
+    other = make("sft", tiny_tokenizer, data, batch_size=8)
+    assert one.exemplars == other.exemplars
+    numbers = [int(row["text"]) for row in one.exemplars]
+    assert len(set(numbers)) == 1000 == past.NUM_EXEMPLARS
+    # The mean of a uniform sample of 1000 of 3000 has a standard error of 22; five of them.
+    assert abs(sum(numbers) / 1000 - 1499.5) < 112
+    first = said(tiny_tokenizer, one)
+    places = [first.index(f"{number:04d}<|im_end|>") for number in numbers]
+    assert places == sorted(places)
+
+
+# Notes and refusals.
+
+
+def test_many_epochs_are_noted(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    data = texts(tmp_path, 10)
+    assert make("sft", tiny_tokenizer, data, batch_size=8, max_steps=10).notes == []
+    (note,) = make("sft", tiny_tokenizer, data, batch_size=9, max_steps=9).notes
+    assert note == "new.jsonl: each row is seen 8.1 times; it may be learnt by heart"
+
+
+def test_bad_rows_are_noted(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    file = write(tmp_path / "a.jsonl", [{"text": "a"}, {"text": ""}])
+    done = make("sft", tiny_tokenizer, {"path": file, "max_bad": 0.5}, batch_size=1)
+    assert done.description[0]["bad_rows"] == 1
+    assert done.notes[0].startswith("a.jsonl: left out 1 bad rows: row 2: ")
+
+
+def test_held_out_rows_are_made_likewise(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    data = {"path": texts(tmp_path, 40, length=11), "validation": {"fraction": 0.25, "limit": 6}}
+    done = make("sft", tiny_tokenizer, data, batch_size=2)
+    assert done.held_out is not None
+    assert len(done.held_out) == 6
+    assert not {*said(tiny_tokenizer, done)} & {
+        tiny_tokenizer.decode(row["input_ids"]) for row in done.held_out
+    }
+    done = make("pretrain", tiny_tokenizer, data, batch_size=2, max_length=32)
+    assert done.held_out is not None
+    assert sum(len(row["input_ids"]) for row in done.held_out) == 6 * 16
+    assert make("sft", tiny_tokenizer, texts(tmp_path, 4), batch_size=2).held_out is None
+
+
+def test_what_leaves_nothing_is_refused(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    data = texts(tmp_path, 4)
+    with pytest.raises(DataError, match="replay shares sum to 1"):
+        make("sft", tiny_tokenizer, data, Old([{"text": "y"}], 0.5), Old([{"text": "y"}], 0.5))
+    with pytest.raises(DataError, match="one unit"):
+        make(
+            "sft",
+            tiny_tokenizer,
+            data,
+            Old([{"text": "y"}], 0.1),
+            Old([{"text": "y"}], 0.1, "samples"),
+        )
+    chats = [
+        {"messages": [{"role": "user", "content": "q" * 99}, {"role": "assistant", "content": "a"}]}
+    ]
+    with pytest.raises(DataError, match=r"chats\.jsonl: no row is left once tokenised \(1 "):
+        make("sft", tiny_tokenizer, write(tmp_path / "chats.jsonl", chats), max_length=50)
