@@ -1,35 +1,21 @@
 """Data configs -> rows. Bad rows are counted, reported, and refused beyond a limit."""
 
-import glob
-import gzip
-import json
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from cpt import ids
 from cpt.errors import DataError
+from cpt.files import local_files, read_file, read_json
+from cpt.rows import BROKEN, REQUIRED, Row, RowFormat, conversational, fault, format_of
 from cpt.settings import Settings, did_you_mean
 from cpt.yaml12 import nearest_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-Row = dict[str, Any]
-RowFormat = Literal["text", "messages", "preference", "prompt"]
-
-#: What a row of each format must hold, in TRL's words. `prompt` rows may carry more columns for rewards.
-REQUIRED: dict[RowFormat, tuple[str, ...]] = {
-    "text": ("text",),
-    "messages": ("messages",),
-    "preference": ("prompt", "chosen", "rejected"),
-    "prompt": ("prompt",),
-}
 
 
 class Validation(Settings):
@@ -130,7 +116,7 @@ class DataSpec(Settings):
         """The local files that `path` names; globs and folders are followed."""
         if not self.is_local:
             return []
-        return [file for name in self._names for file in _local_files(name)]
+        return [file for name in self._names for file in local_files(name)]
 
     @property
     def _names(self) -> list[str]:
@@ -184,7 +170,7 @@ class DataSpec(Settings):
             DataError: nothing is there.
         """
         for name in self._names:
-            if not _local_files(name):
+            if not local_files(name):
                 what = "no data files in this folder" if Path(name).is_dir() else "no such file"
                 raise DataError(f"data: {name}: {what}{nearest_file(Path(name))}")
         return self.files
@@ -199,15 +185,6 @@ class Rows:
     format: RowFormat
     num_bad: int
     examples_of_bad: tuple[str, ...] = ()
-
-
-def format_of(row: Row) -> RowFormat | None:
-    """Which of TRL's formats a row has, by its columns."""
-    order: tuple[RowFormat, ...] = ("preference", "messages", "prompt", "text")
-    for name in order:
-        if all(column in row for column in REQUIRED[name]):
-            return name
-    return None
 
 
 def load_rows(
@@ -237,9 +214,9 @@ def load_rows(
         seen |= dict.fromkeys(raw)
         row = {key: value for key, value in raw.items() if key not in spec.columns.values()}
         row |= {ours: raw.get(theirs) for ours, theirs in spec.columns.items()}
-        row = _conversational(row, spec.as_chat)
+        row = conversational(row, spec.as_chat)
         found = found or format_of(row)
-        reason = _fault(row, found)
+        reason = fault(row, found)
         if reason is None:
             good.append(row)
             characters += len(str(row[REQUIRED[found or "text"][0]]))
@@ -253,7 +230,7 @@ def load_rows(
     if total == 0:
         raise DataError(f"data {spec.label}: has no rows ({part})")
     if found is None or not good:
-        columns = ", ".join(map(repr, seen.keys() - {_BROKEN})) or "none"
+        columns = ", ".join(map(repr, seen.keys() - {BROKEN})) or "none"
         raise DataError(
             f"data {spec.label}: no usable row of {total}; {bad[0]}; its columns are {columns}; "
             f"map them with columns: {{ours: theirs}}"
@@ -269,27 +246,6 @@ def load_rows(
             f"{spec.max_bad:g} allows; {'; '.join(bad[:3])}"
         )
     return Rows(spec, good, found, len(bad), tuple(bad[:3]))
-
-
-def _conversational(row: Row, as_chat: bool) -> Row:
-    """Bring pairs of whole conversations into TRL's explicit form, and text prompts into a chat's.
-
-    Pairs as UltraFeedback has them hold the prompt in both conversations and, besides, as text.
-    """
-    chosen, rejected = row.get("chosen"), row.get("rejected")
-    if (
-        isinstance(chosen, list)
-        and isinstance(rejected, list)
-        and all(len(conversation) > 1 for conversation in (chosen, rejected))
-        and chosen[:-1] == rejected[:-1]
-    ):
-        row = {**row, "prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
-    if as_chat and isinstance(row.get("prompt"), str):
-        row = {**row, "prompt": [{"role": "user", "content": row["prompt"]}]}
-        for name in ("chosen", "rejected"):
-            if isinstance(row.get(name), str):
-                row[name] = [{"role": "assistant", "content": row[name]}]
-    return row
 
 
 def _part(spec: DataSpec, part: str) -> Iterator[tuple[int, Row]]:
@@ -310,9 +266,9 @@ def _raw(spec: DataSpec, part: str) -> Iterator[Row]:
         from cpt.corpora import views
 
         view = held_out.view if held_out and held_out.view else spec.view
-        return _read_json(views(spec.builder, spec.source) / f"{view}.jsonl")
+        return read_json(views(spec.builder, spec.source) / f"{view}.jsonl")
     if spec.is_local:
-        return (row for file in spec.existing_files() for row in _read(file, spec))
+        return (row for file in spec.existing_files() for row in read_file(file, spec.format))
     return _hub(spec, held_out.split if held_out and held_out.split else spec.split)
 
 
@@ -326,141 +282,6 @@ def _hub(spec: DataSpec, split: str) -> Iterator[Row]:
     except (OSError, ValueError) as error:  # no network, no such data set, no such split
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(f"data {spec.label}: cannot be read from the hub: {first}") from error
-
-
-def _local_files(name: str) -> list[Path]:
-    """The files that a path, a folder or a glob names."""
-    path = Path(name)
-    if path.is_dir():
-        return sorted(p for p in path.rglob("*") if p.is_file() and _format_of(p))
-    if path.is_file():
-        return [path]
-    return sorted(p for p in map(Path, glob.glob(name, recursive=True)) if p.is_file())
-
-
-def _format_of(path: Path) -> str | None:
-    name = path.name.removesuffix(".gz")
-    for ending, kind in (
-        ("jsonl", "json"),
-        ("json", "json"),
-        ("parquet", "parquet"),
-        ("txt", "text"),
-    ):
-        if name.endswith("." + ending):
-            return kind
-    return None
-
-
-#: The only column of a row that could not be read; it says why.
-_BROKEN = "__broken__"
-
-
-def _read(file: Path, spec: DataSpec) -> Iterator[Row]:
-    kind = spec.format or _format_of(file)
-    if kind == "json":
-        return _read_json(file)
-    if kind == "parquet":
-        return _read_parquet(file)
-    if kind == "text":
-        return _read_text(file)
-    raise DataError(f"data: {file}: unknown file type; name it with format: json, parquet or text")
-
-
-def _read_parquet(file: Path) -> Iterator[Row]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        for batch in parquet.ParquetFile(file).iter_batches():
-            yield from batch.to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"data: {file}: cannot be read: {error}") from None
-
-
-def _read_text(file: Path) -> Iterator[Row]:
-    """One row per paragraph: paragraphs are apart by a blank line."""
-    with _opened(file) as stream:
-        for paragraph in stream.read().split("\n\n"):
-            if paragraph.strip():
-                yield {"text": paragraph.strip()}
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[IO[str]]:
-    """A text file, packed or not; what goes wrong while it is read is a DataError.
-
-    A byte order mark is skipped.
-    """
-    try:
-        if file.suffix == ".gz":
-            with gzip.open(file, "rt", encoding="utf-8-sig") as stream:
-                yield stream
-        else:
-            with file.open(encoding="utf-8-sig") as stream:
-                yield stream
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(f"data: {file}: cannot be read: {error}") from None
-
-
-def _read_json(file: Path) -> Iterator[Row]:
-    """JSON Lines, or one JSON list. What is no JSON object is a bad row, not an end."""
-    with _opened(file) as stream:
-        start = stream.read(4096).lstrip()[:1]
-        stream.seek(0)
-        if start == "[":
-            try:
-                items = json.load(stream)
-            except json.JSONDecodeError as error:
-                raise DataError(f"data: {file}: cannot be read: {error}") from None
-            yield from map(_object, items)
-            return
-        for line in stream:
-            if line.strip():
-                try:
-                    yield _object(json.loads(line))
-                except json.JSONDecodeError as error:
-                    yield {_BROKEN: f"not JSON ({error.msg})"}
-
-
-def _object(item: Any) -> Row:
-    return item if isinstance(item, dict) else {_BROKEN: "not a JSON object"}
-
-
-def _fault(row: Row, kind: RowFormat | None) -> str | None:
-    """Why a row cannot be trained on, or None."""
-    if _BROKEN in row:
-        return str(row[_BROKEN])
-    if kind is None:
-        return "no text, messages, prompt, chosen or rejected"
-    for column in REQUIRED[kind]:
-        value = row.get(column)
-        if value is None or value == "" or value == []:
-            return f"{column} is missing or empty"
-        if isinstance(value, list):
-            reason = _message_fault(value)
-            if reason:
-                return f"{column}: {reason}"
-        elif not isinstance(value, str):
-            return f"{column} is a {type(value).__name__}, not text"
-        if isinstance(value, list) != isinstance(row[REQUIRED[kind][0]], list):
-            return f"{REQUIRED[kind][0]} and {column} are not both text or both chats"
-    if kind == "messages" and (
-        not isinstance(row["messages"], list)
-        or all(m["role"] != "assistant" for m in row["messages"])
-    ):
-        return "messages: no turn of the assistant"
-    if kind == "text" and not str(row["text"]).strip():
-        return "text is blank"
-    return None
-
-
-def _message_fault(messages: list[Any]) -> str | None:
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            return "a turn has no role"
-        if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
-            return "a turn has no content"
-    return None
 
 
 def as_dataset(rows: list[Row]) -> "Dataset":

@@ -2,17 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
+from cpt.conflicts import UNKNOWN, check_hooks, check_recalls
 from cpt.errors import CptError, PlanError, RecipeError
 from cpt.hooks import table
-from cpt.hooks.base import Hook, points
+from cpt.hooks.base import Hook
 from cpt.hooks.stack import in_order
 from cpt.ids import short_hash
 from cpt.recipe import Recipe, StageSpec
-from cpt.settings import did_you_mean
-from cpt.store import Store
 
 #: Fields of `train:` that change what is shown, not what is trained.
 SHOWN_ONLY = (
@@ -134,13 +132,10 @@ def make(
     return Plan(recipe, name, tuple(nodes), tuple(dict.fromkeys(warnings)))
 
 
-_UNKNOWN = "-unknown"
-
-
 def _stand_in(name: str, spec: StageSpec, earlier: Sequence[Node]) -> Node:
     targets = spec.from_ if isinstance(spec.from_, list) else [spec.from_]
     parent = next((node for node in earlier if node.name == targets[0]), earlier[-1])
-    return Node(name, spec.kind, f"{name}{_UNKNOWN}", spec, parents={"parent": parent.id})
+    return Node(name, spec.kind, f"{name}{UNKNOWN}", spec, parents={"parent": parent.id})
 
 
 def stage_inputs(
@@ -210,7 +205,7 @@ def _node(
     hooks = [table.build(hook.name, dict(hook.settings), where) for hook in spec.hooks]
     lineage = _lineage(parent, earlier)
     for hook in hooks:
-        _check_recalls(hook, kind, lineage, kind_of, where)
+        check_recalls(hook, kind, lineage, kind_of, where)
     check_hooks(hooks, spec, kind, backend, where, warnings)
     seed = spec.seed if spec.seed is not None else recipe.seed
     recalled = {node.name: node.id for node in earlier}
@@ -255,116 +250,3 @@ def _lineage(parent: Node, earlier: Sequence[Node]) -> list[Node]:
     while (above := line[-1].parents.get("parent")) is not None and above in by_id:
         line.append(by_id[above])
     return line[::-1]
-
-
-def _check_recalls(
-    hook: Hook, kind: Kind, lineage: Sequence[Node], kind_of: Callable[[str, str], Kind], where: str
-) -> None:
-    own = f"{where}: hooks.{hook.name}"
-    names = {node.name: node for node in lineage} | {"previous": lineage[-1]}
-    for target in hook.recalls():
-        if target != "all" and target not in names:
-            hint = did_you_mean(target, [*names, "all"])
-            raise PlanError(f"{own}: of: {target!r} is no stage before this one{hint}")
-        if "mix" not in points(hook):
-            continue
-        for node in (lineage[1:] or lineage) if target == "all" else (names[target],):
-            if node.kind == "base":
-                raise PlanError(
-                    f"{own}: the base model left no rows to rehearse; name a data set: "
-                    f"{hook.name}: {{source: <data config>}}"
-                )
-            if node.id.endswith(_UNKNOWN):
-                continue
-            formats = kind_of(node.kind, where).formats[:1]
-            if not set(formats) & set(kind.formats):
-                raise PlanError(
-                    f"{own}: {node.name} left {formats[0]} rows, and a {kind.name} stage trains on "
-                    f"{' or '.join(kind.formats)}; name a source of that format"
-                )
-
-
-def check_hooks(
-    hooks: Sequence[Hook],
-    spec: StageSpec,
-    kind: Kind,
-    backend: Backend,
-    where: str,
-    warnings: list[str],
-) -> None:
-    """Refuse hooks that conflict with each other, with the kind or with the backend.
-
-    Raises:
-        PlanError: names both sides and a way out.
-    """
-    adapting = [hook.name for hook in hooks if "adapt" in points(hook)]
-    if len(adapting) > 1:
-        raise PlanError(
-            f"{where}: hooks: {' and '.join(adapting)} both change what is trained; keep one"
-        )
-    for single in ("ema", "interpolate"):
-        if sum(hook.name == single for hook in hooks) > 1:
-            raise PlanError(f"{where}: hooks: {single} is listed twice; it has one result")
-    shares = [getattr(hook, "share", 0.0) for hook in hooks if hook.name == "replay"]
-    if sum(shares) >= 1:
-        raise PlanError(
-            f"{where}: hooks: replay shares sum to {sum(shares):g} and leave nothing for new data"
-        )
-    if len({getattr(hook, "unit", "") for hook in hooks if hook.name == "replay"}) > 1:
-        raise PlanError(
-            f"{where}: hooks: replay entries count in different units; use tokens or samples for all"
-        )
-    if any(hook.name == "kl" for hook in hooks) and "reference" in kind.roles:
-        own = float(spec.train.get("beta", 0.1 if kind.name == "dpo" else 0.0))
-        if own:
-            warnings.append(
-                f"{where}: kl and {kind.name}'s own beta {own:g} both hold the model to a reference"
-            )
-    for hook in hooks:
-        if hook.kinds is not None and kind.name not in hook.kinds:
-            others = ", ".join(sorted(hook.kinds))
-            raise PlanError(f"{where}: hooks.{hook.name}: not in a {kind.name} stage; in {others}")
-        for need in sorted(hook.needs - backend.gives):
-            raise PlanError(f"{where}: hooks.{hook.name}: {backend.refusal(need)}")
-
-
-COLUMNS = {
-    "data": ("mix",),
-    "model": ("adapt",),
-    "loss": ("penalty",),
-    "gradient": ("pull", "project"),
-    "weights": ("track", "merge"),
-}
-
-
-def table_of(
-    plan: Plan, store: Store, probed: Callable[[str], bool] | None, num_probes: int, backend: str
-) -> str:
-    """The plan as people read it."""
-    rows = [["", "stage", "id", *COLUMNS, "status"]]
-    for number, node in enumerate(plan.nodes):
-        acting = [
-            " ".join(key for key, hook in node.hooks if set(points(hook)) & set(where))
-            for where in COLUMNS.values()
-        ]
-        status = store.status(node.id)
-        if status == "done" and probed is not None:
-            status += ", probed" if probed(node.id) else ", not probed"
-        rows.append([str(number), node.name, node.id, *acting, status])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    stages = len(plan.nodes) - 1
-    probes = f", {stages + 1} x {num_probes} probes" if num_probes else ""
-    place = _short(store.chain(plan.name))
-    head = f"chain {plan.name}   seed {plan.recipe.seed}   {stages} stages{probes}   {backend}   {place}"
-    return "\n".join([head, *lines, *(f"warning: {warning}" for warning in plan.warnings)])
-
-
-def _short(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt.errors import CptError, ProbeError
-from cpt.recipe import expand_data
+from cpt.inline import expand_data
 from cpt.settings import Settings, did_you_mean
 
 

@@ -16,6 +16,7 @@ from cpt import recipe as recipes
 from cpt.errors import CptError, GateStopped, PlanError, RecipeError
 from cpt.hooks.base import points
 from cpt.ids import atomic_write
+from cpt.plan_table import table_of
 from cpt.store import Store
 from eval.probe import result_path
 from eval.suite import Suite, load_suite
@@ -120,7 +121,7 @@ def show(chain: Chain) -> str:
         if chain.num_processes > 1
         else chain.backend.name
     )
-    return plans.table_of(chain.plan, chain.store, probed, num_probes, where)
+    return table_of(chain.plan, chain.store, probed, num_probes, where)
 
 
 def run(

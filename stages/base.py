@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from cpt.data import Row, RowFormat
 from cpt.recipe import StageSpec
+from cpt.rows import Row, RowFormat
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from cpt.data import Row, RowFormat
 from cpt.errors import EdgeError, PlanError
 from cpt.recipe import StageSpec
+from cpt.rows import Row, RowFormat
 from stages.base import Encoded, Material, StageKind
 
 if TYPE_CHECKING:

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from cpt.data import Row
 from cpt.errors import DataError
+from cpt.rows import Row
 from stages.base import Encoded
 
 if TYPE_CHECKING:

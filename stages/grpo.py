@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from cpt.data import Row, RowFormat
 from cpt.errors import PlanError, RecipeError
 from cpt.recipe import StageSpec, folder_of
+from cpt.rows import Row, RowFormat
 from stages.base import Encoded, Material, StageKind
 from stages.dpo import check_adapter, encode_prompts
 from stages.rewards import check_reward, load_reward, reward_content

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cpt import stream
-from cpt.data import Row, as_dataset, load_rows
+from cpt.data import as_dataset, load_rows
 from cpt.errors import DataError
 from cpt.hooks.base import Mixture
 from cpt.hooks.stack import HookStack
 from cpt.past import NUM_EXEMPLARS
 from cpt.recipe import StageSpec
+from cpt.rows import Row
 from stages.base import Encoded, StageKind
 
 if TYPE_CHECKING:

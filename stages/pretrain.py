@@ -2,9 +2,9 @@
 
 from typing import ClassVar
 
-from cpt.data import RowFormat
 from cpt.errors import RecipeError
 from cpt.recipe import StageSpec
+from cpt.rows import RowFormat
 from stages.sft import SFT
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cpt.data import Row, RowFormat
 from cpt.recipe import StageSpec
+from cpt.rows import Row, RowFormat
 from stages.base import Encoded, Material, StageKind
 from stages.encode import encode_rows
 

@@ -126,10 +126,15 @@ PRELOAD = [
     "eval.harness",
     "eval.report.write",
     "transformers.models.llama.modeling_llama",
+    "deepspeed",  # accelerate imports it where it is installed
+    "cpt.corpora.general",
+    "cpt.corpora.python_code",
+    "cpt.hooks.trainer",
 ]
 
 ENTRY = """
-import importlib, os, sys
+import gc, importlib, os, sys
+gc.freeze()  # what was imported before the fork is never garbage
 output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 os.dup2(output, 1)
 os.dup2(output, 2)

@@ -1,4 +1,4 @@
-"""Broken folders, full disks, two runs at once, pre-emption: a clear message, and nothing finished is lost."""
+"""Broken folders, full disks, two runs at once: a clear message, and nothing is lost."""
 
 import json
 import os

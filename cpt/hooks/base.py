@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import ConfigDict
 
-from cpt.data import DataSpec, Row, RowFormat
+from cpt.data import DataSpec
 from cpt.past import Past, PastStage
+from cpt.rows import Row, RowFormat
 from cpt.world import World
 
 if TYPE_CHECKING:

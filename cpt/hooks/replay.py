@@ -5,10 +5,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cpt.data import DataSpec, Row, load_rows
+from cpt.data import DataSpec, load_rows
 from cpt.errors import HookError
 from cpt.hooks.base import Hook, Mixture, OldRows, StageContext
 from cpt.past import Past
+from cpt.rows import Row, format_of
 
 
 @dataclass
@@ -73,7 +74,6 @@ class Replay(Hook):
                 f"replay of {', '.join(stage.name for stage in stages)}: no exemplars there; "
                 f"name a `source:` instead (the base model has none)"
             )
-        from cpt.data import format_of
 
         strange = {str(format_of(row)) for row in self.rows} - set(ctx.formats)
         if strange:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from cpt.data import DataSpec, Rows, as_dataset, format_of, load_rows
+from cpt.data import DataSpec, Rows, as_dataset, load_rows
 from cpt.errors import DataError, RecipeError
-from cpt.recipe import expand
+from cpt.inline import expand
+from cpt.rows import format_of
 from cpt.settings import validate
 
 TEXTS = [{"text": f"t{n}"} for n in range(10)]

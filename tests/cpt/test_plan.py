@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from cpt.errors import PlanError
-from cpt.plan import COLUMNS, table_of
+from cpt.plan_table import COLUMNS, table_of
 from cpt.store import Store
 
 Refused = Callable[..., str]
@@ -97,7 +97,8 @@ def test_one_stages_mistake_makes_none_in_later_stages(chain: Any, refused: Refu
 
 
 def test_a_backend_that_does_not_give_what_a_hook_needs_is_refused(chain: Any) -> None:
-    from cpt.plan import check_hooks, make
+    from cpt.conflicts import check_hooks
+    from cpt.plan import make
     from stages import kind_of
     from stages.trl_fields import check_train
 

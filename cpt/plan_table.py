@@ -1,0 +1,49 @@
+"""A plan as people read it: which hook acts where, what is done, what is left."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cpt.hooks.base import points
+from cpt.plan import Plan
+from cpt.store import Store
+
+COLUMNS = {
+    "data": ("mix",),
+    "model": ("adapt",),
+    "loss": ("penalty",),
+    "gradient": ("pull", "project"),
+    "weights": ("track", "merge"),
+}
+
+
+def table_of(
+    plan: Plan, store: Store, probed: Callable[[str], bool] | None, num_probes: int, backend: str
+) -> str:
+    """The plan as people read it."""
+    rows = [["", "stage", "id", *COLUMNS, "status"]]
+    for number, node in enumerate(plan.nodes):
+        acting = [
+            " ".join(key for key, hook in node.hooks if set(points(hook)) & set(where))
+            for where in COLUMNS.values()
+        ]
+        status = store.status(node.id)
+        if status == "done" and probed is not None:
+            status += ", probed" if probed(node.id) else ", not probed"
+        rows.append([str(number), node.name, node.id, *acting, status])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    stages = len(plan.nodes) - 1
+    probes = f", {stages + 1} x {num_probes} probes" if num_probes else ""
+    place = _short(store.chain(plan.name))
+    head = f"chain {plan.name}   seed {plan.recipe.seed}   {stages} stages{probes}   {backend}   {place}"
+    return "\n".join([head, *lines, *(f"warning: {warning}" for warning in plan.warnings)])
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
