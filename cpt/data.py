@@ -285,8 +285,8 @@ def _hub(spec: DataSpec, split: str) -> Iterator[Row]:
 
 
 def as_dataset(rows: list[Row]) -> "Dataset":
-    """Rows as an Arrow table with the columns that every row has."""
+    """Rows as an Arrow table with the columns that any row has; where a row has none, it holds None."""
     from datasets import Dataset
 
-    shared = set(rows[0]).intersection(*rows[1:])
-    return Dataset.from_list([{key: row[key] for key in row if key in shared} for row in rows])
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})

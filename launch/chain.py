@@ -64,7 +64,7 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
         try:
             suite = load_suite(Path(recipe.probes))
         except CptError as error:
-            problems.append(error)
+            problems.append(RecipeError(str(error)))  # bad input, whatever its own code
     size = 1 if chosen.name == "single" else recipe.num_processes or chosen.num_processes
     try:
         plan = plans.make(recipe, kind_of, check_train, chosen)

@@ -197,11 +197,12 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
         if len(parts) == 1 and parts[0] in OWN:
             given[parts[0]] = value
         else:
-            known = [*OWN, *recipes.StageSpec.model_fields]
-            if parts[0] not in known and parts[0] != "from":
+            known = [*OWN, *recipes.keys(recipes.StageSpec)]
+            if parts[0] not in known:
                 raise RecipeError(
                     f"{text}: a stage has no {parts[0]!r}{did_you_mean(parts[0], known)}"
                 )
+            value = recipes.expand_change(parts, value, text)
             overrides.apply(tree, parts, value, text, known)
     for name in ("parent", "output"):
         if name not in given:

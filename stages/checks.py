@@ -69,7 +69,7 @@ def check_reference(
     """
     import torch
 
-    from cpt.hooks.trainer import AdapterOff, bare_model
+    from cpt.hooks.backbone import AdapterOff, bare_model
     from cpt.tokens import token_kl
 
     model = bare_model(trainer.model)

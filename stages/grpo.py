@@ -67,7 +67,8 @@ class GRPO(StageKind):
         """GRPOTrainer; it reloads its reference from `config._name_or_path`: the declared folder."""
         from trl import GRPOTrainer
 
-        from cpt.hooks.trainer import bare_model, hooked
+        from cpt.hooks.backbone import bare_model
+        from cpt.hooks.trainer import hooked
 
         if float(material.config.beta) != 0:
             check_adapter(material)

@@ -18,13 +18,13 @@ def start_folder(before: Past) -> str:
     if parent.folder is None:
         return parent.checkpoint
     entry = manifest.read(parent.folder)
-    folder = (
-        (parent.folder / entry.start).resolve()
-        if entry.start != "checkpoint"
-        else parent.folder / "checkpoint"
-    )
-    owner = parent.folder if entry.start == "checkpoint" else folder.parent
-    checkpoint.verify(folder, manifest.read(owner).files, owner.name)
+    folder = parent.folder / entry.start
+    if entry.start != "checkpoint":
+        folder = folder.resolve()
+        if not folder.is_dir():
+            return entry.start  # a hub id
+    if (folder.parent / "manifest.json").is_file():
+        checkpoint.verify(folder, manifest.read(folder.parent).files, folder.parent.name)
     return str(folder)
 
 
@@ -80,7 +80,7 @@ def reference_loader(
     model: Any, before: Past, start: str, job: Job
 ) -> Callable[[PastStage], Reference]:
     """Loads earlier stages, frozen; a stage's own start needs no second model below an adapter."""
-    from cpt.hooks.trainer import AdapterOff, FrozenReference
+    from cpt.hooks.backbone import AdapterOff, FrozenReference
 
     loaded: dict[str, Reference] = {}
 

@@ -72,8 +72,9 @@ def describe(
     )
     keeps = any(getattr(hook, "after", None) == "keep" for _, hook in hooks.hooks)
     start = "checkpoint"
-    if keeps and before[-1].folder is not None:
-        start = _relative(before[-1].folder, final) + "/checkpoint"
+    if keeps:  # a folder, or a hub id
+        below = Path(hooks.ctx.start)
+        start = _relative(below, final) if below.is_dir() else hooks.ctx.start
     tokenizer = checkpoint.load_tokenizer(
         str(job.partial / "checkpoint"), bool(job.load.get("trust_remote_code"))
     )

@@ -4,7 +4,6 @@ Each part leaves a trace in `<id>.partial`, and an interrupted stage continues b
 `trainer/checkpoint-N` (training), `trained/` (before the merge), `checkpoint/` (before publishing).
 """
 
-import gc
 import json
 import time
 from collections.abc import Callable
@@ -172,7 +171,6 @@ class _StageRun:
         # Optimizer states, reference models and graphs go before the merge and the probes.
         trainer.optimizer = trainer.lr_scheduler = trainer.ref_model = None
         trainer.accelerator.free_memory()
-        gc.collect()
         return trained
 
     def _look_before(self, trainer: Any, reference: str) -> None:

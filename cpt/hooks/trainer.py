@@ -7,74 +7,23 @@ checkpoint. What it relies on in transformers 5.23 and TRL 1.16 is in the commen
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cpt.errors import HookError
+from cpt.generators import untouched_generators
+from cpt.hooks.backbone import BackboneTap, bare_model
 from cpt.hooks.stack import HookStack
 from cpt.params import View
 from cpt.store import MARK, complete_checkpoints
-from cpt.tokens import OutputHead, Tokens
+from cpt.tokens import Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: What the backbone is called with and a reference must be called with too.
-_FORWARD = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "inputs_embeds")
 _STATE = "hooks.safetensors"
-
-
-def bare_model(model: Any) -> Any:
-    """The language model inside DDP and PEFT wrappers."""
-    while hasattr(model, "module"):
-        model = model.module
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-class BackboneTap:
-    """Last hidden states of the trainer's own forward, so that no hook pays for a second one.
-
-    TRL's fused head makes no logits, but it calls the backbone as a module, where a forward hook sees it.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self.seen: list[tuple[dict[str, Any], Tensor]] = []
-        bare_model(model).base_model.register_forward_hook(self._look, with_kwargs=True)
-
-    def _look(
-        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
-        import torch
-
-        if torch.is_grad_enabled() and module.training:
-            named = dict(zip(("input_ids",), args, strict=False)) | kwargs
-            kept = {
-                key: value for key, value in named.items() if value is not None and _is_forward(key)
-            }
-            self.seen.append((kept, output.last_hidden_state))
-
-    def take(self) -> tuple[dict[str, Any], "Tensor"]:
-        """The one forward since the last `clear`.
-
-        Raises:
-            HookError: the trainer made none or several; a penalty would belong to another batch.
-        """
-        if len(self.seen) != 1:
-            raise HookError(
-                f"the trainer made {len(self.seen)} forward passes in one step where hooks expect one"
-            )
-        return self.seen.pop()
-
-    def clear(self) -> None:
-        """Forget."""
-        self.seen.clear()
-
-
-def _is_forward(key: str) -> bool:
-    return key in _FORWARD or key.startswith(("cu_seq_lens", "max_length_", "seq_idx"))
 
 
 class _Hooks:
@@ -281,56 +230,3 @@ def hooked(trainer: type) -> type:
         (_Hooks, trainer),
         {"_tag_names": getattr(trainer, "_tag_names", [])},
     )
-
-
-@contextmanager
-def untouched_generators() -> Iterator[None]:
-    """Put every random generator back as it was."""
-    import random
-
-    import numpy as np
-    import torch
-
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(state[0])
-        np.random.set_state(state[1])
-        torch.set_rng_state(state[2])
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
-
-
-class FrozenReference:
-    """An earlier stage, loaded from its folder and frozen; see `cpt.hooks.base.Reference`."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model.requires_grad_(False).eval()
-        self.head = OutputHead(model)
-
-    def hidden(self, forward: Mapping[str, Any]) -> "Tensor":
-        """Last hidden states [B, T, H]."""
-        states: Tensor = self.model.base_model(**forward, use_cache=False).last_hidden_state
-        return states
-
-
-class AdapterOff:
-    """The weights below the stage's adapter: exact when the reference is what the stage started from."""
-
-    def __init__(self, peft_model: Any) -> None:
-        self.peft_model = peft_model
-        self.head = OutputHead(bare_model(peft_model))
-
-    def hidden(self, forward: Mapping[str, Any]) -> "Tensor":
-        """Last hidden states [B, T, H] with the adapter disabled and dropout off."""
-        model = bare_model(self.peft_model)
-        training = model.training
-        model.eval()
-        try:
-            with self.peft_model.disable_adapter():
-                states: Tensor = model.base_model(**forward, use_cache=False).last_hidden_state
-        finally:
-            model.train(training)
-        return states

@@ -104,7 +104,7 @@ def test_reference_is_the_policy_before_the_first_step(kind: str, stages: TinySt
 
 def test_reference_is_bit_identical_after_training(stages: TinyStages) -> None:
     from cpt.checkpoint import load_model
-    from cpt.hooks.trainer import FrozenReference
+    from cpt.hooks.backbone import FrozenReference
 
     made: list[FrozenReference] = []
     keep = FrozenReference.__init__
@@ -126,8 +126,8 @@ def test_reference_is_bit_identical_after_training(stages: TinyStages) -> None:
 def test_adapter_off_is_the_loaded_reference(dropout: float, stages: TinyStages) -> None:
     """With an adapter, the stage's start is its weights with the adapter off: no second model."""
     from cpt.checkpoint import load_model
+    from cpt.hooks.backbone import AdapterOff, FrozenReference
     from cpt.hooks.lora import Lora
-    from cpt.hooks.trainer import AdapterOff, FrozenReference
 
     folder = str(stages.sft.output / "checkpoint")
     ctx = StageContext("sft", "sft", ("messages",), 5, World(), folder)

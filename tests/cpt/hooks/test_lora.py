@@ -122,9 +122,6 @@ class TestAfter:
         second = stages.train(stages.job("sft", parent=first.job.output, learning_rate=0.0))
         assert equal(second.weights, first.weights)
 
-    @pytest.mark.xfail(
-        strict=True, reason="stages/publish.py: `start` is the parent's checkpoint, not its start"
-    )
     def test_keep_lets_the_next_stage_start_from_the_weights_below(
         self, stages: TinyStages
     ) -> None:

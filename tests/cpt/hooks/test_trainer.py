@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from cpt.errors import HookError
+from cpt.hooks.backbone import BackboneTap, bare_model
 from cpt.hooks.base import POINTS, Hook, StageContext, points
 from cpt.hooks.stack import HookStack
-from cpt.hooks.trainer import BackboneTap, bare_model
 from cpt.params import View
 from cpt.world import World
 from tests.tiny_stages import Interrupted, TinyStages, difference, equal, weights_of

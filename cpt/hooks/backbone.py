@@ -1,0 +1,96 @@
+"""Hidden states: the policy's, seen during the trainer's own forward, and a frozen reference's."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cpt.errors import HookError
+from cpt.tokens import OutputHead
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: What the backbone is called with and a reference must be called with too.
+_FORWARD = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "inputs_embeds")
+
+
+def bare_model(model: Any) -> Any:
+    """The language model inside DDP and PEFT wrappers."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+class BackboneTap:
+    """Last hidden states of the trainer's own forward, so that no hook pays for a second one.
+
+    TRL's fused head makes no logits, but it calls the backbone as a module, where a forward hook sees it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.seen: list[tuple[dict[str, Any], Tensor]] = []
+        bare_model(model).base_model.register_forward_hook(self._look, with_kwargs=True)
+
+    def _look(
+        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        import torch
+
+        if torch.is_grad_enabled() and module.training:
+            named = dict(zip(("input_ids",), args, strict=False)) | kwargs
+            kept = {
+                key: value for key, value in named.items() if value is not None and _is_forward(key)
+            }
+            self.seen.append((kept, output.last_hidden_state))
+
+    def take(self) -> tuple[dict[str, Any], "Tensor"]:
+        """The one forward since the last `clear`.
+
+        Raises:
+            HookError: the trainer made none or several; a penalty would belong to another batch.
+        """
+        if len(self.seen) != 1:
+            raise HookError(
+                f"the trainer made {len(self.seen)} forward passes in one step where hooks expect one"
+            )
+        return self.seen.pop()
+
+    def clear(self) -> None:
+        """Forget."""
+        self.seen.clear()
+
+
+def _is_forward(key: str) -> bool:
+    return key in _FORWARD or key.startswith(("cu_seq_lens", "max_length_", "seq_idx"))
+
+
+class FrozenReference:
+    """An earlier stage, loaded from its folder and frozen; see `cpt.hooks.base.Reference`."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.head = OutputHead(model)
+
+    def hidden(self, forward: Mapping[str, Any]) -> "Tensor":
+        """Last hidden states [B, T, H]."""
+        states: Tensor = self.model.base_model(**forward, use_cache=False).last_hidden_state
+        return states
+
+
+class AdapterOff:
+    """The weights below the stage's adapter: exact when the reference is what the stage started from."""
+
+    def __init__(self, peft_model: Any) -> None:
+        self.peft_model = peft_model
+        self.head = OutputHead(bare_model(peft_model))
+
+    def hidden(self, forward: Mapping[str, Any]) -> "Tensor":
+        """Last hidden states [B, T, H] with the adapter disabled and dropout off."""
+        model = bare_model(self.peft_model)
+        training = model.training
+        model.eval()
+        try:
+            with self.peft_model.disable_adapter():
+                states: Tensor = model.base_model(**forward, use_cache=False).last_hidden_state
+        finally:
+            model.train(training)
+        return states
