@@ -23,7 +23,7 @@ class Validation(Settings):
 
     split: str | None = None
     view: str | None = None
-    fraction: float | None = Field(default=None, gt=0, lt=1)
+    fraction: float | None = Field(default=None, gt=0, le=0.5)
     limit: int = Field(default=64, ge=1)
 
     @model_validator(mode="after")
@@ -55,7 +55,7 @@ class DataSpec(Settings):
     limit: int | None = Field(default=None, ge=1)
     validation: Validation | None = None
     streaming: bool = False
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     max_bad: float = Field(
         default=0.01, ge=0, le=1, description="share of bad rows that is tolerated"
     )
@@ -78,6 +78,9 @@ class DataSpec(Settings):
                 if view is not None and view not in view_names(self.builder):
                     hint = did_you_mean(view, view_names(self.builder))
                     raise ValueError(f"view: {self.builder} has no {view!r}{hint}")
+            for view in views:
+                if view is not None and view.startswith("probe_"):
+                    raise ValueError(f"view: {view!r} holds the items of a probe; train on another")
             if self.view is None:
                 raise ValueError(f"view is missing{did_you_mean('', view_names(self.builder))}")
         elif not self.revision and not self.is_local:

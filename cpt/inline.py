@@ -37,8 +37,12 @@ def expand(tree: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
     return done
 
 
-def expand_data(item: Any, folder: Path, where: str) -> Any:
-    """A data config with the files that it names, itself or by `use:`, read and inlined."""
+def expand_data(item: Any, folder: Path, where: str, within: tuple[Path, ...] = ()) -> Any:
+    """A data config with the files that it names, itself or by `use:`, read and inlined.
+
+    Raises:
+        RecipeError: a file that is not there, or one that uses itself.
+    """
     if isinstance(item, str):
         if not item.endswith(_FILES):
             return absolute({"path": item}, folder)
@@ -46,7 +50,10 @@ def expand_data(item: Any, folder: Path, where: str) -> Any:
     if isinstance(item, dict) and isinstance(item.get("use"), str):
         rest = {key: value for key, value in item.items() if key != "use"}
         file = _local(item["use"], folder)
-        used = expand_data(_inline(item["use"], folder, where), file.parent, str(file))
+        if file in within:
+            raise RecipeError(f"{where}: use: {file.name} uses itself")
+        config = _inline(item["use"], folder, where)
+        used = expand_data(config, file.parent, str(file), (*within, file))
         return {**used, **absolute(rest, folder)}
     return absolute(item, folder) if isinstance(item, dict) else item
 

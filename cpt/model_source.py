@@ -175,8 +175,16 @@ def materialise(spec: ModelSpec, folder: Path) -> Path:
 def apply_change(model: Any, tokenizer: Any, change: ModelChange) -> None:
     """Add tokens (new rows start at the mean of the old ones) and set the template, in place."""
     if change.add_tokens:
+        import torch
+
         tokenizer.add_tokens(change.add_tokens, special_tokens=True)
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+        rows = model.get_input_embeddings().weight.shape[0]
+        if len(tokenizer) > rows:  # a vocabulary may be padded beyond the tokenizer's
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+            with torch.no_grad():
+                for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+                    if layer is not None:
+                        layer.weight[rows:] = layer.weight[:rows].float().mean(0).to(layer.weight)
     if change.chat_template:
         tokenizer.chat_template = Path(change.chat_template).read_text()
 
@@ -206,10 +214,18 @@ def gguf_file(gguf: Gguf) -> Path:
 
 def _snapshot(spec: ModelSpec) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
     patterns += ["*.py"] if spec.trust_remote_code else []
-    return Path(snapshot_download(str(spec.path), revision=spec.revision, allow_patterns=patterns))
+    try:
+        folder = snapshot_download(str(spec.path), revision=spec.revision, allow_patterns=patterns)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise StoreError(
+            f"model {spec.path} at {spec.revision} cannot be fetched: {str(error).splitlines()[0]}; "
+            f"check the name, your access to it (huggingface-cli login) and the network"
+        ) from error
+    return Path(folder)
 
 
 def _random(spec: RandomModel) -> tuple[Any, Any]:

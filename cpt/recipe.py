@@ -24,9 +24,6 @@ class GateSpec(Settings):
         default=0.02, ge=0, description="fall that is tolerated, in the probe's unit"
     )
     on_regression: Literal["warn", "stop"] = "warn"
-    level: float = Field(
-        default=0.05, gt=0, lt=0.5, description="error level after Holm's correction"
-    )
 
 
 class HookSpec(Settings):
@@ -55,7 +52,7 @@ class StageSpec(Settings):
     checkpoint_every: int | None = Field(
         default=None, ge=1, description="steps between checkpoints"
     )
-    seed: int | None = Field(default=None, ge=0)
+    seed: int | None = Field(default=None, ge=0, lt=2**32)
     file: str = Field(default="", alias="<file>", exclude=True, repr=False)
 
     @field_validator("data", mode="before")
@@ -82,7 +79,7 @@ class Recipe(Settings):
     stages: dict[str, StageSpec] = Field(min_length=1)
     probes: str | None = Field(default=None, description="a suite in configs/probes")
     gate: GateSpec = GateSpec()
-    seed: int = Field(default=17, ge=0)
+    seed: int = Field(default=17, ge=0, lt=2**32)
     launch: str = Field(default="single", description="a backend: configs/accelerate/<name>.yaml")
     num_processes: int | None = Field(default=None, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)
@@ -249,7 +246,7 @@ def _check(
         if stage is _BROKEN:
             continue
         try:
-            checked[name] = check_stage(stage, files[name])
+            checked[name] = check_stage(stage, files.get(name, f"{where}: stages.{name}"))
         except RecipeError as error:
             problems.append(str(error))
     whole = {**tree, FILE: where.partition(WITH)[0]}

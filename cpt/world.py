@@ -25,6 +25,11 @@ class World:
         """Whether this process writes files."""
         return self.rank == 0
 
+    @property
+    def device(self) -> Any:
+        """Where this process computes."""
+        return self.accelerator.device if self.accelerator is not None else "cpu"
+
     def sum_(self, value: "Tensor") -> "Tensor":
         """Sum over ranks, in place."""
         if self.size > 1:

@@ -88,6 +88,7 @@ def probe_checkpoint(
     suite: Suite,
     *,
     cache: Path,
+    dtype: str = "auto",
     progress: Callable[[str], None] | None = None,
     verbose: bool = False,
 ) -> dict[str, Any]:
@@ -97,12 +98,15 @@ def probe_checkpoint(
         ProbeError: there is no such checkpoint, or a probe gave no usable number.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path_or_hub_id)
-        model = AutoModelForCausalLM.from_pretrained(path_or_hub_id, dtype="auto")
-    except (OSError, ValueError) as error:
+        model = AutoModelForCausalLM.from_pretrained(
+            path_or_hub_id, dtype=dtype, use_safetensors=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
         raise ProbeError(f"{path_or_hub_id}: cannot be loaded: {error}") from None
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     name = Path(path_or_hub_id).name

@@ -65,7 +65,11 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
             suite = load_suite(Path(recipe.probes))
         except CptError as error:
             problems.append(RecipeError(str(error)))  # bad input, whatever its own code
-    size = 1 if chosen.name == "single" else recipe.num_processes or chosen.num_processes
+    size = recipe.num_processes or chosen.num_processes
+    if chosen.name == "single" and size != 1:
+        problems.append(
+            PlanError(f"num_processes: {size}: single runs one process; use launch: ddp")
+        )
     try:
         plan = plans.make(recipe, kind_of, check_train, chosen)
         _check_batches(plan, size)
@@ -74,7 +78,8 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
         problems.insert(0, error)
     if problems:
         raise type(problems[0])("\n".join(str(problem) for problem in problems))
-    command = shlex.join(["cpt", "run", _shown(path), *changes])
+    options = ["--launch", launch] if launch else []
+    command = shlex.join(["cpt", "run", _shown(path), *changes, *options])
     if chosen.name == "single":
         os.environ.update(environment(chosen))  # one GPU, before torch looks
     return Chain(plan, suite, chosen, size, Store(runs), command)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt import __version__
-from cpt.errors import RecipeError, StoreError
+from cpt.errors import CptError, RecipeError, StoreError
 from launch.console import Console, guarded
 
 EXAMPLES = {
@@ -168,7 +168,10 @@ def _probe(given: argparse.Namespace) -> int:
     from eval.probe import probe_checkpoint, result_path, write_result
     from eval.suite import load_suite
 
-    suite = load_suite(given.suite)
+    try:
+        suite = load_suite(given.suite)
+    except CptError as error:
+        raise RecipeError(str(error)) from None  # bad input, whatever its own code
     folder = _stage_folder(given.model, given.runs)
     if folder and given.output is None and result_path(folder, suite).is_file():
         result = json.loads(result_path(folder, suite).read_text())

@@ -75,7 +75,8 @@ def guarded(work: Callable[[], int], verbose: bool) -> int:
     except CptError as error:
         if verbose:
             traceback.print_exc()
-        print(f"cpt: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
+            print(f"cpt: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("cpt: interrupted; the same command continues", file=sys.stderr)

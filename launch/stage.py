@@ -21,7 +21,8 @@ from typing import Any
 
 from cpt import ids, manifest, overrides, past, plan
 from cpt import recipe as recipes
-from cpt.errors import ProbeError, RecipeError
+from cpt.conflicts import check_hooks
+from cpt.errors import PlanError, ProbeError, RecipeError
 from cpt.hooks import table
 from cpt.model_source import ModelSpec, materialise
 from cpt.settings import did_you_mean
@@ -30,6 +31,7 @@ from launch.backend import assert_topology, backend
 from launch.console import Console, guarded, silenced
 from stages import kind_of
 from stages.base import Job
+from stages.trl_args import batch_layout
 from stages.trl_fields import check_train
 
 OWN = (
@@ -212,6 +214,12 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
     spec = spec.model_copy(update={"train": check_train(kind.config, spec.train, str(file))})
     kind.check(spec, str(file))
     hooks = [table.build(hook.name, dict(hook.settings), str(file)) for hook in spec.hooks]
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    chosen = backend(_backend_by_hand(size))
+    if chosen.unfinished:
+        raise PlanError(f"launch: {chosen.name}: {chosen.unfinished}; use zero2 or ddp")
+    check_hooks(hooks, spec, kind, chosen, str(file), [])
+    batch_layout(int(spec.train["batch_size"]), size, spec.micro_batch)
     parent = str(given["parent"])
     if Path(parent).is_dir():
         before = past.of_folder(Path(parent).absolute())
@@ -249,7 +257,6 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
     output = Path(str(given["output"])).absolute()
     _check_output(output, plan.stage_id(inputs))
     load = {"dtype": given.get("dtype", "float32"), "attention": given.get("attention")}
-    size = int(os.environ.get("WORLD_SIZE", "1"))
     return Job(
         name=str(given.get("name", file.stem)),
         id=plan.stage_id(inputs),
@@ -260,7 +267,7 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
         output=output,
         inputs=inputs,
         parents=parents,
-        backend=_backend_by_hand(size),
+        backend=chosen.name,
         num_processes=size,
         checkpoint_every=None,
         load=load,

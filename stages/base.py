@@ -123,6 +123,10 @@ class StageKind(Protocol):
         """Rows of the stream that one optimizer step takes."""
         return int(spec.train.get("batch_size", 8))
 
+    def uses_of_a_row(self, spec: StageSpec) -> int:
+        """Optimizer steps that use the same rows, one after the other."""
+        return 1
+
     def most_characters(self, spec: StageSpec) -> int | None:
         """What of a streamed data set the stage can use at most, at a generous 8 characters a token."""
         steps = int(spec.train.get("max_steps", -1))

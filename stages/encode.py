@@ -33,8 +33,11 @@ def encode_rows(
             if not assistant_only:
                 mask = [1] * len(input_ids)
         else:
-            input_ids = tokenizer(row["text"], add_special_tokens=False)["input_ids"]
-            input_ids = [*input_ids, tokenizer.eos_token_id]
+            input_ids = list(
+                tokenizer(row["text"])["input_ids"]
+            )  # with BOS where the tokenizer adds one
+            if input_ids[-1:] != [tokenizer.eos_token_id]:
+                input_ids.append(tokenizer.eos_token_id)
             mask = [1] * len(input_ids)
         if max_length is not None:
             input_ids, mask = input_ids[:max_length], mask[:max_length]

@@ -59,6 +59,10 @@ class GRPO(StageKind):
         """Prompts per step: completions over generations per prompt, each used for num_iterations steps."""
         return int(spec.train.get("batch_size", 8)) // int(spec.train.get("num_generations", 8))
 
+    def uses_of_a_row(self, spec: StageSpec) -> int:
+        """A rollout is used `num_iterations` times."""
+        return int(spec.train.get("num_iterations", 1))
+
     def encode(self, rows: list[Row], tokenizer: Any, spec: StageSpec) -> Encoded:
         """TRL tokenises prompts itself; other columns go to the rewards."""
         return Encoded(rows, [len(ids) for ids in encode_prompts(rows, tokenizer, len(rows))])

@@ -117,3 +117,5 @@ def remove_leftovers(partial: Path) -> None:
     """Remove what a finished stage does not need."""
     for leftover in LEFTOVERS:
         _remove(partial / leftover)
+    for unfinished in partial.glob("*.partial"):  # of a process that was killed while it wrote
+        _remove(unfinished)

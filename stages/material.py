@@ -65,6 +65,13 @@ def supply(kind: StageKind, spec: StageSpec, seed: int, hooks: HookStack, tokeni
             raise DataError(
                 f"data {name}: no row is left once tokenised ({part.num_dropped} have no label)"
             )
+    for rows, part in zip(fresh, encoded, strict=False):
+        total = len(rows.rows) + rows.num_bad
+        if part.num_dropped and rows.num_bad + part.num_dropped > rows.spec.max_bad * total:
+            raise DataError(
+                f"data {rows.spec.label}: {part.num_dropped} of {total} rows have no label once they "
+                f"are tokenised and cut to max_length, more than max_bad {rows.spec.max_bad:g} allows"
+            )
     sources = [
         stream.Source(
             name,
@@ -72,7 +79,7 @@ def supply(kind: StageKind, spec: StageSpec, seed: int, hooks: HookStack, tokeni
             share,
             fresh=number < len(fresh),
             # By place: what a source is called, or where it lies, is no part of the stage's id.
-            key=f"new {number}" if number < len(fresh) else name,
+            key=f"new {number}" if number < len(fresh) else f"old {number - len(fresh)}",
         )
         for number, (name, part, share) in enumerate(zip(names, encoded, shares, strict=True))
     ]
@@ -134,10 +141,13 @@ def _train_rows(
     epochs = float(spec.train.get("num_train_epochs", 1.0))
     packing = kind.pack(spec)
     if packing is None:
-        wanted: dict[str, Any] = {"rows": steps * per_step} if steps > 0 else {"epochs": epochs}
+        uses = kind.uses_of_a_row(spec)
+        batches = -(-steps // uses)
+        wanted: dict[str, Any] = {"rows": batches * per_step} if steps > 0 else {"epochs": epochs}
         mixed = stream.interleave(sources, seed, multiple_of=per_step, **wanted)
         chosen = [rows[source][row] for source, row in mixed.order]
-        return mixed, as_dataset(chosen), len(chosen) // per_step
+        num_steps = steps if steps > 0 else len(chosen) // per_step * uses
+        return mixed, as_dataset(chosen), num_steps
     size, split = packing
     num_rows = len(stream.interleave(sources, seed, epochs=epochs).order) if steps < 1 else per_step
     num_steps = steps

@@ -21,8 +21,9 @@ class Pretrain(SFT):
 
     def check(self, spec: StageSpec, where: str) -> None:
         """Packing cannot be turned off."""
+        super().check(spec, where)
         for field in ("packing", "assistant_only_loss", "packing_strategy"):
-            if field in spec.train and spec.train[field] is not True:
+            if field in spec.train and not (field == "packing" and spec.train[field] is True):
                 raise RecipeError(
                     f"{where}: train.{field}: a pretrain stage always packs whole documents; remove it"
                 )

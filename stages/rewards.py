@@ -150,7 +150,7 @@ def _module(name: str, file: Path, folders: Sequence[Path]) -> ModuleType:
     """Import a module from `file`, even where another recipe's module of that name was imported."""
     for folder in folders:
         if file.is_relative_to(folder) and str(folder.absolute()) not in sys.path:
-            sys.path.insert(0, str(folder.absolute()))
+            sys.path.append(str(folder.absolute()))
     module = sys.modules.get(name)
     if module is not None and Path(str(module.__file__)).resolve() == file.resolve():
         return module

@@ -5,6 +5,7 @@ Each part leaves a trace in `<id>.partial`, and an interrupted stage continues b
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,7 @@ class _StageRun:
         if job.spec.model:
             apply_change(self.model, self.tokenizer, job.spec.model)
         check_vocabulary(self.model, self.tokenizer, f"{job.name}: {self.start}")
+        self.model.to(world.device)
         with world.main_first():
             self.data = supply(self.kind, job.spec, job.seed, self.hooks, self.tokenizer)
         self.samples = self.kind.prompts(self.data.exemplars, self.tokenizer, NUM_SAMPLES)
@@ -108,10 +110,13 @@ class _StageRun:
     def finished(self) -> Any:
         """Whatever is still to do: train, merge, save, publish."""
         partial, job = self.partial, self.job
-        if (partial / "checkpoint").is_dir():
+        # One answer for all: the main process may be ahead, and publishing renames the folder.
+        if self.world.agree((partial / "checkpoint").is_dir()):
             self.model = checkpoint.load_model(str(partial / "checkpoint"), **job.load)
+            self.model.to(self.world.device)
         else:
             self._merge(self._trained())
+        self.world.barrier()
         if self.world.is_main:
             if not (partial / "manifest.json").is_file():
                 self._describe()
@@ -135,6 +140,7 @@ class _StageRun:
             model = self._train(model, resume)
             if self.hooks.at("merge") and self.world.is_main:
                 save_trained(folder, model, self.hooks)
+                shutil.rmtree(self.partial / "trainer", ignore_errors=True)
         self.clock.lap("train")
         return model
 

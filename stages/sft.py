@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from cpt.errors import RecipeError
 from cpt.recipe import StageSpec
 from cpt.rows import Row, RowFormat
 from stages.base import Encoded, Material, StageKind
@@ -27,6 +28,14 @@ class SFT(StageKind):
     def length(self, spec: StageSpec) -> int:
         """Longest sequence, in tokens."""
         return int(spec.train.get("max_length") or self.max_length)
+
+    def check(self, spec: StageSpec, where: str) -> None:
+        """Refuse what only TRL's own preparation of rows would use."""
+        for field in ("dataset_num_proc", "truncation_mode"):
+            if field in spec.train:
+                raise RecipeError(f"{where}: train.{field}: has no effect here; remove it")
+        if "max_length" in spec.train and spec.train["max_length"] is None:
+            raise RecipeError(f"{where}: train.max_length: write a number of tokens, not null")
 
     def pack(self, spec: StageSpec) -> tuple[int, bool] | None:
         """Whole conversations share a row when `packing: true`."""

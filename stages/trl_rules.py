@@ -38,6 +38,19 @@ _OWNED = (
         "enable_jit_checkpoint",
     ),
     (
+        "rows come tokenised, cut and packed from the stage's data stream; write `packing` and "
+        "`max_length`",
+        "packing_strategy eval_packing padding_free completion_only_loss",
+    ),
+    (
+        "held-out loss is measured before the first step and at the end; write `eval_steps` for more",
+        "eval_on_start",
+    ),
+    (
+        "means are over the whole global batch on every topology",
+        "average_tokens_across_devices",
+    ),
+    (
         "choose a backend with `launch`",
         "fsdp fsdp_config deepspeed accelerator_config parallelism_config local_rank use_cpu "
         "ddp_backend ddp_find_unused_parameters ddp_static_graph ddp_broadcast_buffers "

@@ -125,9 +125,27 @@ def num_files(runs: Path) -> int:
 
 
 def is_over(process: Any) -> bool:
-    if isinstance(process, subprocess.Popen):
-        return process.poll() is not None
-    return process.process.exitcode is not None
+    return bool(process.poll() is not None)
+
+
+class Forked:
+    """The processes of `conftest` with the three methods of `Popen` that are used here."""
+
+    def __init__(self, running: Any) -> None:
+        self.running = running
+
+    def poll(self) -> int | None:
+        """Its exit code, once it has one."""
+        code: int | None = self.running.process.exitcode
+        return code
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.running.process.kill()
+
+    def wait(self, timeout: float) -> int:
+        """Its exit code."""
+        return int(self.running.wait(timeout).code)
 
 
 def wait_for(process: Any, is_so: Any, seconds: float = 120) -> None:
@@ -143,40 +161,47 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(
 ) -> None:
     """Moments count in files that appear, not in seconds, so that they fall everywhere in the run.
 
-    Kills are spread over the whole chain: the n-th of N waits for stage n * 4 / N. The first process is a
-    cold `python -m launch.cli`, the others are forked from one that has imported everything.
+    Kills are spread over the whole chain: the n-th of N waits for stage n * 4 / N to begin. A chain that
+    ends in spite of all is compared, and another begins, of which any stage may be hit. The first process
+    is a cold `python -m launch.cli`, the others are forked from one that has imported everything.
     """
     dice = random.Random(int(os.environ.get("CPT_TEST_SEED", "17")))
-    runs = tmp_path / "runs"
-    places = []
-    for number in range(NUM_KILLS):
-        begun = ORDER[1 + number * 4 // NUM_KILLS]
-        partial = runs / "stages" / f"{finished.ids[begun]}.partial"
-        if number == 0:
-            arguments = ["run", str(SMOKE / "chain.yaml"), "--runs", str(runs)]
-            process: Any = subprocess.Popen(
+    runs = tmp_path / "runs-0"
+    num_killed, places = 0, list[str]()
+    while num_killed < NUM_KILLS:
+        number = 1 + num_killed * 4 // NUM_KILLS
+        begun = finished.ids[ORDER[number] if runs.name == "runs-0" else dice.choice(ORDER[1:])]
+        partial, done = runs / "stages" / f"{begun}.partial", runs / "stages" / begun
+        arguments = ["run", str(SMOKE / "chain.yaml"), "--runs", str(runs)]
+        process: Any
+        if not places:
+            process = subprocess.Popen(
                 [sys.executable, "-m", "launch.cli", *arguments],
                 cwd=ROOT,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            pid = process.pid
         else:
-            process = processes.start("run", SMOKE / "chain.yaml", "--runs", runs)
-            pid = process.process.pid
-        done = runs / "stages" / finished.ids[begun]
+            process = Forked(processes.start(*arguments))
         wait_for(process, lambda p=partial, d=done: p.exists() or d.exists())
-        goal = num_files(runs) + dice.randint(0, 30)
-        wait_for(process, lambda g=goal: num_files(runs) >= g)
-        time.sleep(dice.choice([0.0, 0.0, 0.01, 0.1, 0.5, 1.5]))
+        goal = num_files(runs) + dice.randint(0, 3 + 60 // NUM_KILLS)
+        wait_for(process, lambda r=runs, g=goal: num_files(r) >= g)
+        time.sleep(dice.choice([0.0, 0.0, 0.01, 0.05, 0.2, 0.5]))
         places.append("over" if is_over(process) else state(runs, finished.ids))
-        os.kill(pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        code = process.wait(60)
+        if code == -signal.SIGKILL:
+            num_killed += 1
+        else:
+            assert code == 0
+            finished.assert_equal(runs)
+            runs = tmp_path / f"runs-{len(places)}"
     print(*places, sep="\n")  # shown with -s, and when it fails
     ended = processes.smoke(runs)
     assert ended.code == 0, ended.output
     left = {path.name for path in (runs / "stages").iterdir()}
     assert left == set(finished.ids.values())
+    assert not list((runs / "stages").glob("*/*.partial"))
     finished.assert_equal(runs)
 
 
@@ -184,7 +209,7 @@ def state(runs: Path, ids: dict[str, str]) -> str:
     """What is there, for people."""
     names = {stage_id: name for name, stage_id in ids.items()}
     parts = []
-    for folder in sorted((runs / "stages").iterdir()):
+    for folder in sorted((runs / "stages").glob("*")):
         if folder.name.endswith(".partial"):
             inside = sorted(path.name for path in folder.iterdir())
             checkpoints = sorted(path.name for path in folder.glob("trainer/*"))

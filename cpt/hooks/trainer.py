@@ -91,7 +91,8 @@ class _Hooks:
         )
         forward, hidden = self.tap.take()
         weight = self._weights(self.loss_mask(before, forward).to(hidden.device))
-        term = self.hooks.penalty(bare_model(self.model), Tokens(weight, forward, hidden))
+        with self.accelerator.autocast():  # as the trainer's own forward
+            term = self.hooks.penalty(bare_model(self.model), Tokens(weight, forward, hidden))
         if term is None:
             return result
         # The weights sum to 1 over the step: undo DDP's mean over ranks, and the Trainer's division by the
