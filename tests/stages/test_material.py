@@ -243,7 +243,10 @@ def test_exemplars_are_what_was_trained_on_and_no_dropped_row(
         question = "q" * (200 if number % 2 else 1)
         answer = {"role": "assistant", "content": str(number)}
         rows.append({"messages": [{"role": "user", "content": question}, answer]})
-    data = write(tmp_path / "chats.jsonl", rows)
+    path = write(tmp_path / "chats.jsonl", rows)
+    with pytest.raises(DataError, match="10 of 20 rows have no label"):
+        make("sft", tiny_tokenizer, path, batch_size=1, max_length=60)
+    data = {"path": str(path), "max_bad": 0.5}
     done = make("sft", tiny_tokenizer, data, batch_size=1, max_length=60)
     kept = {row["messages"][1]["content"] for row in done.exemplars}
     assert kept == {str(number) for number in range(0, 20, 2)}

@@ -39,7 +39,6 @@ def refusal(config: str, **train: Any) -> str:
         ({"max_steps": 0}, "train.max_steps: must be positive, or -1 for all epochs, not 0"),
         ({"max_length": "long"}, "train.max_length: must be a whole number or null, not 'long'"),
         ({"packing": "yes"}, "train.packing: must be true or false, not 'yes'"),
-        ({"packing_strategy": "bfd_spilt"}, "has no choice 'bfd_spilt'; did you mean 'bfd_split'?"),
         ({"lr_scheduler_type": "cosin"}, "has no choice 'cosin'; did you mean 'cosine'?"),
         ({"batch_size": 0}, "train.batch_size: must lie in [1, inf), not 0"),
         ({"warmup_ratio": 0.1}, "SFTConfig has no 'warmup_ratio' any more; write warmup_steps"),

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cpt import corpora, yaml12
+from eval.suite import load_suite
 from eval.taskfile import read_task, write_task
 
 ROOT = Path(__file__).parents[3]
@@ -45,12 +46,11 @@ def test_lm_eval_lists_and_builds_them(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
 def test_suites_name_tasks_and_views_that_exist(path: Path) -> None:
-    suite = yaml12.load(path)
-    for name, probe in suite["probes"].items():
-        if "data" not in probe:
-            continue
-        assert probe["data"]["view"] in corpora.view_names(probe["data"]["builder"])
-        assert probe.get("task", name) in {task.stem for task in TASKS}
+    suite = load_suite(path)
+    for probe in suite.probes.values():
+        assert probe.data is not None
+        assert probe.data.view in corpora.view_names(probe.data.builder)
+        assert probe.task in {task.stem for task in TASKS}
 
 
 def test_the_quickstart_has_a_new_skill_and_five_general_abilities() -> None:
