@@ -48,7 +48,8 @@ def test_lm_eval_lists_and_builds_them(tmp_path: Path, monkeypatch: pytest.Monke
 def test_suites_name_tasks_and_views_that_exist(path: Path) -> None:
     suite = load_suite(path)
     for probe in suite.probes.values():
-        assert probe.data is not None
+        if probe.data is None:
+            continue
         assert probe.data.view in corpora.view_names(probe.data.builder)
         assert probe.task in {task.stem for task in TASKS}
 
