@@ -42,7 +42,9 @@ def hook_lines(stage: Stage) -> list[str]:
     """Each hook with its settings; before the stage is finished only the names are known."""
     hooks = stage.manifest.get("hooks") or [{"name": name} for name in stage.hooks]
     return [
-        f"{hook['name']} ({settings(hook['settings'])})" if hook.get("settings") else hook["name"]
+        f"{hook['name']} ({settings(_told(hook['settings']))})"
+        if hook.get("settings")
+        else hook["name"]
         for hook in hooks
     ]
 
@@ -66,12 +68,28 @@ def times(story: Story) -> Times:
 
 
 def _data(entry: Mapping[str, object]) -> str:
-    source = entry.get("path") or " ".join(
-        str(entry[key]) for key in ("builder", "source", "view") if entry.get(key)
-    )
-    parts = [shorten(source, 90)]
+    parts = [shorten(_source(entry), 90)]
     parts += [
         f"{entry[key]:,} {key}" for key in ("rows", "tokens") if isinstance(entry.get(key), int)
     ]
+    share, epochs = entry.get("share"), entry.get("epochs")
+    if isinstance(share, int | float) and isinstance(epochs, int | float):
+        parts += [f"{share:.1%} of the stream", f"{epochs:.2f} epochs"]
     parts += [f"{entry['bad_rows']} bad rows left out"] if entry.get("bad_rows") else []
     return ", ".join(parts)
+
+
+def _told(values: Mapping[str, object]) -> dict[str, object]:
+    """Settings that say something: without empty ones, a data config by its name."""
+    return {
+        key: _source(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def _source(entry: Mapping[str, object]) -> str:
+    """What a data set is called: its name in the manifest, or what its config says of it."""
+    words = [entry.get(key) for key in ("builder", "source", "view")]
+    found = entry.get("name") or entry.get("path") or entry.get("hub")
+    return str(found or " ".join(str(word) for word in words if word))
