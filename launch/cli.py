@@ -141,14 +141,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(given: argparse.Namespace) -> int:
-    from launch.chain import open_chain, show
+    from launch.opening import open_chain, show
 
     print(show(open_chain(given.recipe, given.changes, given.runs, given.launch)))
     return 0
 
 
 def _run(given: argparse.Namespace) -> int:
-    from launch.chain import open_chain, run
+    from launch.chain import run
+    from launch.opening import open_chain
 
     chain = open_chain(given.recipe, given.changes, given.runs, given.launch)
     for warning in chain.plan.warnings:

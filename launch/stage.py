@@ -9,7 +9,6 @@ dtype=, and overrides of the stage such as train.learning_rate=3e-6.
 
 import gc
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -19,33 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cpt import ids, manifest, overrides, past, plan
+from cpt import ids
 from cpt import recipe as recipes
-from cpt.conflicts import check_hooks
-from cpt.errors import PlanError, ProbeError, RecipeError
-from cpt.hooks import table
+from cpt.errors import ProbeError
 from cpt.model_source import ModelSpec, materialise
-from cpt.settings import did_you_mean
 from cpt.store import Store, locked
 from launch.backend import assert_topology, backend
+from launch.by_hand import job_by_hand
 from launch.console import Console, guarded, silenced
-from stages import kind_of
 from stages.base import Job
-from stages.trl_args import batch_layout
-from stages.trl_fields import check_train
-
-OWN = (
-    "parent",
-    "output",
-    "reference",
-    "reward",
-    "teacher",
-    "seed",
-    "name",
-    "suite",
-    "dtype",
-    "attention",
-)
 
 
 def execute(job: Job, console: Console) -> None:
@@ -183,129 +164,6 @@ def job_from_json(text: str) -> Job:
     for name in ("output", "suite", "store"):
         tree[name] = Path(tree[name]) if tree[name] is not None else None
     return Job(**tree)
-
-
-def job_by_hand(arguments: Sequence[str]) -> Job:
-    """A job from a stage file and `key=value` arguments.
-
-    Raises:
-        RecipeError: a missing or unknown argument, or a wrong stage.
-    """
-    file = Path(arguments[0])
-    given: dict[str, Any] = {}
-    tree = recipes.read_stage(file)
-    for text in arguments[1:]:
-        parts, value = overrides.split(text)
-        if len(parts) == 1 and parts[0] in OWN:
-            given[parts[0]] = value
-        else:
-            known = [*OWN, *recipes.keys(recipes.StageSpec)]
-            if parts[0] not in known:
-                raise RecipeError(
-                    f"{text}: a stage has no {parts[0]!r}{did_you_mean(parts[0], known)}"
-                )
-            value = recipes.expand_change(parts, value, text)
-            overrides.apply(tree, parts, value, text, known)
-    for name in ("parent", "output"):
-        if name not in given:
-            raise RecipeError(f"{file}: {name} is missing; write {name}=<folder>")
-    spec = recipes.check_stage(tree, str(file))
-    kind = kind_of(spec.kind, str(file))
-    spec = spec.model_copy(update={"train": check_train(kind.config, spec.train, str(file))})
-    kind.check(spec, str(file))
-    hooks = [table.build(hook.name, dict(hook.settings), str(file)) for hook in spec.hooks]
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = backend(_backend_by_hand(size))
-    if chosen.unfinished:
-        raise PlanError(f"launch: {chosen.name}: {chosen.unfinished}; use zero2 or ddp")
-    check_hooks(hooks, spec, kind, chosen, str(file), [])
-    batch_layout(int(spec.train["batch_size"]), size, spec.micro_batch)
-    parent = str(given["parent"])
-    if Path(parent).is_dir():
-        before = past.of_folder(Path(parent).absolute())
-        parent = str(Path(parent).absolute())
-    else:
-        if parent.startswith((".", "/", "~")):
-            raise RecipeError(f"parent={parent}: no such folder")
-        before = past.of_checkpoint(parent)
-    parents = {"parent": before[-1].id}
-    roles: dict[str, str] = {}
-    for role in ("reference", "reward", "teacher"):
-        if role in given:
-            folder = Path(str(given[role]))
-            roles[role] = str(folder.absolute()) if folder.is_dir() else str(given[role])
-            parents[role] = (
-                past.of_checkpoint(roles[role])[-1].id
-                if not folder.is_dir()
-                else past.of_folder(folder)[-1].id
-            )
-    for role, named in spec.roles().items():
-        if role not in roles and named != "previous":
-            stage = _earlier(before, named, f"{file}: {role}")
-            roles[role], parents[role] = str(stage.folder or stage.checkpoint), stage.id
-    if (
-        "reference" in kind.roles
-        and "reference" not in roles
-        and (kind.name != "grpo" or spec.train.get("beta"))
-    ):
-        parents["reference"] = parents["parent"]
-        roles["reference"] = parent
-    seed = int(given.get("seed", spec.seed if spec.seed is not None else 17))
-    inputs = plan.stage_inputs(
-        spec, kind, parents, hooks, seed, {stage.name: stage.id for stage in before}
-    )
-    output = Path(str(given["output"])).absolute()
-    _check_output(output, plan.stage_id(inputs))
-    load = {"dtype": given.get("dtype", "float32"), "attention": given.get("attention")}
-    return Job(
-        name=str(given.get("name", file.stem)),
-        id=plan.stage_id(inputs),
-        spec=spec,
-        seed=seed,
-        parent=parent,
-        roles=roles,
-        output=output,
-        inputs=inputs,
-        parents=parents,
-        backend=chosen.name,
-        num_processes=size,
-        checkpoint_every=None,
-        load=load,
-        suite=Path(str(given["suite"])) if "suite" in given else None,
-    )
-
-
-def _backend_by_hand(size: int) -> str:
-    """Which backend `accelerate launch` was given."""
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        return f"zero{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '2')}"
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        return "fsdp2"
-    return "single" if size == 1 else "ddp"
-
-
-def _earlier(before: past.Past, name: str, where: str) -> past.PastStage:
-    """The stage of a name in the parent's past; a chain's own stages are known there."""
-    found = [stage for stage in before if stage.name == name]
-    if not found:
-        raise RecipeError(
-            f"{where}: {name!r} is not in the parent's past, which is "
-            f"{', '.join(stage.name for stage in before)}; write {where.rpartition(' ')[2]}=<folder>"
-        )
-    return found[-1]
-
-
-def _check_output(output: Path, stage_id: str) -> None:
-    """Refuse to write over what is not this very stage."""
-    if not output.is_dir() or not any(output.iterdir()):
-        return
-    if not (output / "manifest.json").is_file():
-        raise RecipeError(f"output={output}: holds other files; name a new folder")
-    there = manifest.read(output).id
-    if there != stage_id:
-        raise RecipeError(
-            f"output={output}: holds {there}, and this stage is {stage_id}; name a new folder"
-        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.suite import Suite, materialise
-from launch.chain import Chain, open_chain
+from launch.opening import Chain, open_chain
 from stages import kind_of
 from stages.trl_args import batch_layout
 
