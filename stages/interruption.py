@@ -78,15 +78,18 @@ def continue_counts(trainer: Any, resume: Path) -> None:
 
 
 def save_trained(folder: Path, model: Any, hooks: HookStack) -> None:
-    """Keep weights and hook state between the last step and the merge."""
-    from safetensors.torch import save_file, save_model
+    """Keep weights and hook state between the last step and the merge.
 
+    Parameter by parameter, tied ones once: under DeepSpeed they are views into larger buffers, which
+    safetensors' own `save_model` refuses.
+    """
+    from safetensors.torch import save_file
+
+    weights = {name: weight.detach().cpu().clone() for name, weight in model.named_parameters()}
+    state = {name: value.detach().cpu().contiguous() for name, value in hooks.state_dict().items()}
     with replacing(folder) as partial:
-        save_model(model, str(partial / "model.safetensors"))
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in hooks.state_dict().items()},
-            str(partial / "hooks.safetensors"),
-        )
+        save_file(weights, str(partial / "model.safetensors"))
+        save_file(state, str(partial / "hooks.safetensors"))
 
 
 def load_trained(folder: Path, model: Any, hooks: HookStack) -> None:
@@ -95,14 +98,16 @@ def load_trained(folder: Path, model: Any, hooks: HookStack) -> None:
     Raises:
         StoreError: the weights are of another model.
     """
-    from safetensors.torch import load_file, load_model
+    from safetensors.torch import load_file
 
-    missing, unexpected = load_model(model, str(folder / "model.safetensors"), strict=False)
-    odd = [name for name in (*missing, *unexpected) if ".ref." not in name]
+    weights = load_file(str(folder / "model.safetensors"))
+    names = {name for name, _ in model.named_parameters()}
+    odd = sorted(name for name in names ^ weights.keys() if ".ref." not in name)
     if odd:
         raise StoreError(
             f"{folder}: does not fit the stage's model ({odd[0]}); remove it, and the stage trains again"
         )
+    model.load_state_dict(weights, strict=False)
     hooks.load_state_dict(load_file(str(folder / "hooks.safetensors")))
 
 
