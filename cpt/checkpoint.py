@@ -70,11 +70,6 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint folder."""
-    return sorted(folder.glob("*.safetensors"))
-
-
 def digests(folder: Path) -> dict[str, str]:
     """File name -> sha256 of what a checkpoint folder consists of."""
     kinds = (".safetensors", ".json", ".jinja", ".model", ".txt")

@@ -11,9 +11,11 @@ os.environ.update(
     OMP_NUM_THREADS="1",
 )
 
+import gc
 import json
 import multiprocessing
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -274,3 +276,22 @@ def finished(tmp_path_factory: pytest.TempPathFactory, processes: Processes) -> 
     ended = processes.smoke(runs)
     assert ended.code == 0, ended.output
     return Finished(runs, ended.output)
+
+
+@pytest.fixture(scope="session")
+def stages(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iterator[Any]:
+    """`base -> pretrain -> sft` on disk, and jobs on top of them. No sample answers: they cost time."""
+    import torch
+    import trl
+
+    import stages.run as runner
+    from tests.tiny_stages import TinyStages
+
+    torch.set_num_threads(1)
+    assert trl.SFTTrainer
+    assert trl.DPOTrainer
+    assert trl.GRPOTrainer
+    gc.freeze()  # a stage collects garbage; all that was imported is none
+    before, runner.NUM_SAMPLES = runner.NUM_SAMPLES, 0
+    yield TinyStages(tmp_path_factory.mktemp("tiny"), tiny_folder)
+    runner.NUM_SAMPLES = before

@@ -67,7 +67,6 @@ class StageContext:
         step: optimizer steps done so far.
         start: folder whose weights the stage starts from.
         reference: loads an earlier stage, frozen, for the backend.
-        log: records a number under a name for the next logged step.
         most_characters: of a streamed data set, what the stage can use at most.
     """
 
@@ -79,7 +78,6 @@ class StageContext:
     start: str
     step: int = 0
     reference: Callable[[PastStage], Reference] | None = None
-    log: Callable[[str, float], None] = lambda name, value: None
     most_characters: int | None = None
 
 
@@ -114,10 +112,6 @@ class Hook(Protocol):
     version: ClassVar[int] = 1
     kinds: ClassVar[frozenset[str] | None] = None
     order: ClassVar[int] = 0
-
-    def sources(self) -> tuple[DataSpec, ...]:
-        """Data sets that the hook reads besides the stage's own."""
-        return ()
 
     def recalls(self) -> tuple[str, ...]:
         """Earlier stages that the hook reads, by name; `previous`, `base` and `all` count as names."""

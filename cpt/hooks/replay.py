@@ -44,10 +44,6 @@ class Replay(Hook):
         if self.of is None and self.source is None:
             self.of = "previous"
 
-    def sources(self) -> tuple[DataSpec, ...]:
-        """The general corpus, if one is named."""
-        return (self.source,) if self.source else ()
-
     def recalls(self) -> tuple[str, ...]:
         """The stages whose exemplars are read."""
         if self.of is None:

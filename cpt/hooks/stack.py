@@ -38,7 +38,7 @@ class HookStack:
     def __init__(self, hooks: Sequence[Hook], ctx: StageContext) -> None:
         self.hooks = in_order(hooks)
         self.ctx = ctx
-        self.terms: dict[str, tuple[float, int]] = {}
+        self.terms: dict[str, float] = {}
 
     def at(self, point: str) -> list[tuple[str, Hook]]:
         """The hooks that act at a point."""
@@ -73,8 +73,7 @@ class HookStack:
             term = hook.penalty(model, tokens, self.ctx)
             if term is None:
                 continue
-            value, _ = self.terms.get(key, (0.0, 0))
-            self.terms[key] = (value + float(term.detach()), self.ctx.step)
+            self.terms[key] = self.terms.get(key, 0.0) + float(term.detach())
             total = term if total is None else total + term
         return total
 
@@ -139,6 +138,6 @@ class HookStack:
 
     def take_terms(self) -> dict[str, float]:
         """This process's sum of each term since the last call; for the log."""
-        taken = {f"hook/{key}": value for key, (value, _) in self.terms.items()}
+        taken = {f"hook/{key}": value for key, value in self.terms.items()}
         self.terms = {}
         return taken

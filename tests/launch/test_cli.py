@@ -13,6 +13,7 @@ import pytest
 from cpt.manifest import Manifest
 from cpt.store import Store
 from launch import cli
+from launch.parser import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
 SMOKE = str(ROOT / "recipes" / "smoke" / "chain.yaml")
@@ -68,7 +69,7 @@ def test_the_help_lists_the_verbs(call: Call) -> None:
 
 
 def test_examples_name_files_that_are_there() -> None:
-    for text in cli.EXAMPLES.values():
+    for text in EXAMPLES.values():
         for path in re.findall(r"\b(?:recipes|configs)/\S+", text):
             assert (ROOT / path).is_file(), path
 

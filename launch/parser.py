@@ -1,0 +1,102 @@
+"""The verbs of `cpt` and their options, with examples."""
+
+import argparse
+import os
+from pathlib import Path
+
+from cpt import __version__
+
+EXAMPLES = {
+    "plan": """examples:
+  cpt plan recipes/quickstart/chain.yaml
+  cpt plan recipes/quickstart/chain.yaml stages.sft.train.learning_rate=3e-6
+  cpt plan recipes/math-8b/chain.yaml --launch zero2""",
+    "run": """examples:
+  cpt run recipes/quickstart/chain.yaml
+  cpt run recipes/quickstart/chain.yaml baseline=naive        the same chain without its hooks
+  cpt run recipes/quickstart/chain.yaml --until sft
+the same command continues an interrupted chain; exit codes: 0 done, 1 failed, 2 bad input,
+3 stopped by the gate, 4 pre-empted (run it again)""",
+    "probe": """examples:
+  cpt probe runs/chains/quickstart/2-sft --suite configs/probes/quickstart.yaml
+  cpt probe ./my-checkpoint --suite configs/probes/quickstart.yaml --output result.json""",
+    "report": """examples:
+  cpt report quickstart
+  cpt report quickstart --against quickstart-naive
+  cpt report quickstart --stage sft""",
+    "ls": """examples:
+  cpt ls
+  cpt ls --runs /data/runs""",
+    "diff": """examples:
+  cpt diff sft-91be04e7 sft-d07a2e10
+  cpt diff runs/chains/a/2-sft runs/chains/b/2-sft""",
+    "schema": """examples:
+  cpt schema > recipe.schema.json
+  cpt schema --stage > stage.schema.json""",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser of `cpt`."""
+    top = argparse.ArgumentParser(
+        prog="cpt",
+        description="Train a language model in stages without losing what it could do.",
+        epilog="a chain starts with: cpt run recipes/quickstart/chain.yaml",
+    )
+    top.add_argument("--version", action="version", version=f"cpt {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, help_text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(
+            name,
+            help=help_text,
+            description=help_text[0].upper() + help_text[1:] + ".",
+            epilog=EXAMPLES[name],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.add_argument(
+            "-v", "--verbose", action="store_true", help="show what the libraries say"
+        )
+        if name not in ("diff", "schema"):
+            added.add_argument(
+                "--runs",
+                type=Path,
+                default=Path(os.environ.get("CPT_RUNS", "runs")),
+                metavar="DIR",
+                help="where stages and chains live (default: runs, or $CPT_RUNS)",
+            )
+        return added
+
+    for name, text in (
+        ("plan", "check a recipe and print what would run"),
+        ("run", "run a chain, or continue it"),
+    ):
+        chain = verb(name, text)
+        chain.add_argument("recipe", type=Path, help="a chain.yaml")
+        chain.add_argument("changes", nargs="*", metavar="path=value", help="overrides")
+        chain.add_argument("--launch", help="backend instead of the recipe's: single, ddp, ...")
+        if name == "run":
+            chain.add_argument("--until", metavar="STAGE", help="stop after this stage")
+            chain.add_argument(
+                "--restart", action="store_true", help="begin the first unfinished stage anew"
+            )
+    probe = verb("probe", "measure a suite on any checkpoint")
+    probe.add_argument("model", help="a stage folder, a checkpoint folder, or a hub id")
+    probe.add_argument("--suite", type=Path, required=True, help="a suite in configs/probes")
+    probe.add_argument(
+        "--output", type=Path, help="write the result here (default: beside the stage)"
+    )
+    report = verb("report", "write a chain's report again and show it")
+    report.add_argument("chain", help="a chain's name, or its folder")
+    report.add_argument("--stage", help="show this stage (default: the last)")
+    report.add_argument("--against", metavar="CHAIN", help="compare with another chain")
+    verb("ls", "list chains and stages")
+    diff = verb("diff", "show in what two stages differ")
+    diff.add_argument("one")
+    diff.add_argument("other")
+    diff.add_argument(
+        "--runs", type=Path, default=Path(os.environ.get("CPT_RUNS", "runs")), metavar="DIR"
+    )
+    schema = verb("schema", "print the JSON schema of a recipe, for editors")
+    schema.add_argument("--stage", action="store_true", help="of one stage file instead")
+    return top
