@@ -88,3 +88,15 @@ def current() -> World:
             f"train apart; start them with cpt run, or with a config of configs/accelerate"
         )
     return World(state.process_index, state.num_processes, state)
+
+
+def leave() -> None:
+    """Take the process group down; the last thing a process of several does.
+
+    Left to the interpreter's end, gloo's threads are still running when C++ destroys them, and the process
+    now and then aborts ("terminate called without an active exception") after all its work is done.
+    """
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

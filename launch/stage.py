@@ -179,10 +179,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     hush(verbose)
 
     def work() -> int:
+        from cpt.world import leave
+
         job = (
             job_from_json(Path(given[1]).read_text()) if given[0] == "--job" else job_by_hand(given)
         )
         execute(replace(job, verbose=verbose or job.verbose), Console())
+        leave()
         return 0
 
     return guarded(work, verbose)

@@ -69,6 +69,7 @@ def report(model: Any) -> dict[str, Any]:
 
 def main(file: Path) -> None:
     import stages.run as runner
+    from cpt.world import leave
     from launch.stage import job_from_json
 
     runner.NUM_SAMPLES = 2
@@ -77,6 +78,7 @@ def main(file: Path) -> None:
         model, _ = runner.run(job_from_json(line), lambda sentence: None)
         said.append(report(model))
     (file.parent / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(said))
+    leave()
 
 
 if __name__ == "__main__":
