@@ -3,12 +3,13 @@
 Legend: B sequences, T positions, H hidden size, V vocabulary, N selected positions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 @dataclass
@@ -28,6 +29,18 @@ class Tokens:
     hidden: "Tensor | None" = None
 
 
+class Head(Protocol):
+    """[N, H] -> [N, V]: an `OutputHead`, or any module."""
+
+    def __call__(self, hidden: "Tensor") -> "Tensor":
+        """The logits."""
+        ...
+
+    def parameters(self) -> "Iterator[nn.Parameter]":
+        """What of it can be trained."""
+        ...
+
+
 class OutputHead:
     """Last hidden states [N, H] -> the logits [N, V] that the model's own forward gives."""
 
@@ -41,6 +54,10 @@ class OutputHead:
     def num_tokens(self) -> int:
         """V."""
         return int(self.head.weight.shape[0])
+
+    def parameters(self) -> "Iterator[nn.Parameter]":
+        """What of it can be trained."""
+        yield from self.head.parameters()
 
     def __call__(self, hidden: "Tensor") -> "Tensor":
         """The logits."""
@@ -65,7 +82,7 @@ def _logit_scale(config: Any) -> float:
 
 def token_kl(
     student_hidden: "Tensor",
-    student_head: "Callable[[Tensor], Tensor]",
+    student_head: Head,
     reference_hidden: "Tensor",
     reference_head: "Callable[[Tensor], Tensor]",
     weight: "Tensor",
@@ -74,9 +91,11 @@ def token_kl(
 ) -> "Tensor":
     """Sum of weight * KL over the selected tokens, exact over the vocabulary.
 
-    reverse: KL(student || reference) = sum_v p_s (log p_s - log p_r); forward: KL(reference || student).
-    Logits exist for `chunk` tokens at a time and are computed again in the backward pass, so memory is
-    chunk * V whatever the batch.
+    reverse: KL(student || reference) = sum_v p_s (log p_s - log p_r), with the gradient
+    p_s (log p_s - log p_r - KL) for the student's logits; forward: KL(reference || student), with
+    p_s - p_r. Logits exist for `chunk` tokens at a time and are turned into the gradient for the hidden
+    states and the head at once, so nothing is computed twice and memory is a few chunk * V whatever the
+    batch, plus one gradient of the head where it is trained.
 
     Args:
         student_hidden: [B, T, H] with graph.
@@ -87,32 +106,93 @@ def token_kl(
         direction: which of the two.
         chunk: tokens per chunk.
 
-    Source: Kullback and Leibler 1951; the directions as in `methods.md` A23 and A15.
+    Source: Kullback and Leibler 1951; the directions as in `methods.md` A23 and A15. The gradient in the
+    forward pass as in Hsu et al. 2024 (Liger), arXiv:2410.10989.
     """
     import torch
-    from torch.utils.checkpoint import checkpoint
 
     chosen = weight != 0
-    student, reference, weights = (
-        student_hidden[chosen],
+    learns = torch.is_grad_enabled()
+    trained = [parameter for parameter in student_head.parameters() if parameter.requires_grad]
+    total: Tensor = _token_kl().apply(
+        student_hidden[chosen],  # [N, H]
+        student_head,
         reference_hidden[chosen],
+        reference_head,
         weight[chosen],
-    )  # [N, H]
-
-    def part(student_part: "Tensor", reference_part: "Tensor", weight_part: "Tensor") -> "Tensor":
-        log_s = torch.log_softmax(student_head(student_part).float(), dim=-1)  # [n, V]
-        with torch.no_grad():
-            log_r = torch.log_softmax(reference_head(reference_part).float(), dim=-1)
-        if direction == "reverse":
-            kl = (log_s.exp() * (log_s - log_r)).sum(-1)
-        else:
-            kl = (log_r.exp() * (log_r - log_s)).sum(-1)
-        return (kl * weight_part).sum()
-
-    total = student_hidden.new_zeros((), dtype=torch.float32)
-    for start in range(0, student.shape[0], chunk):
-        piece = slice(start, start + chunk)
-        total = total + checkpoint(
-            part, student[piece], reference[piece], weights[piece], use_reentrant=False
-        )
+        direction,
+        chunk,
+        learns,
+        *trained,
+    )
     return total
+
+
+@cache
+def _token_kl() -> Any:
+    import torch
+
+    class TokenKL(torch.autograd.Function):
+        """`token_kl`, whose forward pass also makes its gradient."""
+
+        @staticmethod
+        def forward(
+            ctx: Any,
+            student: "Tensor",
+            student_head: "Callable[[Tensor], Tensor]",
+            reference: "Tensor",
+            reference_head: "Callable[[Tensor], Tensor]",
+            weight: "Tensor",
+            direction: str,
+            chunk: int,
+            learns: bool,
+            *trained: "Tensor",
+        ) -> "Tensor":
+            total = student.new_zeros((), dtype=torch.float32)
+            for_hidden = torch.zeros_like(student)
+            for_trained = [torch.zeros_like(parameter) for parameter in trained]
+            for start in range(0, student.shape[0], chunk):
+                piece = slice(start, start + chunk)
+                with torch.set_grad_enabled(learns):
+                    hidden = student[piece].detach().requires_grad_()
+                    logits = student_head(hidden)  # [n, V]
+                log_s = torch.log_softmax(logits.detach().float(), dim=-1)
+                log_r = torch.log_softmax(reference_head(reference[piece]).float(), dim=-1)
+                kl, gradient = _divergence(log_s, log_r, direction)
+                weights = weight[piece].float()
+                total += (kl * weights).sum()
+                if not learns:
+                    continue
+                made = torch.autograd.grad(
+                    logits,
+                    [hidden, *trained],
+                    gradient.mul_(weights[:, None]).to(logits.dtype),
+                    materialize_grads=True,  # of an adapter that is switched off, say
+                )
+                for_hidden[piece] = made[0]
+                for sum_, part in zip(for_trained, made[1:], strict=True):
+                    sum_ += part
+            ctx.save_for_backward(for_hidden, *for_trained)
+            return total
+
+        @staticmethod
+        def backward(ctx: Any, upstream: "Tensor") -> Any:
+            for_hidden, *for_trained = ctx.saved_tensors
+            return (
+                for_hidden * upstream,
+                *[None] * 7,
+                *[gradient * upstream for gradient in for_trained],
+            )
+
+    return TokenKL
+
+
+def _divergence(log_s: "Tensor", log_r: "Tensor", direction: str) -> "tuple[Tensor, Tensor]":
+    """[n, V] log probabilities -> KL [n] and its gradient for the student's logits [n, V]."""
+    student = log_s.exp()
+    if direction == "forward":
+        reference = log_r.exp()
+        return (reference * (log_r - log_s)).sum(-1), student - reference
+    ratio = log_s - log_r
+    kl = (student * ratio).sum(-1)
+    return kl, ratio.sub_(kl[:, None]).mul_(student)

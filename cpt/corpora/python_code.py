@@ -15,7 +15,7 @@ from cpt.corpora.signatures import Function
 from cpt.corpora.source import Source, find, split
 from cpt.errors import DataError
 
-VERSION = 1  # raised when the same sources would give other rows
+VERSION = 2  # raised when the same sources would give other rows
 VIEWS = (
     "documents",
     "documents_validation",
@@ -72,12 +72,19 @@ def build(source: str | None) -> dict[str, list[Row]]:
     asked = {question.function.signature for question in skill}
     forbidden = [*probe_texts, *asked]
 
-    def documents(paths: Iterable[Path]) -> list[Row]:
+    def documents(paths: Iterable[Path], without: Set[str] = frozenset()) -> list[str]:
         chunks = (chunk for path in paths for chunk in chunk_code(texts[path], _LONGEST))
-        return [{"text": text} for text in order(without_copies(chunks, forbidden), "documents")]
+        return [
+            text
+            for text in order(without_copies(chunks, forbidden), "documents")
+            if text not in without
+        ]
+
+    kept = documents(files.train)
 
     train = _functions((texts[path] for path in files.train), _FUNCTIONS, asked)
-    validation = _functions((texts[path] for path in files.validation), _FUNCTIONS // 10, asked)
+    known = asked | {function.signature for function in train}
+    validation = _functions((texts[path] for path in files.validation), _FUNCTIONS // 10, known)
     if len(validation) < _FEWEST_QUESTIONS:  # a small source; functions need not be of other files
         held_out = max(1, len(train) // 10)
         train, validation = train[held_out:], [*validation, *train[:held_out]]
@@ -86,8 +93,9 @@ def build(source: str | None) -> dict[str, list[Row]]:
     # Three stages learn from three different sets of functions.
     sft, pairs, checked = (train[part::3] for part in range(3))
     return {
-        "documents": documents(files.train),
-        "documents_validation": documents(files.validation),
+        "documents": [{"text": text} for text in kept],
+        # Some files of a code base have pieces in common.
+        "documents_validation": [{"text": text} for text in documents(files.validation, set(kept))],
         "preferences": _preferences(pairs, "preferences"),
         "preferences_validation": _preferences(validation, "preferences_validation")[:100],
         "probe_skill": [question.item() for question in skill],

@@ -1,6 +1,6 @@
 """Countries, capitals and cities: what a small model knows of the world."""
 
-# country | capital | continent | main language
+# country | capital | continent | main language; left out where one of them is disputed
 COUNTRIES = """
 Afghanistan|Kabul|Asia|Pashto
 Albania|Tirana|Europe|Albanian
@@ -50,7 +50,6 @@ Indonesia|Jakarta|Asia|Indonesian
 Iran|Tehran|Asia|Persian
 Iraq|Baghdad|Asia|Arabic
 Ireland|Dublin|Europe|English
-Israel|Jerusalem|Asia|Hebrew
 Italy|Rome|Europe|Italian
 Jamaica|Kingston|North America|English
 Japan|Tokyo|Asia|Japanese
@@ -102,7 +101,6 @@ Sudan|Khartoum|Africa|Arabic
 Sweden|Stockholm|Europe|Swedish
 Switzerland|Bern|Europe|German
 Syria|Damascus|Asia|Arabic
-Taiwan|Taipei|Asia|Chinese
 Tanzania|Dodoma|Africa|Swahili
 Thailand|Bangkok|Asia|Thai
 Tunisia|Tunis|Africa|Arabic
@@ -140,7 +138,6 @@ Geneva|Switzerland
 Glasgow|Scotland
 Gothenburg|Sweden
 Guadalajara|Mexico
-Haifa|Israel
 Hamburg|Germany
 Hiroshima|Japan
 Houston|United States

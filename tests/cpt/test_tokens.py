@@ -103,6 +103,13 @@ def test_no_weight_at_all_is_zero(given: dict[str, Any]) -> None:
     assert float(token_kl(**nothing, direction="reverse")) == 0.0
 
 
+def test_without_gradients_only_the_value_is_made(given: dict[str, Any]) -> None:
+    with torch.no_grad():
+        value = token_kl(**given, direction="reverse")
+    assert not value.requires_grad
+    assert torch.equal(value, token_kl(**given, direction="reverse"))
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_memory_is_bounded_by_a_chunk(direction: Direction) -> None:
     """Nothing with the vocabulary's width is kept for the backward pass, but for the heads."""
@@ -136,7 +143,6 @@ def test_memory_is_bounded_by_a_chunk(direction: Direction) -> None:
         )
         torch.autograd.backward(value)
     assert student.grad is not None
-    # The recomputation of the backward pass saves under checkpoint's own hooks, one chunk at a time.
     assert not [shape for shape in kept if shape[-1:] == (vocabulary,) and shape[0] > chunk]
     assert largest == chunk * vocabulary
 
