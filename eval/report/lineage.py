@@ -80,8 +80,8 @@ def _edge(start: int, end: int, top: float, kind: str) -> Markup:
     d = f"M{from_x:.1f} {edge:.1f}C{bend} {to_x:.1f} {edge + sign * 8:.1f}"
     parts = [_curve(d, kind), _head(to_x, edge + sign, 0, -sign, kind)]
     if kind == "reference":
-        middle = edge + 0.75 * (depth - edge) + 14
-        parts.append(label("reference", (from_x + to_x) / 2, middle, "hint", "middle"))
+        # Beside the head: a stage has one reference, so labels never meet.
+        parts.append(label("reference", to_x + 8, edge + 18, "hint"))
     return tag("g", *parts)
 
 
