@@ -4,9 +4,9 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from cpt.errors import CptError, RecipeError
 
@@ -20,6 +20,19 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=False)
+
+
+def _stays(revision: str) -> str:
+    if revision in ("main", "master", "HEAD") or revision.startswith("refs/"):
+        raise ValueError(
+            f"{revision!r} moves, and an id would not tell what was trained on; write the commit's "
+            f"40 hex digits (the hub page of the files shows them under History), or a tag"
+        )
+    return revision
+
+
+#: A commit or a tag on the hub; a branch would give other files tomorrow under the same id.
+Revision = Annotated[str, AfterValidator(_stays)]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

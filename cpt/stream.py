@@ -4,8 +4,10 @@ A stream is made once, from lengths and shares alone, before anything is sharded
 each source's share up to one row, so a run that stops early has trained on the shares it names.
 """
 
+import math
 import random
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cpt.errors import DataError
@@ -31,11 +33,110 @@ class Source:
 
 @dataclass(frozen=True)
 class Stream:
-    """(source, row) pairs in the order of training, and what each source gave."""
+    """Rows in the order of training, and what each source gave.
 
-    order: tuple[tuple[int, int], ...]
+    Attributes:
+        sources, rows: of each place in the stream, the source and which of its rows.
+        shares, epochs: of each source.
+    """
+
+    sources: "array[int]"
+    rows: "array[int]"
     shares: tuple[float, ...]
     epochs: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def order(self) -> Iterator[tuple[int, int]]:
+        """(source, row) pairs."""
+        return zip(self.sources, self.rows, strict=True)
+
+
+class Mixer:
+    """A stream under way: sources mixed so that no prefix strays from the shares by more than one row.
+
+    The next row comes from the source that is due first: of those that it would not put ahead of its
+    share by a row, the one whose row would bring it to its share the earliest (earliest deadline first,
+    the fluid schedule's windows; a largest-deficit rule strays by more than a row with many sources).
+
+    Each source is drawn without replacement per cycle, in an order that only its own key decides, so a
+    source of share 0 or none at all leaves the order of the others as it was.
+
+    Raises:
+        DataError: an empty source with a share, or shares that leave nothing for new data.
+
+    Source: Baruah et al. 1996, doi:10.1007/BF01940883 (windows of proportionate progress), for rows of
+    one size; with rows of many sizes the bound is one row of the largest.
+    """
+
+    def __init__(self, sources: Sequence[Source], seed: int) -> None:
+        for source in sources:
+            if source.share > 0 and not source.amounts:
+                raise DataError(
+                    f"{source.name} is to be {source.share:.0%} of the stream and is empty"
+                )
+        active = [index for index, source in enumerate(sources) if source.share > 0]
+        if not any(sources[index].fresh for index in active):
+            raise DataError(
+                "replay shares leave nothing for new data; they must sum to less than 1"
+            )
+        self._given_sources = sources
+        self._cycles = {index: _Cycle(sources[index], seed) for index in active}
+        self._given = dict.fromkeys(active, 0.0)
+        self.total = 0.0
+        self.sources, self.rows = array("i"), array("q")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def draw(self) -> tuple[int, int]:
+        """The next (source, row), which the stream holds from now on."""
+        index = self._due() if len(self._cycles) > 1 else next(iter(self._cycles))
+        row = self._cycles[index].next()
+        amount = self._given_sources[index].amounts[row]
+        self.sources.append(index)
+        self.rows.append(row)
+        self._given[index] += amount
+        self.total += amount
+        return index, row
+
+    def _due(self) -> int:
+        chosen, best = -1, (True, math.inf)
+        for index, cycle in self._cycles.items():  # of two alike, the first
+            share, given = self._given_sources[index].share, self._given[index]
+            amount = cycle.amounts[cycle.coming]
+            due = given >= share * (self.total + amount), (given + amount) / share
+            if chosen < 0 or due < best:
+                chosen, best = index, due
+        return chosen
+
+    def has_seen(self, epochs: float) -> bool:
+        """Whether every fresh source has been seen so many times."""
+        return all(
+            cycle.epochs >= epochs - 1e-9
+            for index, cycle in self._cycles.items()
+            if self._given_sources[index].fresh
+        )
+
+    def first(self, number: int) -> Stream:
+        """The stream's first `number` rows, with the shares and epochs that these have."""
+        sources, rows = self.sources[:number], self.rows[:number]
+        given, drawn = [0.0] * len(self._given_sources), [0] * len(self._given_sources)
+        for index, row in zip(sources, rows, strict=True):
+            given[index] += self._given_sources[index].amounts[row]
+            drawn[index] += 1
+        total = sum(given)
+        return Stream(
+            sources,
+            rows,
+            tuple(part / total if total else 0.0 for part in given),
+            tuple(
+                part / len(source.amounts) if part else 0.0
+                for part, source in zip(drawn, self._given_sources, strict=True)
+            ),
+        )
 
 
 def interleave(
@@ -47,14 +148,7 @@ def interleave(
     amount: float | None = None,
     multiple_of: int = 1,
 ) -> Stream:
-    """Mix sources so that no prefix strays from the shares by more than one row.
-
-    The next row comes from the source that is due first: of those that it would not put ahead of its
-    share by a row, the one whose row would bring it to its share the earliest (earliest deadline first,
-    the fluid schedule's windows; a largest-deficit rule strays by more than a row with many sources).
-
-    Each source is drawn without replacement per cycle, in an order that only its own key decides, so a
-    source of share 0 or none at all leaves the order of the others as it was.
+    """Mix sources as `Mixer` does, up to an end.
 
     Args:
         sources: what to mix.
@@ -63,66 +157,35 @@ def interleave(
         rows: ... or after this many rows ...
         amount: ... or once the rows' amounts reach this.
         multiple_of: end only after a multiple of this many rows (a whole global batch).
-
-    Raises:
-        DataError: an empty source with a share, or shares that leave nothing for new data.
-
-    Source: Baruah et al. 1996, doi:10.1007/BF01940883 (windows of proportionate progress), for rows of
-    one size; with rows of many sizes the bound is one row of the largest.
     """
-    for source in sources:
-        if source.share > 0 and not source.amounts:
-            raise DataError(f"{source.name} is to be {source.share:.0%} of the stream and is empty")
-    active = [index for index, source in enumerate(sources) if source.share > 0]
-    if not any(sources[index].fresh for index in active):
-        raise DataError("replay shares leave nothing for new data; they must sum to less than 1")
-    cycles = {index: _Cycle(sources[index], seed) for index in active}
-    given = dict.fromkeys(active, 0.0)
-    total = 0.0
-    order: list[tuple[int, int]] = []
+    mixer = Mixer(sources, seed)
 
     def finished() -> bool:
         if rows is not None:
-            return len(order) >= rows
-        if len(order) % multiple_of:
+            return len(mixer) >= rows
+        if len(mixer) % multiple_of:
             return False
-        if amount is not None:
-            return total >= amount
-        needed = epochs or 1.0
-        return all(cycles[i].epochs >= needed - 1e-9 for i in active if sources[i].fresh)
-
-    def due(index: int) -> tuple[bool, float, int]:
-        share, amount = sources[index].share, sources[index].amounts[cycles[index].coming]
-        is_ahead = given[index] >= share * (total + amount)
-        return is_ahead, (given[index] + amount) / share, index
+        return mixer.total >= amount if amount is not None else mixer.has_seen(epochs or 1.0)
 
     while not finished():
-        index = min(active, key=due)
-        row = cycles[index].next()
-        order.append((index, row))
-        given[index] += sources[index].amounts[row]
-        total += sources[index].amounts[row]
-    return Stream(
-        tuple(order),
-        tuple(given.get(index, 0.0) / total if total else 0.0 for index in range(len(sources))),
-        tuple(cycles[index].epochs if index in cycles else 0.0 for index in range(len(sources))),
-    )
+        mixer.draw()
+    return mixer.first(len(mixer))
 
 
 class _Cycle:
     """Row numbers without replacement, reshuffled every time round."""
 
     def __init__(self, source: Source, seed: int) -> None:
+        self.amounts = source.amounts
         self._random = random.Random(f"{seed}/{source.key or source.name}")
-        self._size = len(source.amounts)
-        self._left: list[int] = []
+        self._left = array("q")
         self._drawn = 0
 
     @property
     def coming(self) -> int:
         """The row that `next` will give."""
         if not self._left:
-            self._left = list(range(self._size))
+            self._left = array("q", range(len(self.amounts)))
             self._random.shuffle(self._left)
         return self._left[-1]
 
@@ -134,31 +197,4 @@ class _Cycle:
 
     @property
     def epochs(self) -> float:
-        return self._drawn / self._size
-
-
-def pack(lengths: Sequence[int], size: int, split: bool) -> list[list[tuple[int, int, int]]]:
-    """Fill rows of `size` tokens with sequences, in order.
-
-    Args:
-        lengths: tokens of each sequence, in stream order.
-        size: tokens of a packed row.
-        split: cut a sequence at the end of a row and continue it in the next (language modelling); otherwise
-            a sequence that does not fit opens the next row, and one longer than a row is cut to it.
-
-    Returns: rows of (sequence, start, end) pieces.
-    """
-    packed: list[list[tuple[int, int, int]]] = [[]]
-    room = size
-    for number, length in enumerate(lengths):
-        start = 0
-        end = length if split else min(length, size)
-        while start < end:
-            if room == 0 or (not split and end - start > room):
-                packed.append([])
-                room = size
-            taken = min(end - start, room)
-            packed[-1].append((number, start, start + taken))
-            start += taken
-            room -= taken
-    return [row for row in packed if row]
+        return self._drawn / len(self.amounts)

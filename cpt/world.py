@@ -1,8 +1,6 @@
 """World: how method code sees the other processes, and the only thing it needs of them."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,18 +48,6 @@ class World:
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([value])[0]
-
-    @contextmanager
-    def main_first(self) -> Iterator[None]:
-        """The main process runs the block before the others do, so that they find its cache."""
-        if not self.is_main:
-            self.barrier()
-        try:
-            yield
-        finally:
-            # Also when the block fails: the others wait, and will fail with the same message.
-            if self.is_main:
-                self.barrier()
 
 
 def current() -> World:

@@ -1,5 +1,7 @@
 """Rows -> tokens: text with EOS, and chats with a mask on what the assistant says."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cpt.errors import DataError
@@ -10,6 +12,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
+
+
+class RefusedRowError(DataError):
+    """The chat template cannot serve this row; others it may. Such rows are counted as bad."""
 
 
 def encode_rows(
@@ -27,15 +33,16 @@ def encode_rows(
     """
     done: list[Row] = []
     numbers: list[int] = []
+    texts = [row["text"] for row in rows if "messages" not in row]
+    # With BOS where the tokenizer adds one.
+    encoded_texts = iter(tokenizer(texts)["input_ids"] if texts else [])
     for number, row in enumerate(rows):
         if "messages" in row:
             input_ids, mask = encode_chat(tokenizer, row["messages"])
             if not assistant_only:
                 mask = [1] * len(input_ids)
         else:
-            input_ids = list(
-                tokenizer(row["text"])["input_ids"]
-            )  # with BOS where the tokenizer adds one
+            input_ids = list(next(encoded_texts))
             if input_ids[-1:] != [tokenizer.eos_token_id]:
                 input_ids.append(tokenizer.eos_token_id)
             mask = [1] * len(input_ids)
@@ -57,14 +64,9 @@ def encode_chat(tokenizer: Any, messages: list[dict[str, Any]]) -> tuple[list[in
     with the first EOS. So it needs no `{% generation %}` in the template.
 
     Raises:
-        DataError: no template; a template that refuses the turns or rewrites earlier ones; a turn that
-            does not end with EOS.
+        DataError: no template; a turn that does not end with EOS.
+        RefusedRowError: the template refuses these turns or rewrites earlier ones.
     """
-    if tokenizer.chat_template is None:
-        raise DataError(
-            "the tokenizer has no chat template, and these rows are chats; name one in the model config "
-            "(chat_template: <file>.jinja)"
-        )
     text = _written(tokenizer, messages)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     input_ids: list[int] = encoded["input_ids"]
@@ -91,15 +93,32 @@ def encode_chat(tokenizer: Any, messages: list[dict[str, Any]]) -> tuple[list[in
 
 def _written(tokenizer: Any, messages: list[dict[str, Any]], prompt: bool = False) -> str:
     """What the template makes of the turns; `prompt`: with the header of the assistant's next one."""
-    from jinja2 import TemplateError
-
-    try:
+    with applying_template(tokenizer, messages):
         return str(
             tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
         )
-    except TemplateError as error:
+
+
+@contextmanager
+def applying_template(tokenizer: Any, messages: list[dict[str, Any]]) -> Iterator[None]:
+    """Tell what is wrong with the template from what is wrong with these turns.
+
+    Raises:
+        DataError: there is no template.
+        RefusedRowError: it cannot write these turns.
+    """
+    from jinja2 import TemplateError
+
+    if tokenizer.chat_template is None:
+        raise DataError(
+            "the tokenizer has no chat template, and these rows are chats; name one in the model config "
+            "(chat_template: <file>.jinja)"
+        )
+    try:
+        yield
+    except (TemplateError, TypeError) as error:  # TypeError: text added to a content that is null
         roles = ", ".join(str(message["role"]) for message in messages)
-        raise DataError(f"the chat template refuses turns of {roles}: {error}") from None
+        raise RefusedRowError(f"the chat template refuses turns of {roles}: {error}") from None
 
 
 def _end_of_prompt(tokenizer: Any, messages: list[dict[str, Any]], turn: int, text: str) -> int:
@@ -115,7 +134,7 @@ def _end_of_prompt(tokenizer: Any, messages: list[dict[str, Any]], turn: int, te
 def _end_of(tokenizer: Any, messages: list[dict[str, Any]], text: str, prompt: bool = False) -> int:
     before = _written(tokenizer, messages, prompt)
     if not text.startswith(before):
-        raise DataError(
+        raise RefusedRowError(
             "the chat template writes earlier turns differently once later ones follow, so the "
             "assistant's tokens cannot be told apart; use a template that only appends"
         )

@@ -17,12 +17,13 @@ from stages.base import Job
 
 #: What only an interrupted stage needs.
 LEFTOVERS = (
+    "data",
+    "data.json",
     "trainer",
     "trained",
     "job.json",
     "topology.json",
     "checks.json",
-    "log.json",
 )
 
 

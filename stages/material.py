@@ -1,39 +1,68 @@
-"""A stage's rows: read, rehearsed, tokenised, mixed into one stream, packed, as the trainer's data set."""
+"""A stage's rows: read, rehearsed, tokenised, mixed into one stream, once for all processes."""
 
-import random
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import json
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
 
-from cpt import stream
-from cpt.data import as_dataset, load_rows
+from cpt import ids
+from cpt.data import load_rows
+from cpt.data_spec import MAX_BAD, DataSpec
 from cpt.errors import DataError
 from cpt.hooks.base import Mixture
 from cpt.hooks.stack import HookStack
-from cpt.past import NUM_EXEMPLARS
 from cpt.recipe import StageSpec
-from cpt.rows import Row
-from stages.base import Encoded, StageKind
+from cpt.stream import Source
+from cpt.world import World
+from stages.accounting import check, describe_sources, refuse_bad
+from stages.base import Job, StageKind
+from stages.mixing import exemplars, write_held_out, write_train
+from stages.supply import HELD_OUT, REST, TRAIN, Supply, open_supply, supply_once
+from stages.tokenise import Tokenised, tokenise
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-MANY_EPOCHS = 8
-
-
-@dataclass(frozen=True)
-class Supply:
-    """What a stage trains on, and what of it goes into the manifest."""
-
-    train: "Dataset"
-    held_out: "Dataset | None"
-    num_steps: int
-    exemplars: list[Row]
-    description: list[dict[str, Any]]
-    notes: list[str]
+#: Raised by hand when the same settings would give other rows; what lies in a `.partial` is made again.
+VERSION = 1
 
 
-def supply(kind: StageKind, spec: StageSpec, seed: int, hooks: HookStack, tokenizer: Any) -> Supply:
-    """Make the stage's stream.
+def stage_supply(
+    job: Job,
+    kind: StageKind,
+    hooks: HookStack,
+    tokenizer: Any,
+    world: World,
+    say: Callable[[str], None],
+) -> Supply:
+    """The stage's stream: made by the main process, once; opened by all, and again by a resumed stage."""
+    # The id leaves out what does not change the weights; here it changes held-out rows, or refuses.
+    data = [entry.model_dump(mode="json") for entry in job.spec.data]
+    key = ids.short_hash([VERSION, job.id, data], 16)
+
+    def make(folder: Path) -> None:
+        supply(
+            kind,
+            job.spec,
+            job.seed,
+            hooks,
+            tokenizer,
+            folder,
+            lambda line: say(f"{job.name}: {line}"),
+        )
+
+    return supply_once(job.partial / "data", key, world, make)
+
+
+def supply(
+    kind: StageKind,
+    spec: StageSpec,
+    seed: int,
+    hooks: HookStack,
+    tokenizer: Any,
+    folder: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Supply:
+    """Make the stage's stream, in `folder` or in one that goes with the process.
 
     Its order, its shares and its number of steps depend on the data, the recipe and the seed alone, not on
     the number of processes. A last step that new data do not fill is filled from their next cycle.
@@ -41,9 +70,72 @@ def supply(kind: StageKind, spec: StageSpec, seed: int, hooks: HookStack, tokeni
     Raises:
         DataError: no data, bad data, or nothing left after tokenising.
     """
+    if folder is None:
+        with tempfile.TemporaryDirectory() as alone:  # what is mapped stays until it is let go
+            return supply(kind, spec, seed, hooks, tokenizer, Path(alone), say)
     budget = hooks.ctx.most_characters
     fresh = [load_rows(data, kind.formats, most_characters=budget) for data in spec.data]
     mixture = hooks.mix(Mixture([(rows.spec, rows.rows) for rows in fresh]))
+    unit, share_of_old = _replayed(mixture)
+    weights = sum(rows.spec.weight for rows in fresh)
+    names = _unique([rows.spec.label for rows in fresh] + [old.name for old in mixture.old])
+    shares = [rows.spec.weight / weights * (1 - share_of_old) for rows in fresh]
+    shares += [old.share for old in mixture.old]
+    new_rows = [rows for _, rows in mixture.fresh]
+    with ExitStack() as opened:
+        parts = []
+        for number, rows in enumerate([*new_rows, *(old.rows for old in mixture.old)]):
+            read = fresh[number] if number < len(fresh) else None
+            part = tokenise(
+                kind,
+                spec,
+                tokenizer,
+                names[number],
+                rows,
+                folder,
+                say,
+                read.numbers if read else (),
+            )
+            opened.enter_context(closing(part))
+            old = mixture.old[number - len(fresh)] if read is None else None
+            check(part, read, len(rows), old.max_bad if old else MAX_BAD)
+            parts.append(part)
+        sources = [
+            Source(
+                part.name,
+                part.num_tokens if unit == "tokens" else [1] * len(part),
+                share,
+                fresh=number < len(fresh),
+                # By place: what a source is called, or where it lies, is no part of the stage's id.
+                key=f"new {number}" if number < len(fresh) else f"old {number - len(fresh)}",
+            )
+            for number, (part, share) in enumerate(zip(parts, shares, strict=True))
+        ]
+        mixed, num_steps = write_train(folder / TRAIN, kind, spec, seed, sources, parts)
+        held_out = [
+            opened.enter_context(closing(_held_out(kind, spec, data, tokenizer, folder, say)))
+            for data in spec.data
+            if data.validation
+        ]
+        write_held_out(folder / HELD_OUT, kind, spec, held_out)
+    description, notes = describe_sources(parts, fresh, mixed, unit)
+    notes += [
+        f"{part.name}: left out {part.num_refused} bad rows: {part.examples[0]}"
+        for part in held_out
+        if part.num_refused
+    ]
+    rest = {
+        "num_steps": num_steps,
+        "exemplars": exemplars(new_rows, parts, mixed, seed),
+        "description": description,
+        "notes": notes,
+    }
+    (folder / REST).write_text(json.dumps(rest, ensure_ascii=False), encoding="utf-8")
+    return open_supply(folder)
+
+
+def _replayed(mixture: Mixture) -> tuple[str, float]:
+    """What replay shares count, and their sum."""
     share_of_old = sum(old.share for old in mixture.old)
     if share_of_old >= 1:
         raise DataError(
@@ -52,73 +144,7 @@ def supply(kind: StageKind, spec: StageSpec, seed: int, hooks: HookStack, tokeni
     units = {old.unit for old in mixture.old} or {"tokens"}
     if len(units) > 1:
         raise DataError("replay entries of one stage count in one unit: tokens or samples")
-    (unit,) = units
-
-    weights = sum(rows.spec.weight for rows in fresh)
-    names = _unique([rows.spec.label for rows in fresh] + [old.name for old in mixture.old])
-    shares = [rows.spec.weight / weights * (1 - share_of_old) for rows in fresh]
-    shares += [old.share for old in mixture.old]
-    encoded = [kind.encode(rows, tokenizer, spec) for _, rows in mixture.fresh]
-    encoded += [kind.encode(old.rows, tokenizer, spec) for old in mixture.old]
-    for name, part in zip(names, encoded, strict=True):
-        if not part.rows:
-            raise DataError(
-                f"data {name}: no row is left once tokenised ({part.num_dropped} have no label)"
-            )
-    for rows, part in zip(fresh, encoded, strict=False):
-        total = len(rows.rows) + rows.num_bad
-        if part.num_dropped and rows.num_bad + part.num_dropped > rows.spec.max_bad * total:
-            raise DataError(
-                f"data {rows.spec.label}: {part.num_dropped} of {total} rows have no label once they "
-                f"are tokenised and cut to max_length, more than max_bad {rows.spec.max_bad:g} allows"
-            )
-    sources = [
-        stream.Source(
-            name,
-            part.num_tokens if unit == "tokens" else [1] * len(part.rows),
-            share,
-            fresh=number < len(fresh),
-            # By place: what a source is called, or where it lies, is no part of the stage's id.
-            key=f"new {number}" if number < len(fresh) else f"old {number - len(fresh)}",
-        )
-        for number, (name, part, share) in enumerate(zip(names, encoded, shares, strict=True))
-    ]
-    mixed, train, num_steps = _train_rows(
-        kind, spec, seed, sources, [part.rows for part in encoded]
-    )
-    description, notes = [], []
-    for number, (name, part) in enumerate(zip(names, encoded, strict=True)):
-        entry: dict[str, Any] = {
-            "name": name,
-            "rows": len(part.rows),
-            "tokens": sum(part.num_tokens),
-            "share": round(mixed.shares[number], 6),
-            "unit": unit,
-            "epochs": round(mixed.epochs[number], 3),
-            "replayed": number >= len(fresh),
-            "dropped_rows": part.num_dropped,
-        }
-        if number < len(fresh):
-            entry |= {"bad_rows": fresh[number].num_bad, "content": fresh[number].spec.content()}
-            if fresh[number].num_bad:
-                example = fresh[number].examples_of_bad[0]
-                notes.append(f"{name}: left out {fresh[number].num_bad} bad rows: {example}")
-        if part.num_dropped:
-            notes.append(
-                f"{name}: left out {part.num_dropped} rows without a label after tokenising"
-            )
-        if mixed.epochs[number] > MANY_EPOCHS:
-            times = f"{mixed.epochs[number]:.1f} times"
-            notes.append(f"{name}: each row is seen {times}; it may be learnt by heart")
-        description.append(entry)
-    return Supply(
-        train=train,
-        held_out=_held_out(kind, spec, tokenizer),
-        num_steps=num_steps,
-        exemplars=_exemplars([rows for _, rows in mixture.fresh], encoded, mixed, seed),
-        description=description,
-        notes=notes,
-    )
+    return units.pop(), share_of_old
 
 
 def _unique(names: list[str]) -> list[str]:
@@ -133,75 +159,16 @@ def _unique(names: list[str]) -> list[str]:
     return result
 
 
-def _train_rows(
-    kind: StageKind, spec: StageSpec, seed: int, sources: list[stream.Source], rows: list[list[Row]]
-) -> tuple[stream.Stream, "Dataset", int]:
-    per_step = kind.rows_per_step(spec)
-    steps = int(spec.train.get("max_steps", -1))
-    epochs = float(spec.train.get("num_train_epochs", 1.0))
-    packing = kind.pack(spec)
-    if packing is None:
-        uses = kind.uses_of_a_row(spec)
-        batches = -(-steps // uses)
-        wanted: dict[str, Any] = {"rows": batches * per_step} if steps > 0 else {"epochs": epochs}
-        mixed = stream.interleave(sources, seed, multiple_of=per_step, **wanted)
-        chosen = [rows[source][row] for source, row in mixed.order]
-        num_steps = steps if steps > 0 else len(chosen) // per_step * uses
-        return mixed, as_dataset(chosen), num_steps
-    size, split = packing
-    num_rows = len(stream.interleave(sources, seed, epochs=epochs).order) if steps < 1 else per_step
-    num_steps = steps
-    while True:
-        mixed = stream.interleave(sources, seed, rows=num_rows)
-        chosen = [rows[source][row] for source, row in mixed.order]
-        packed = stream.pack([len(row["input_ids"]) for row in chosen], size, split)
-        num_steps = num_steps if num_steps > 0 else -(-len(packed) // per_step)
-        # The last row is not full yet, so that one more than is needed is made, and cut off.
-        if len(packed) > num_steps * per_step:
-            break
-        num_rows += max(1, num_rows // 4)
-    packed = packed[: num_steps * per_step]
-    mixed = stream.interleave(sources, seed, rows=packed[-1][-1][0] + 1)  # what was cut is not seen
-    return mixed, _packed(chosen, packed), num_steps
-
-
-def _packed(chosen: list[Row], packed: list[list[tuple[int, int, int]]]) -> "Dataset":
-    return as_dataset(
-        [
-            {
-                "input_ids": [
-                    t for n, left, right in row for t in chosen[n]["input_ids"][left:right]
-                ],
-                "labels": [t for n, left, right in row for t in chosen[n]["labels"][left:right]],
-                "seq_lengths": [right - left for _, left, right in row],
-            }
-            for row in packed
-        ]
-    )
-
-
-def _held_out(kind: StageKind, spec: StageSpec, tokenizer: Any) -> "Dataset | None":
-    rows: list[Row] = []
-    for data in spec.data:
-        if data.validation:
-            rows += kind.encode(
-                load_rows(data, kind.formats, "validation").rows, tokenizer, spec
-            ).rows
-    if not rows:
-        return None
-    packing = kind.pack(spec)
-    if packing is None:
-        return as_dataset(rows)
-    size, split = packing
-    return _packed(rows, stream.pack([len(row["input_ids"]) for row in rows], size, split))
-
-
-def _exemplars(
-    fresh: list[list[Row]], encoded: list[Encoded], mixed: stream.Stream, seed: int
-) -> list[Row]:
-    """A uniform sample of the new rows that the stage saw, in the order in which it saw them first."""
-    seen = list(dict.fromkeys(pair for pair in mixed.order if pair[0] < len(fresh)))
-    if len(seen) > NUM_EXEMPLARS:
-        kept = sorted(random.Random(f"{seed}/exemplars").sample(range(len(seen)), NUM_EXEMPLARS))
-        seen = [seen[index] for index in kept]
-    return [fresh[source][encoded[source].kept[row]] for source, row in seen]
+def _held_out(
+    kind: StageKind,
+    spec: StageSpec,
+    data: DataSpec,
+    tokenizer: Any,
+    folder: Path,
+    say: Callable[[str], None],
+) -> Tokenised:
+    rows = load_rows(data, kind.formats, "validation")
+    name = f"{data.label} (held out)"
+    part = tokenise(kind, spec, tokenizer, name, rows.rows, folder, say, rows.numbers)
+    refuse_bad(part, rows, len(rows.rows))
+    return part

@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cpt.data import DataSpec, load_rows
+from cpt.data import load_rows
+from cpt.data_spec import MAX_BAD, DataSpec
 from cpt.errors import HookError
 from cpt.hooks.base import Hook, Mixture, OldRows, StageContext
 from cpt.past import Past
@@ -51,17 +52,12 @@ class Replay(Hook):
         return (self.of,) if isinstance(self.of, str) else tuple(self.of)
 
     def recall(self, past: Past, ctx: StageContext) -> None:
-        """Read the exemplars or the corpus.
+        """Read the exemplars.
 
         Raises:
             HookError: there is nothing to rehearse, or rows of a format that the stage cannot train on.
         """
-        if self.share == 0:
-            return
-        if self.source is not None:
-            self.rows = load_rows(
-                self.source, ctx.formats, most_characters=ctx.most_characters
-            ).rows
+        if self.share == 0 or self.source is not None:
             return
         stages = past.select(self.of or "previous")
         self.rows = [row for stage in stages for row in stage.rows()]
@@ -81,12 +77,21 @@ class Replay(Hook):
     def mix(self, data: Mixture, ctx: StageContext) -> Mixture:
         """Add the rows with their share; the stage makes the stream for all sources at once."""
         if self.share > 0:
+            if self.source is not None:  # a whole corpus, which only the process that mixes reads
+                self.rows = load_rows(
+                    self.source, ctx.formats, most_characters=ctx.most_characters
+                ).rows
+            max_bad = self.source.max_bad if self.source else MAX_BAD
             label = self.source.label if self.source else "-".join(self.recalls())
             name = f"replay of {label}"
             taken = sum(old.name == name for old in data.old)
             data.old.append(
                 OldRows(
-                    name if not taken else f"{name} {taken + 1}", self.rows, self.share, self.unit
+                    name if not taken else f"{name} {taken + 1}",
+                    self.rows,
+                    self.share,
+                    self.unit,
+                    max_bad,
                 )
             )
         return data

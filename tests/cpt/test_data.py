@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from cpt.data import DataSpec, Rows, as_dataset, load_rows
-from cpt.errors import DataError, RecipeError
+from cpt.data import Rows, load_rows
+from cpt.data_spec import DataSpec
+from cpt.errors import DataError
 from cpt.inline import expand
 from cpt.rows import format_of
 from cpt.settings import validate
@@ -296,78 +297,7 @@ def test_views_are_held_out_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert spec.label == "general.documents"
 
 
-# The config.
-
-
-@pytest.mark.parametrize(
-    ("tree", "reason"),
-    [
-        ({}, "name either path or builder"),
-        ({"path": "./a", "builder": "general", "view": "chat"}, "name either path or builder"),
-        ({"path": "org/set"}, "path 'org/set' is a hub data set; name its revision"),
-        (
-            {"path": "org/set", "revision": "a", "format": "json"},
-            "format: has no meaning for a hub",
-        ),
-        ({"path": "./a", "revision": "x"}, "revision: has no meaning for local files; remove it"),
-        ({"path": "./a", "split": "test"}, "split: has no meaning for local files; remove it"),
-        ({"path": "./a", "streaming": True}, "streaming: has no meaning for local files"),
-        ({"path": "./a", "source": "stdlib"}, "source: has no meaning for local files"),
-        ({"path": "./a", "validation": {"view": "x"}}, "validation.view: local files has no views"),
-        ({"builder": "general", "view": "chat", "name": "x"}, "name: has no meaning for a builder"),
-        (
-            {"builder": "general", "view": "chat", "validation": {"split": "test"}},
-            "validation.split: a builder has no splits; name view or fraction",
-        ),
-        (
-            {"builder": "general", "view": "chat", "validation": {"view": "chat_validatoin"}},
-            "view: general has no 'chat_validatoin'; did you mean 'chat_validation'?",
-        ),
-        ({"path": "./a", "max_bad": 2}, "max_bad: "),
-        ({"path": "./a", "limit": 0}, "limit: "),
-        ({"path": "./a", "format": "csv"}, "format: input should be 'json', 'parquet' or 'text'"),
-    ],
-)
-def test_a_config_that_means_nothing_is_refused(tree: Any, reason: str) -> None:
-    with pytest.raises(RecipeError) as failed:
-        validate(DataSpec, tree, "d.yaml")
-    assert str(failed.value).startswith(f"d.yaml: {reason}")
-
-
-def test_labels_are_the_same_wherever_the_files_lie(tmp_path: Path) -> None:
-    def label(**tree: Any) -> str:
-        return validate(DataSpec, tree, "d.yaml").label
-
-    assert label(path="/here/a.jsonl") == label(path="/there/a.jsonl") == "a.jsonl"
-    assert label(path=["/here/a.jsonl", "/b"]) == "a.jsonl and 1 more"
-    assert label(path=["/here/a.jsonl"]) == "a.jsonl"
-    assert label(path="org/set", revision="x") == "org/set"
-    assert label(builder="python_code", source="/my/code", view="documents") == (
-        "python_code(code).documents"
-    )
-
-
-def test_the_content_is_of_the_rows_and_not_of_the_place(tmp_path: Path, file: Path) -> None:
-    (tmp_path / "else").mkdir()
-    (tmp_path / "else" / "a.jsonl").write_bytes(file.read_bytes())
-
-    def content(path: Path, **more: Any) -> dict[str, Any]:
-        return validate(DataSpec, {"path": str(path), **more}, "d.yaml").content()
-
-    assert content(file) == content(tmp_path / "else" / "a.jsonl") == content(file, licence="MIT")
-    for more in ({"limit": 3}, {"columns": {"a": "b"}}, {"format": "text"}, {"weight": 2}):
-        assert content(file) != content(file, **more)
-    before = content(file)
-    file.write_text(lines(TEXTS[:3]))
-    assert content(file) != before
-
-
 def test_a_hub_that_does_not_answer_is_told() -> None:
     # The tests run offline: HF_HUB_OFFLINE is set in conftest.py.
     message = refusal("nobody/no-such-set", revision="0" * 40)
     assert message.startswith("data nobody/no-such-set: cannot be read from the hub: ")
-
-
-def test_a_table_has_the_columns_that_any_row_has() -> None:
-    table = as_dataset([{"a": 1, "b": 2}, {"a": 3, "c": 4}])
-    assert table.to_dict() == {"a": [1, 3], "b": [2, None], "c": [None, 4]}

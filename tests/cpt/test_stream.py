@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from cpt.errors import DataError
-from cpt.stream import Source, Stream, interleave, pack
+from cpt.stream import Mixer, Source, Stream, interleave
 
 
 def rows(name: str, number: int, share: float, fresh: bool = True) -> Source:
@@ -14,6 +14,10 @@ def rows(name: str, number: int, share: float, fresh: bool = True) -> Source:
 def texts(name: str, number: int, share: float, fresh: bool = True) -> Source:
     draw = random.Random(name)
     return Source(name, [draw.randint(1, 200) for _ in range(number)], share, fresh)
+
+
+def pairs(stream: Stream) -> list[tuple[int, int]]:
+    return list(stream.order)
 
 
 def only(stream: Stream, source: int) -> list[int]:
@@ -83,9 +87,9 @@ def test_each_cycle_takes_every_row_once_in_a_new_order() -> None:
 
 def test_a_share_of_0_is_no_source_at_all() -> None:
     new = rows("new", 20, 1.0)
-    alone = interleave([new], 1)
-    assert interleave([new, rows("old", 5, 0.0, False)], 1).order == alone.order
-    assert interleave([new, rows("empty", 0, 0.0, False)], 1).order == alone.order
+    alone = pairs(interleave([new], 1))
+    assert pairs(interleave([new, rows("old", 5, 0.0, False)], 1)) == alone
+    assert pairs(interleave([new, rows("empty", 0, 0.0, False)], 1)) == alone
 
 
 def test_other_sources_do_not_reorder_a_source() -> None:
@@ -100,11 +104,11 @@ def test_other_sources_do_not_reorder_a_source() -> None:
 
 
 def test_the_key_and_not_the_name_decides_the_order() -> None:
-    one = interleave([Source("/here/a", [1] * 30, 1.0, key="new 0")], 1)
-    other = interleave([Source("/there/b", [1] * 30, 1.0, key="new 0")], 1)
-    assert one.order == other.order
-    assert one.order != interleave([Source("/here/a", [1] * 30, 1.0, key="new 1")], 1).order
-    assert one.order != interleave([Source("/here/a", [1] * 30, 1.0, key="new 0")], 2).order
+    one = pairs(interleave([Source("/here/a", [1] * 30, 1.0, key="new 0")], 1))
+    other = pairs(interleave([Source("/there/b", [1] * 30, 1.0, key="new 0")], 1))
+    assert one == other
+    assert one != pairs(interleave([Source("/here/a", [1] * 30, 1.0, key="new 1")], 1))
+    assert one != pairs(interleave([Source("/here/a", [1] * 30, 1.0, key="new 0")], 2))
 
 
 def test_new_data_are_never_truncated() -> None:
@@ -119,27 +123,31 @@ def test_new_data_are_never_truncated() -> None:
 
 @pytest.mark.parametrize(("epochs", "number"), [(1, 10), (2.0, 20), (0.5, 5), (None, 10)])
 def test_epochs_count_cycles_of_new_data(epochs: float | None, number: int) -> None:
-    assert len(interleave([rows("new", 10, 1.0)], 1, epochs=epochs).order) == number
+    assert len(interleave([rows("new", 10, 1.0)], 1, epochs=epochs)) == number
 
 
 def test_rows_and_amount_end_a_stream() -> None:
     new = Source("new", [3] * 10, 1.0)
-    assert len(interleave([new], 1, rows=25).order) == 25
-    assert len(interleave([new], 1, amount=10).order) == 4
+    assert len(interleave([new], 1, rows=25)) == 25
+    assert len(interleave([new], 1, amount=10)) == 4
 
 
 @pytest.mark.parametrize("multiple", [1, 4, 7, 16])
 def test_a_last_batch_is_filled_from_the_next_cycle(multiple: int) -> None:
     mixed = interleave([rows("new", 10, 1.0)], 1, multiple_of=multiple)
-    assert len(mixed.order) == -(-10 // multiple) * multiple
+    assert len(mixed) == -(-10 // multiple) * multiple
     assert sorted(only(mixed, 0)[:10]) == list(range(10))
 
 
 def test_a_longer_stream_begins_as_the_shorter_one() -> None:
     sources = [texts("new", 30, 0.6), texts("old", 8, 0.4, False)]
-    long = interleave(sources, 9, rows=200).order
+    mixer = Mixer(sources, 9)
+    while len(mixer) < 200:
+        mixer.draw()
     for number in (1, 17, 100):
-        assert interleave(sources, 9, rows=number).order == long[:number]
+        short = interleave(sources, 9, rows=number)
+        assert pairs(short) == list(zip(mixer.sources, mixer.rows, strict=True))[:number]
+        assert mixer.first(number) == short  # its shares and epochs too
 
 
 def test_what_cannot_be_mixed_is_refused() -> None:
@@ -147,42 +155,3 @@ def test_what_cannot_be_mixed_is_refused() -> None:
         interleave([rows("new", 3, 0.8), rows("old", 0, 0.2, False)], 1)
     with pytest.raises(DataError, match="leave nothing for new data"):
         interleave([rows("old", 3, 1.0, False)], 1)
-
-
-# Packing.
-
-
-def test_packing_by_hand() -> None:
-    assert pack([3, 5, 2], 4, split=True) == [
-        [(0, 0, 3), (1, 0, 1)],
-        [(1, 1, 5)],
-        [(2, 0, 2)],
-    ]
-    assert pack([3, 5, 2, 2, 1], 4, split=False) == [
-        [(0, 0, 3)],
-        [(1, 0, 4)],
-        [(2, 0, 2), (3, 0, 2)],
-        [(4, 0, 1)],
-    ]
-    assert pack([], 4, split=True) == []
-
-
-@pytest.mark.parametrize("size", [1, 7, 64, 1000])
-def test_splitting_conserves_every_token_in_full_rows(size: int) -> None:
-    draw = random.Random(size)
-    lengths = [draw.randint(1, 150) for _ in range(200)]
-    packed = pack(lengths, size, split=True)
-    tokens = [(n, t) for row in packed for n, start, end in row for t in range(start, end)]
-    assert tokens == [(n, t) for n, length in enumerate(lengths) for t in range(length)]
-    sizes = [sum(end - start for _, start, end in row) for row in packed]
-    assert sizes[:-1] == [size] * (len(sizes) - 1)
-    assert 0 < sizes[-1] <= size
-
-
-def test_whole_sequences_share_rows_and_only_too_long_ones_are_cut() -> None:
-    draw = random.Random(0)
-    lengths = [draw.randint(1, 150) for _ in range(200)]
-    packed = pack(lengths, 100, split=False)
-    pieces = [piece for row in packed for piece in row]
-    assert pieces == [(n, 0, min(length, 100)) for n, length in enumerate(lengths)]
-    assert all(sum(end - start for _, start, end in row) <= 100 for row in packed)

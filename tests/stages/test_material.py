@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from cpt.recipe import StageSpec
 from cpt.settings import validate
 from cpt.world import World
 from stages import kind_of
-from stages.material import Supply, supply
+from stages.base import Job
+from stages.interruption import remove_leftovers
+from stages.material import stage_supply, supply
+from stages.supply import Supply
 
 
 def text(number: int, length: int) -> str:
@@ -254,6 +258,14 @@ def test_exemplars_are_what_was_trained_on_and_no_dropped_row(
     assert any("left out 10 rows" in note for note in done.notes)
 
 
+def test_a_row_seen_often_is_one_exemplar(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    data, old = texts(tmp_path, 10), Old([{"text": "old"}], 0.3)
+    done = make("sft", tiny_tokenizer, data, old, batch_size=2, num_train_epochs=3)
+    once = make("sft", tiny_tokenizer, data, old, batch_size=2)
+    assert done.exemplars == once.exemplars
+    assert len(done.exemplars) == 10
+
+
 def test_a_stream_cut_short_leaves_only_what_was_seen(tmp_path: Path, tiny_tokenizer: Any) -> None:
     for kind, more in (("sft", {}), ("pretrain", {"max_length": 22})):
         done = make(kind, tiny_tokenizer, texts(tmp_path, 100), batch_size=2, max_steps=3, **more)
@@ -326,3 +338,123 @@ def test_what_leaves_nothing_is_refused(tmp_path: Path, tiny_tokenizer: Any) -> 
     ]
     with pytest.raises(DataError, match=r"chats\.jsonl: no row is left once tokenised \(1 "):
         make("sft", tiny_tokenizer, write(tmp_path / "chats.jsonl", chats), max_length=50)
+
+
+# Rows that the chat template refuses.
+
+
+def chats(folder: Path, number: int, every: int) -> str:
+    """Chats of which each `every`-th row repeats a role."""
+    rows = []
+    for n in range(1, number + 1):
+        asked = [{"role": "user", "content": str(n)}] * (2 if n % every == 0 else 1)
+        rows.append({"messages": [*asked, {"role": "assistant", "content": "a"}]})
+    return write(folder / "chats.jsonl", rows)
+
+
+@pytest.fixture
+def strict(tiny_tokenizer: Any) -> Iterator[Any]:
+    before = tiny_tokenizer.chat_template
+    tiny_tokenizer.chat_template = (
+        "{% if messages | length > 1 and messages[1]['role'] == 'user' %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}" + before
+    )
+    yield tiny_tokenizer
+    tiny_tokenizer.chat_template = before
+
+
+def test_refused_chats_are_bad_rows_up_to_a_limit(tmp_path: Path, strict: Any) -> None:
+    data = {"path": chats(tmp_path, 20, every=5), "max_bad": 0.2}
+    done = make("sft", strict, data, batch_size=1)
+    assert (done.description[0]["rows"], done.description[0]["bad_rows"]) == (16, 4)
+    assert done.notes == [
+        "chats.jsonl: left out 4 bad rows: row 5: the chat template refuses turns of "
+        "user, user, assistant: roles must alternate"
+    ]
+    assert sorted(int(row["messages"][0]["content"]) for row in done.exemplars) == [
+        n for n in range(1, 21) if n % 5
+    ]
+    with pytest.raises(DataError, match=r"4 of 20 rows are bad, more than max_bad 0\.19.*row 5: "):
+        make("sft", strict, {**data, "max_bad": 0.19}, batch_size=1)
+    with pytest.raises(DataError, match=r"no row is left .*20 the chat template refuses\)"):
+        make("sft", strict, {"path": chats(tmp_path, 20, every=1), "max_bad": 1.0}, batch_size=1)
+
+
+def test_they_add_to_the_rows_that_could_not_be_read(tmp_path: Path, strict: Any) -> None:
+    path = chats(tmp_path, 20, every=20)
+    Path(path).write_text("{broken\n" + Path(path).read_text())
+    done = make("sft", strict, {"path": path, "max_bad": 0.1}, batch_size=1)
+    assert done.description[0]["bad_rows"] == 2
+    assert "left out 2 bad rows: row 1: not JSON" in done.notes[0]
+    assert "row 21: the chat template refuses" in done.notes[0]
+    with pytest.raises(DataError, match="2 of 21 rows are bad"):
+        make("sft", strict, {"path": path, "max_bad": 0.06}, batch_size=1)
+
+
+def test_held_out_and_replayed_chats_too(tmp_path: Path, strict: Any) -> None:
+    data = {"path": chats(tmp_path, 20, every=10), "validation": {"fraction": 0.2}, "max_bad": 0.5}
+    done = make("sft", strict, data, batch_size=1)
+    assert done.held_out is not None
+    assert len(done.held_out) == 2
+    assert "chats.jsonl (held out): left out 2 bad rows: row 10: " in done.notes[0]
+    with pytest.raises(DataError, match=r"\(held out\): 2 of 4 rows are bad"):
+        make("sft", strict, {**data, "max_bad": 0.4}, batch_size=1)
+    old = [json.loads(line) for line in Path(str(data["path"])).read_text().splitlines()]
+    new = texts(tmp_path, 40)
+    with pytest.raises(DataError, match=r"replay of old: 2 of 20 rows are bad"):
+        make("sft", strict, new, Old(old, 0.2), batch_size=1)
+    done = make("sft", strict, new, Old(old[:9] * 12 + old[9:10], 0.2), batch_size=1)
+    assert done.description[1]["bad_rows"] == 1
+
+
+# On disk.
+
+
+def job(folder: Path, spec: StageSpec, job_id: str = "sft-0") -> Job:
+    output = folder / job_id
+    return Job("sft", job_id, spec, 17, "start", {}, output, {}, {})
+
+
+def stage(folder: Path, tokenizer: Any, job_id: str = "sft-0", **data: Any) -> Supply:
+    tree = {"kind": "sft", "data": {"path": str(folder / "new.jsonl"), **data}}
+    spec = validate(StageSpec, tree, "s.yaml")
+    one = job(folder, spec, job_id)
+    return stage_supply(one, kind_of("sft", "x"), stack("sft"), tokenizer, World(), print)
+
+
+def test_a_resumed_stage_tokenises_nothing(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    texts(tmp_path, 10)
+    first = stage(tmp_path, tiny_tokenizer, validation={"fraction": 0.2})
+    (tmp_path / "new.jsonl").unlink()  # even the data need not be there
+    again = stage(tmp_path, tiny_tokenizer, validation={"fraction": 0.2})
+    assert first.held_out is not None
+    assert again.held_out is not None
+    assert again.train.to_list() == first.train.to_list()
+    assert again.held_out.to_list() == first.held_out.to_list()
+    for name in ("num_steps", "exemplars", "description", "notes"):
+        assert getattr(again, name) == getattr(first, name)
+    assert (tmp_path / "sft-0.partial" / "data" / "train.arrow").is_file()
+
+
+def test_another_id_or_another_held_out_part_is_made_anew(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    texts(tmp_path, 10)
+    one = stage(tmp_path, tiny_tokenizer, validation={"fraction": 0.5, "limit": 2})
+    other = stage(tmp_path, tiny_tokenizer, validation={"fraction": 0.5, "limit": 3})
+    assert one.held_out is not None
+    assert other.held_out is not None
+    assert (len(one.held_out), len(other.held_out)) == (2, 3)
+    texts(tmp_path, 20)
+    (tmp_path / "sft-0.partial").rename(tmp_path / "sft-1.partial")  # as by hand
+    assert len(stage(tmp_path, tiny_tokenizer, "sft-1").train) != len(one.train)
+
+
+def test_a_finished_stage_keeps_no_tokens(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    texts(tmp_path, 10)
+    done = stage(tmp_path, tiny_tokenizer)
+    partial = tmp_path / "sft-0.partial"
+    (partial / "data.json").write_text("{}")  # what the main process told the others
+    remove_leftovers(partial)
+    assert list(partial.iterdir()) == []
+    assert len(done.train) == 16  # what is mapped can still be read

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cpt.data import DataSpec
+from cpt.data_spec import DataSpec
 from cpt.errors import HookError, RecipeError
 from cpt.hooks import table
 from cpt.hooks.base import Mixture, StageContext
@@ -178,7 +178,7 @@ class TestRefusals:
     def test_a_source_of_another_format(self, stages: TinyStages) -> None:
         source = DataSpec.model_validate(stages.data("texts"))
         with pytest.raises(Exception, match=r"rows have the format 'text'.*this stage takes pref"):
-            Replay(source=source).recall(of_folder(stages.sft.output), ctx("dpo"))
+            Replay(source=source).mix(Mixture([]), ctx("dpo"))
 
     def test_a_stage_that_is_not_there(self, stages: TinyStages) -> None:
         with pytest.raises(HookError, match=r"no earlier stage 'sftt'; did you mean 'sft'"):

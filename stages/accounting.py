@@ -1,0 +1,79 @@
+"""What is told of each source of a stream, and when too much of it was left out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cpt.data import Rows, refuse_beyond
+from cpt.data_spec import MAX_BAD
+from cpt.errors import DataError
+from cpt.stream import Stream
+from stages.tokenise import Tokenised
+
+MANY_EPOCHS = 8
+
+
+def check(part: Tokenised, read: Rows | None, num_rows: int, max_bad: float = MAX_BAD) -> None:
+    """Refuse a source of which too much, or everything, was left out.
+
+    `read` where it is new; `max_bad` where it is replayed.
+    """
+    refuse_bad(part, read, num_rows, max_bad)
+    if not len(part):
+        refused = f", {part.num_refused} the chat template refuses" if part.num_refused else ""
+        raise DataError(
+            f"data {part.name}: no row is left once tokenised "
+            f"({part.num_dropped} have no label{refused})"
+        )
+    if read is None or not part.num_dropped:
+        return
+    total = num_rows + read.num_bad
+    if read.num_bad + part.num_refused + part.num_dropped > read.spec.max_bad * total:
+        raise DataError(
+            f"data {part.name}: {part.num_dropped} of {total} rows have no label once they "
+            f"are tokenised and cut to max_length, more than max_bad {read.spec.max_bad:g} allows"
+        )
+
+
+def refuse_bad(part: Tokenised, read: Rows | None, num_rows: int, max_bad: float = MAX_BAD) -> None:
+    """Rows that the template refuses are bad like those that could not be read."""
+    if part.num_refused:
+        num_bad, examples = (read.num_bad, read.examples_of_bad) if read else (0, ())
+        max_bad = read.spec.max_bad if read else max_bad
+        reasons = [*part.examples, *examples][:3]
+        refuse_beyond(max_bad, num_bad + part.num_refused, num_rows + num_bad, reasons, part.name)
+
+
+def describe_sources(
+    parts: Sequence[Tokenised], fresh: Sequence[Rows], mixed: Stream, unit: str
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Of each source what the manifest says, and what a person should know."""
+    description, notes = [], []
+    for number, part in enumerate(parts):
+        name, epochs = part.name, mixed.epochs[number]
+        entry: dict[str, Any] = {
+            "name": name,
+            "rows": len(part),
+            "tokens": sum(part.num_tokens),
+            "share": round(mixed.shares[number], 6),
+            "unit": unit,
+            "epochs": round(epochs, 3),
+            "replayed": number >= len(fresh),
+            "dropped_rows": part.num_dropped,
+        }
+        num_bad, examples = part.num_refused, part.examples[:1]
+        if number < len(fresh):
+            num_bad += fresh[number].num_bad
+            examples = [*fresh[number].examples_of_bad[:1], *examples]
+            entry |= {"bad_rows": num_bad, "content": fresh[number].spec.content()}
+        elif num_bad:
+            entry["bad_rows"] = num_bad
+        if num_bad:
+            notes.append(f"{name}: left out {num_bad} bad rows: {'; '.join(examples)}")
+        if part.num_dropped:
+            notes.append(
+                f"{name}: left out {part.num_dropped} rows without a label after tokenising"
+            )
+        if epochs > MANY_EPOCHS:
+            notes.append(f"{name}: each row is seen {epochs:.1f} times; it may be learnt by heart")
+        description.append(entry)
+    return description, notes

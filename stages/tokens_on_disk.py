@@ -1,0 +1,137 @@
+"""Rows on disk: a source's tokens while a stream is made, and the stream's table as the trainer opens it."""
+
+import os
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cpt.rows import Row
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
+
+COLUMNS = ("input_ids", "labels")
+BYTES = 4  # of a token
+
+#: A row of the stream: (source, row, start, end) of each of its pieces.
+Pieces = list[tuple["TokenFile", int, int, int]]
+
+
+class TokenFile:
+    """Token ids and labels of one source, appended row by row and read again in any order.
+
+    A row's ids, then its labels, as 32-bit numbers; only where each row begins is in memory. The file has no
+    name and ends with the process, however that ends.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as this
+        self._starts = array("q", [0])
+
+    @staticmethod
+    def holds(row: Row) -> bool:
+        """Whether a row is one of tokens, rather than one that the trainer tokenises itself."""
+        return set(row) == set(COLUMNS)
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def extend(self, rows: Iterable[Row]) -> None:
+        """Append rows."""
+        for row in rows:
+            for column in COLUMNS:
+                array("i", row[column]).tofile(self._file)
+            self._starts.append(self._starts[-1] + len(row["input_ids"]))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Give the space back."""
+        self._file.close()
+
+    def length(self, row: int) -> int:
+        """Tokens of a row."""
+        return self._starts[row + 1] - self._starts[row]
+
+    def read(self, row: int, start: int, end: int) -> "tuple[np.ndarray, np.ndarray]":
+        """Ids and labels of a piece of a row."""
+        import numpy as np
+
+        length = self.length(row)
+        both = os.pread(self._file.fileno(), 2 * length * BYTES, 2 * self._starts[row] * BYTES)
+        numbers = np.frombuffer(both, dtype=np.int32)
+        return numbers[start:end], numbers[length + start : length + end]
+
+
+def as_dataset(rows: list[Row]) -> "Dataset":
+    """Rows as an Arrow table with the columns that any row has; where a row has none, it holds None."""
+    from datasets import Dataset
+
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """Write rows of any columns as Arrow."""
+    import pyarrow
+
+    table = as_dataset(rows).data.table
+    with pyarrow.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=1000)
+
+
+def write_tokens(path: Path, rows: Iterable[Pieces], packed: bool, most: int = 1 << 20) -> None:
+    """Write rows of tokens as Arrow, about `most` tokens at a time.
+
+    Args:
+        rows: of each row the pieces, which are read from their sources as they are written.
+        packed: whether each row says how long its pieces are (`seq_lengths`).
+    """
+    import pyarrow
+
+    tokens = pyarrow.list_(pyarrow.int32())
+    names = [*COLUMNS, *(["seq_lengths"] if packed else [])]
+    schema = pyarrow.schema([(name, tokens) for name in names])
+    with pyarrow.ipc.new_stream(path, schema) as writer:
+        for batch in _batches(rows, most):
+            writer.write_batch(_record_batch(batch, schema))
+
+
+def _batches(rows: Iterable[Pieces], most: int) -> Iterator[list[Pieces]]:
+    batch: list[Pieces] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += sum(end - start for _, _, start, end in row)
+        if size >= most or len(batch) == 1000:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _record_batch(batch: list[Pieces], schema: Any) -> Any:
+    import numpy as np
+    import pyarrow
+
+    read = [[source.read(row, start, end) for source, row, start, end in row] for row in batch]
+    columns = [
+        (
+            np.concatenate([piece[column] for row in read for piece in row]),
+            [sum(len(piece[column]) for piece in row) for row in read],
+        )
+        for column in range(len(COLUMNS))
+    ]
+    if "seq_lengths" in schema.names:
+        lengths = [len(ids) for row in read for ids, _ in row]
+        columns.append((np.array(lengths, dtype=np.int32), [len(row) for row in read]))
+    lists = [
+        pyarrow.ListArray.from_arrays(
+            pyarrow.array(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)),
+            pyarrow.array(values),
+        )
+        for values, sizes in columns
+    ]
+    return pyarrow.record_batch(lists, schema=schema)
