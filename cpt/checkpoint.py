@@ -101,9 +101,12 @@ def verify(folder: Path, expected: dict[str, str], stage_id: str) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Make all files below a folder survive a power cut."""
-    for path in folder.rglob("*"):
-        if path.is_file():
+    """Make all that is below a folder, names and bytes, survive a power cut.
+
+    What another process of this machine wrote is flushed too; on NFS each machine must sync its own.
+    """
+    for path in [*folder.rglob("*"), folder]:  # a folder's names last: they point at what is there
+        if not path.is_symlink():
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)

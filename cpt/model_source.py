@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 
 from cpt import ids
 from cpt.errors import RecipeError, StoreError
-from cpt.settings import Settings
+from cpt.random_config import faults
+from cpt.settings import Revision, Settings
 
 
 class Gguf(Settings):
@@ -35,6 +36,12 @@ class RandomModel(Settings):
     tokenizer: TinyTokenizer
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _fits(self) -> "RandomModel":
+        if problems := faults(self.config):
+            raise ValueError("\n".join(f"config: {problem}" for problem in problems))
+        return self
+
 
 class ModelChange(Settings):
     """A declared change of the tokenizer and, with it, of the embeddings."""
@@ -58,7 +65,7 @@ class ModelSpec(ModelChange):
     """How the base model is loaded."""
 
     path: str | None = Field(default=None, description="hub id or folder")
-    revision: str | None = Field(
+    revision: Revision | None = Field(
         default=None, description="commit of a hub model; needed for its id"
     )
     gguf: Gguf | None = None
@@ -174,10 +181,10 @@ def materialise(spec: ModelSpec, folder: Path) -> Path:
 
 def apply_change(model: Any, tokenizer: Any, change: ModelChange) -> None:
     """Add tokens (new rows start at the mean of the old ones) and set the template, in place."""
+    change_tokenizer(tokenizer, change)
     if change.add_tokens:
         import torch
 
-        tokenizer.add_tokens(change.add_tokens, special_tokens=True)
         rows = model.get_input_embeddings().weight.shape[0]
         if len(tokenizer) > rows:  # a vocabulary may be padded beyond the tokenizer's
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -185,6 +192,12 @@ def apply_change(model: Any, tokenizer: Any, change: ModelChange) -> None:
                 for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
                     if layer is not None:
                         layer.weight[rows:] = layer.weight[:rows].float().mean(0).to(layer.weight)
+
+
+def change_tokenizer(tokenizer: Any, change: ModelChange) -> None:
+    """The tokenizer's part of `apply_change`; twice is as good as once."""
+    if change.add_tokens:
+        tokenizer.add_tokens(change.add_tokens, special_tokens=True)
     if change.chat_template:
         tokenizer.chat_template = Path(change.chat_template).read_text()
 
@@ -229,22 +242,36 @@ def _snapshot(spec: ModelSpec) -> Path:
 
 
 def _random(spec: RandomModel) -> tuple[Any, Any]:
+    """A model and its tokenizer.
+
+    Raises:
+        RecipeError: what `faults` could not know: transformers refuses the config, or its first tokens.
+    """
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
 
     tokenizer = _train_tokenizer(spec.tokenizer)
     settings = dict(spec.config)
-    config = AutoConfig.for_model(
-        settings.pop("model_type"),
-        **settings,
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
-        model = AutoModelForCausalLM.from_config(config)
+    try:
+        config = AutoConfig.for_model(
+            settings.pop("model_type"),
+            **settings,
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.seed)
+            model = AutoModelForCausalLM.from_config(config)
+            with torch.no_grad():  # sizes that do not fit one another are found only here
+                model.eval()(input_ids=torch.tensor([[0, 1]]))
+    except (StrictDataclassError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        why = " ".join(str(error).split())
+        raise RecipeError(
+            f"model.random.config: transformers refuses it: {type(error).__name__}: {why}"
+        ) from error
     return model, tokenizer
 
 

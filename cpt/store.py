@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt import ids
+from cpt.checkpoint import sync
 from cpt.errors import StoreError
 
 
@@ -64,7 +65,7 @@ class Store:
         return publish(self.partial(stage_id), self.stage(stage_id))
 
     @contextmanager
-    def lock(self, stage_id: str, waiting: Callable[[str], None]) -> Iterator[None]:
+    def lock(self, stage_id: str, waiting: Callable[[str], None]) -> Iterator[int]:
         """Hold a stage for this process; a second run of the same stage waits here.
 
         The lock is the kernel's (flock) and ends with the process, however it ends.
@@ -72,9 +73,11 @@ class Store:
         Args:
             stage_id: which stage.
             waiting: called once with a sentence when another process holds it.
+
+        Yields: the lock's descriptor; a child that inherits it holds the lock too.
         """
-        with locked(self.root / "locks" / stage_id, stage_id, waiting):
-            yield
+        with locked(self.root / "locks" / stage_id, stage_id, waiting) as descriptor:
+            yield descriptor
 
     def link_chain(
         self, name: str, nodes: list[dict[str, Any]], description: dict[str, Any]
@@ -102,7 +105,7 @@ class Store:
 
 
 @contextmanager
-def locked(path: Path, label: str, waiting: Callable[[str], None]) -> Iterator[None]:
+def locked(path: Path, label: str, waiting: Callable[[str], None]) -> Iterator[int]:
     """Hold a lock file; see `Store.lock`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
@@ -116,17 +119,20 @@ def locked(path: Path, label: str, waiting: Callable[[str], None]) -> Iterator[N
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
+        yield file.fileno()
 
 
 def publish(partial: Path, final: Path) -> Path:
     """Rename a finished partial folder to its final name; a broken one of that name is moved aside.
+
+    All that it holds is on disk before it has that name.
 
     Raises:
         StoreError: the partial folder has no manifest.
     """
     if not (partial / "manifest.json").is_file():
         raise StoreError(f"{partial}: has no manifest.json yet")
+    sync(partial)
     if final.is_dir() and any(final.iterdir()):
         final.rename(final.with_name(f"{final.name}.broken-{time.time_ns()}"))
     partial.rename(final)
@@ -135,6 +141,14 @@ def publish(partial: Path, final: Path) -> Path:
 
 
 MARK = "COMPLETE"
+
+
+def mark_complete(folder: Path) -> None:
+    """Mark a trainer's checkpoint as whole, once all that the mark vouches for is on disk."""
+    sync(folder)
+    (folder / MARK).touch()
+    sync_folder(folder)
+    sync_folder(folder.parent)
 
 
 def complete_checkpoints(trainer: Path) -> list[tuple[int, Path]]:
@@ -151,7 +165,7 @@ def complete_checkpoints(trainer: Path) -> list[tuple[int, Path]]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
+    """Make names in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -161,10 +175,12 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` when the block ends well."""
+    """A temporary folder that becomes `folder`, safe from a power cut, when the block ends well."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
+    sync(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+    sync_folder(folder.parent)

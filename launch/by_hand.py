@@ -5,13 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cpt import manifest, overrides, past, plan
-from cpt import recipe as recipes
+from cpt import manifest, overrides, past
+from cpt import read_recipe as recipes
 from cpt.conflicts import check_hooks
 from cpt.errors import PlanError, RecipeError
 from cpt.hooks import table
+from cpt.recipe import StageSpec, keys
+from cpt.roles import check_role, roles_of
 from cpt.settings import did_you_mean
+from cpt.stage_id import stage_id, stage_inputs
 from launch.backend import backend
+from launch.installed import ATTENTION, OPTIMIZERS, lacking, refuse_missing
 from stages import kind_of
 from stages.base import Job
 from stages.trl_args import batch_layout
@@ -45,7 +49,7 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
         if len(parts) == 1 and parts[0] in OWN:
             given[parts[0]] = value
         else:
-            known = [*OWN, *recipes.keys(recipes.StageSpec)]
+            known = [*OWN, *keys(StageSpec)]
             if parts[0] not in known:
                 raise RecipeError(
                     f"{text}: a stage has no {parts[0]!r}{did_you_mean(parts[0], known)}"
@@ -60,6 +64,12 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
     spec = spec.model_copy(update={"train": check_train(kind.config, spec.train, str(file))})
     kind.check(spec, str(file))
     hooks = [table.build(hook.name, dict(hook.settings), str(file)) for hook in spec.hooks]
+    refuse_missing(
+        [
+            *lacking(f"{file}: train.optim", spec.train.get("optim"), OPTIMIZERS),
+            *lacking(f"{file}: attention", given.get("attention"), ATTENTION),
+        ]
+    )
     size = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = backend(_backend(size))
     if chosen.unfinished:
@@ -78,6 +88,7 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
     roles: dict[str, str] = {}
     for role in ("reference", "reward", "teacher"):
         if role in given:
+            check_role(role, str(given[role]), spec, kind, str(file))
             folder = Path(str(given[role]))
             roles[role] = str(folder.absolute()) if folder.is_dir() else str(given[role])
             parents[role] = (
@@ -85,27 +96,24 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
                 if not folder.is_dir()
                 else past.of_folder(folder)[-1].id
             )
-    for role, named in spec.roles().items():
-        if role not in roles and named != "previous":
+    for role, named in roles_of(spec, kind, str(file)).items():
+        if role in roles:
+            continue
+        if named == "previous":
+            roles[role], parents[role] = parent, parents["parent"]
+        else:
             stage = _earlier(before, named, f"{file}: {role}")
             roles[role], parents[role] = str(stage.folder or stage.checkpoint), stage.id
-    if (
-        "reference" in kind.roles
-        and "reference" not in roles
-        and (kind.name != "grpo" or spec.train.get("beta"))
-    ):
-        parents["reference"] = parents["parent"]
-        roles["reference"] = parent
     seed = int(given.get("seed", spec.seed if spec.seed is not None else 17))
-    inputs = plan.stage_inputs(
+    inputs = stage_inputs(
         spec, kind, parents, hooks, seed, {stage.name: stage.id for stage in before}
     )
     output = Path(str(given["output"])).absolute()
-    _check_output(output, plan.stage_id(inputs))
+    _check_output(output, stage_id(inputs))
     load = {"dtype": given.get("dtype", "float32"), "attention": given.get("attention")}
     return Job(
         name=str(given.get("name", file.stem)),
-        id=plan.stage_id(inputs),
+        id=stage_id(inputs),
         spec=spec,
         seed=seed,
         parent=parent,

@@ -1,8 +1,6 @@
 """Walk a plan: skip what is done, make what is not, probe, link, report, judge."""
 
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from cpt.ids import atomic_write
 from eval.probe import result_path
 from launch.backend import accelerate_command, environment
 from launch.console import Console
+from launch.group import run_group
 from launch.opening import Chain, shown
 from launch.record import is_current, link, sibling
 from stages.base import Job
@@ -82,38 +81,37 @@ def _make(chain: Chain, node: plans.Node, console: Console, verbose: bool) -> No
         from launch.stage import make_base
 
         hush_bars(verbose)
-        make_base(chain.plan.recipe.model, chain.store, console)
+        try:
+            make_base(chain.plan.recipe.model, chain.store, console)
+        except RecipeError as error:
+            raise RecipeError(f"{chain.plan.recipe.file}: {error}") from error
     if chain.backend.name == "single":
         from launch.stage import execute
 
         hush_bars(verbose)
         execute(job, console)
     elif not chain.is_finished(node):
-        _launch(chain, job, node)
+        _launch(chain, job, node, console)
 
 
-def _launch(chain: Chain, job: Job, node: plans.Node) -> None:
-    """Start one process group for one stage, and take over how it ends."""
+def _launch(chain: Chain, job: Job, node: plans.Node, console: Console) -> None:
+    """Make one stage in a process group, unless another run does so first.
+
+    The lock is taken here: workers that waited for it would run into the time-out of their own barrier.
+    """
     from launch.stage import job_to_json
 
-    file = chain.store.root / "jobs" / f"{node.id}.json"
-    atomic_write(file, job_to_json(job))
-    command = accelerate_command(
-        chain.backend, "launch.stage", ["--job", str(file)], chain.num_processes
-    )
-    group = subprocess.Popen(command, env={**os.environ, **environment(chain.backend)})
-    try:
-        code = group.wait()
-    except BaseException:  # pre-empted: the launcher ends its processes when it is asked to
-        group.terminate()
-        group.wait()
-        raise
-    if code != 0 or not chain.is_finished(node):
-        raise CptError(
-            f"{node.name}: its processes ended with code {code}; what they said is above; "
-            f"what is finished is kept, and the same command continues"
-        )
-    file.unlink(missing_ok=True)
+    with chain.store.lock(node.id, console.say) as lock:
+        if chain.is_finished(node):
+            return
+        file = chain.store.root / "jobs" / f"{node.id}.json"
+        atomic_write(file, job_to_json(job))
+        arguments = ["--job", str(file), *(["-v"] if job.verbose else [])]
+        command = accelerate_command(chain.backend, "launch.stage", arguments, chain.num_processes)
+        run_group(command, environment(chain.backend), file, node.name, lock, job.verbose)
+        if not chain.is_finished(node):
+            raise CptError(f"{node.name}: its processes ended well, but left no finished stage")
+        file.unlink(missing_ok=True)
 
 
 def _job(chain: Chain, node: plans.Node, verbose: bool) -> Job:

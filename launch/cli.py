@@ -2,11 +2,11 @@
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cpt.errors import CptError, RecipeError, StoreError
 from launch.console import Console, guarded
@@ -45,17 +45,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(given: argparse.Namespace) -> int:
+    from launch.installed import missing
     from launch.opening import open_chain, show
 
-    print(show(open_chain(given.recipe, given.changes, given.runs, given.launch)))
+    chain = open_chain(given.recipe, given.changes, given.runs, given.launch)
+    lacking = missing(chain.plan, chain.is_finished)
+    print(show(chain))
+    for sentence in lacking:  # a plan may be made for another machine
+        print(f"warning: {sentence}; until then cpt run refuses")
     return 0
 
 
 def _run(given: argparse.Namespace) -> int:
     from launch.chain import run
+    from launch.installed import missing, refuse_missing
     from launch.opening import open_chain
 
     chain = open_chain(given.recipe, given.changes, given.runs, given.launch)
+    refuse_missing(missing(chain.plan, chain.is_finished))
     for warning in chain.plan.warnings:
         print(f"cpt: warning: {warning}", file=sys.stderr)
     return run(
@@ -70,6 +77,7 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _probe(given: argparse.Namespace) -> int:
+    from eval.matrix import read_row
     from eval.probe import probe_checkpoint, result_path, write_result
     from eval.suite import load_suite
 
@@ -79,6 +87,7 @@ def _probe(given: argparse.Namespace) -> int:
         raise RecipeError(str(error)) from None  # bad input, whatever its own code
     folder = _stage_folder(given.model, given.runs)
     if folder and given.output is None and result_path(folder, suite).is_file():
+        read_row(folder.name, folder.name, result_path(folder, suite), suite.hash)  # is it whole?
         result = json.loads(result_path(folder, suite).read_text())
     else:
         from launch.quiet import hush_bars
@@ -146,45 +155,13 @@ def _chain_folder(name: str, runs: Path) -> Path:
 
 
 def _ls(given: argparse.Namespace) -> int:
-    from cpt.store import Store
+    from launch.listing import listing
 
-    store = Store(given.runs)
-    chains = sorted(store.root.glob("chains/*/chain.json"))
-    if not chains and not store.stages.is_dir():
-        print(
-            f"{given.runs}: nothing here yet; cpt run recipes/quickstart/chain.yaml starts a chain"
-        )
-        return 0
-    listed = set()
-    for file in chains:
-        tree = _read_chain(file)
-        print(f"{tree['name']}  (seed {tree['seed']}, {tree['recipe_path']})")
-        for number, node in enumerate(tree["nodes"]):
-            listed.add(node["id"])
-            status = store.status(node["id"])
-            hooks = " ".join(node["hooks"])
-            print(f"  {number} {node['name']:<12} {node['id']:<22} {status:<26} {hooks}".rstrip())
-    loose = sorted(
-        path.name
-        for path in store.stages.glob("*-*")
-        if path.name.removesuffix(".partial") not in listed and path.is_dir()
-    )
-    if loose:
-        print("in no chain:")
-        for name in loose:
-            print(f"    {name}")
+    text, problems = listing(given.runs)
+    print(text)
+    if problems:
+        raise StoreError("\n".join(problems))
     return 0
-
-
-def _read_chain(file: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-        missing = {"name", "seed", "recipe_path", "nodes"} - tree.keys()
-    except (ValueError, AttributeError) as error:
-        raise StoreError(f"{file}: is damaged ({error}); cpt run writes it anew") from None
-    if missing:
-        raise StoreError(f"{file}: is damaged ({min(missing)} is missing); cpt run writes it anew")
-    return dict(tree)
 
 
 def _diff(given: argparse.Namespace) -> int:
@@ -196,6 +173,8 @@ def _diff(given: argparse.Namespace) -> int:
     folders = []
     for name in (given.one, given.other):
         folder = _stage_folder(name, given.runs)
+        if folder is None and Path(name).is_symlink() and not Path(name).exists():
+            raise RecipeError(f"{name}: links to {os.readlink(name)}, which is gone; run it again")
         if folder is None:
             stages = given.runs / "stages"
             known = [path.parent.name for path in stages.glob("*/manifest.json")]

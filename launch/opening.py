@@ -7,17 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpt import plan as plans
-from cpt import recipe as recipes
+from cpt import read_recipe as recipes
 from cpt.errors import CptError, PlanError, RecipeError
+from cpt.estimate import estimate
 from cpt.hooks.base import points
 from cpt.plan_table import table_of
+from cpt.settings import did_you_mean
 from cpt.store import Store
 from eval.probe import result_path
 from eval.suite import Suite, load_suite
 from launch.backend import Backend, backend, environment
+from launch.refusals import OF_HOOKS
 from stages import kind_of
 from stages.trl_args import batch_layout, check_checkpoint_every
 from stages.trl_fields import check_train
+from stages.workload import workload
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,16 @@ def _check_backend(plan: plans.Plan, chosen: Backend) -> None:
             "clips": float(train.get("max_grad_norm", 1.0)) > 0,
             "checkpointing": bool(train.get("activation_checkpointing", True)),
         }
-        for refusal in chosen.refusals([fact for fact, is_so in holds.items() if is_so]):
+        facts = {fact for fact, is_so in holds.items() if is_so}
+        for key, hook in node.hooks:
+            declared = hook.facts
+            if strange := declared - OF_HOOKS.keys():
+                raise PlanError(
+                    f"{node.spec.file}: hooks.{key}: its `facts` has {min(strange)!r}"
+                    f"{did_you_mean(min(strange), OF_HOOKS)}"
+                )
+            facts |= declared
+        for refusal in chosen.refusals(facts):
             raise PlanError(
                 f"{node.spec.file}: launch: {chosen.name}: {refusal.reason}; {refusal.instead}"
             )
@@ -118,7 +131,11 @@ def show(chain: Chain) -> str:
         if chain.num_processes > 1
         else chain.backend.name
     )
-    return table_of(chain.plan, chain.store, probed, num_probes, where)
+    result = result_path(Path(), chain.suite).name if chain.suite else ""
+    needs = estimate(
+        chain.plan, chain.store, chain.backend.name, chain.num_processes, workload, result
+    )
+    return table_of(chain.plan, chain.store, probed, num_probes, where, needs)
 
 
 def shown(path: Path) -> str:

@@ -10,7 +10,9 @@ EXAMPLES = {
     "plan": """examples:
   cpt plan recipes/quickstart/chain.yaml
   cpt plan recipes/quickstart/chain.yaml stages.sft.train.learning_rate=3e-6
-  cpt plan recipes/math-8b/chain.yaml --launch zero2""",
+  cpt plan recipes/math-8b/chain.yaml --launch zero2
+what the recipe names and this machine has not installed (an optimizer, a tracker) is a warning here, since a
+plan may be for another machine; cpt run refuses it before any weights load""",
     "run": """examples:
   cpt run recipes/quickstart/chain.yaml
   cpt run recipes/quickstart/chain.yaml baseline=naive        the same chain without its hooks

@@ -8,18 +8,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# What a stage, its hooks or a backend's files can be. Refusals are written in these words.
-FACTS = {
+# What a stage and its hooks are; `_check_backend` in launch/opening.py sets these.
+OF_STAGES = {
     "adapter": "a hook trains an adapter",
-    "averaged_probe": "probes run on averaged weights inside the training process",
     "checkpointing": "train.activation_checkpointing is on",
     "clips": "max_grad_norm is above 0",
     "edits_gradients": "a hook adds to gradients or projects them",
     "fp16": "train.fp16 is on",
+}
+# What a hook says of itself in a class attribute, `facts`. None of the five first hooks has one; installed
+# hooks may, and of the planned ones: freeze, gem and agem, replay as a loss and der, lora with peft's OSF.
+OF_HOOKS = {
     "freezes_later": "a hook freezes or thaws parameters while the stage runs",
     "osf": "a hook trains peft's OSF adapter",
     "second_forward": "a hook runs the student a second time in the loss",
     "second_gradient": "a hook takes a second backward pass per step",
+}
+# What the files in configs/accelerate and configs/deepspeed say; `facts_of_files` below sets these.
+OF_FILES = {
     "fsdp1": "the file has another fsdp_version than 2",
     "sharded_save": "the file saves sharded checkpoints",
     "grad_accum_dtype": "the DeepSpeed file sets data_types.grad_accum_dtype",
@@ -27,6 +33,8 @@ FACTS = {
     "optimizer_offload": "the DeepSpeed file offloads the optimizer",
     "unmanaged_accumulation": "the DeepSpeed file has managed_gradient_accumulation off",
 }
+# Refusals are written in these words.
+FACTS = {**OF_STAGES, **OF_HOOKS, **OF_FILES}
 
 
 @dataclass(frozen=True)
@@ -83,11 +91,6 @@ _FSDP2 = (
 )
 _ZERO = (
     _refusal(
-        "averaged_probe",
-        "averaged weights exist as shards until the stage is saved",
-        "probe the saved stage, or use launch: ddp or fsdp2",
-    ),
-    _refusal(
         "unmanaged_accumulation second_gradient",
         "a second backward pass needs DeepSpeed to manage accumulation",
         "remove managed_gradient_accumulation from the DeepSpeed file",
@@ -98,6 +101,7 @@ _ZERO = (
         "remove managed_gradient_accumulation from the DeepSpeed file",
     ),
 )
+# Under ZeRO, hooks that edit gradients are refused altogether until the backends give "gradients".
 _ZERO12 = (
     _refusal(
         "optimizer_offload edits_gradients clips",
@@ -123,7 +127,7 @@ _ZERO3 = (
         "set stage3_gather_16bit_weights_on_model_save: true",
     ),
 )
-# By backend.
+# By backend. Those of fsdp2 and zero3 hold once stages run there (`unfinished` in launch/backend.py).
 REFUSALS = {
     "single": _ALL,
     "ddp": _ALL,

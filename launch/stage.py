@@ -19,25 +19,31 @@ from pathlib import Path
 from typing import Any
 
 from cpt import ids
-from cpt import recipe as recipes
+from cpt import read_recipe as recipes
 from cpt.errors import ProbeError
 from cpt.model_source import ModelSpec, materialise
 from cpt.store import Store, locked
 from launch.backend import assert_topology, backend
 from launch.by_hand import job_by_hand
 from launch.console import Console, guarded, silenced
+from launch.group import work_in_group
 from stages.base import Job
 
 
-def execute(job: Job, console: Console) -> None:
+def execute(job: Job, console: Console, is_held: bool = False) -> None:
     """Make a stage if it is not there, and measure its suite if that is missing.
 
     A second process that makes the same stage waits at its lock and then finds it done.
+
+    Args:
+        job: the stage.
+        console: told what happens.
+        is_held: the lock is held already, by the chain that started this process group.
     """
     from cpt.world import current
 
     world = current()
-    with _lock(job, console) if world.is_main else nullcontext():
+    with nullcontext() if is_held or not world.is_main else _lock(job, console):
         world.barrier()
         done = (job.output / "manifest.json").is_file()
         live = None
@@ -138,7 +144,7 @@ def _accelerator() -> Any:
     return Accelerator()
 
 
-def _lock(job: Job, console: Console) -> AbstractContextManager[None]:
+def _lock(job: Job, console: Console) -> AbstractContextManager[Any]:
     """The store's lock of the stage; of a stage by hand, a file beside its output."""
     if job.store:
         return Store(job.store).lock(job.id, console.say)
@@ -168,7 +174,7 @@ def job_from_json(text: str) -> Job:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage; see the module's docstring."""
-    from launch.quiet import hush
+    from launch.quiet import hush, hush_bars
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     verbose = "-v" in given
@@ -178,17 +184,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     hush(verbose)
 
+    in_chain = given[0] == "--job"
+
     def work() -> int:
         from cpt.world import leave
 
-        job = (
-            job_from_json(Path(given[1]).read_text()) if given[0] == "--job" else job_by_hand(given)
-        )
-        execute(replace(job, verbose=verbose or job.verbose), Console())
+        job = job_from_json(Path(given[1]).read_text()) if in_chain else job_by_hand(given)
+        hush_bars(verbose)
+        execute(replace(job, verbose=verbose or job.verbose), Console(), is_held=in_chain)
         leave()
         return 0
 
-    return guarded(work, verbose)
+    return work_in_group(work, Path(given[1]), verbose) if in_chain else guarded(work, verbose)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cpt.errors import StoreError
+from cpt.chain_file import REPORTED, read_chain, read_manifest
 from eval.compare import Change, changes
 from eval.gate import Verdict, judge
 from eval.matrix import Matrix, Row, read_matrix
@@ -83,10 +83,10 @@ def gather(chain_folder: Path, stages_folder: Path, compare_with: Path | None = 
         compare_with: the folder of a second chain over the same suite and the same `stages_folder`.
 
     Raises:
-        StoreError: no chain in the folder, or a JSON file that is not whole.
+        StoreError: no chain in the folder, or a file that is damaged.
         ProbeError: probe results that are damaged or were measured differently.
     """
-    chain = read_json(chain_folder / "chain.json")
+    chain = read_chain(chain_folder / "chain.json", REPORTED)
     nodes, suite, gate = chain["nodes"], chain["suite"], chain["gate"]
     file_name = f"{suite['name']}-{suite['hash']}.json"
     results = [(n["name"], n["id"], stages_folder / n["id"] / "probes" / file_name) for n in nodes]
@@ -112,20 +112,6 @@ def gather(chain_folder: Path, stages_folder: Path, compare_with: Path | None = 
     if compare_with is None:
         return story
     return _compare(story, gather(compare_with, stages_folder))
-
-
-def read_json(path: Path) -> Any:
-    """One JSON file.
-
-    Raises:
-        StoreError: it is missing or not whole.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StoreError(f"{path}: no such file; run the chain first") from None
-    except ValueError as error:
-        raise StoreError(f"{path}: is not whole JSON ({error})") from None
 
 
 def _stage(
@@ -159,7 +145,7 @@ def _stage(
         parents=parents,
         reference=node.get("reference"),
         hooks=tuple(node.get("hooks") or ()),
-        manifest=read_json(folder / "manifest.json") if finished else {},
+        manifest=read_manifest(folder / "manifest.json") if finished else {},
         series=read_series((folder if folder.is_dir() else partial) / "metrics.jsonl"),
         probe_seconds=_probe_seconds(result) if row else None,
         row=row,
@@ -181,7 +167,7 @@ def _probe_seconds(result: Path) -> float | None:
     with result.open(encoding="utf-8") as file:
         start, probes, _ = file.read(4000).partition('"probes"')
     found = re.search(r'"seconds": *([0-9.]+(?:e[+-]?[0-9]+)?)', start) if probes else None
-    return float(found[1]) if found else read_json(result).get("seconds")
+    return float(found[1]) if found else json.loads(result.read_text()).get("seconds")
 
 
 def _command(chain: dict[str, Any]) -> str:

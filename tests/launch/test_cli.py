@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,8 +94,8 @@ def test_the_smoke_chain_is_planned(call: Call) -> None:
     assert lines[0].startswith(
         "chain smoke   seed 17   4 stages, 5 x 3 probes   single   runs/chains/smoke"
     )
-    assert [line.split()[1] for line in lines[2:]] == ["base", "pretrain", "sft", "dpo", "grpo"]
-    assert all(line.endswith("to do") for line in lines[2:])
+    assert [line.split()[1] for line in lines[2:7]] == ["base", "pretrain", "sft", "dpo", "grpo"]
+    assert all(line.endswith("to do") for line in lines[2:7])
     assert not Path("runs").exists()
 
 
@@ -161,6 +162,21 @@ def test_bad_input_is_one_message_and_exit_code_2(
     assert not Path("runs", "stages").exists()
 
 
+def test_what_is_not_installed_is_a_warning_of_plan_and_refused_by_run(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.installed.is_installed", lambda package: False)
+    change = "stages.sft.train.optim=adamw_8bit"
+    sentence = "train.optim: adamw_8bit needs bitsandbytes, which is not installed here"
+    code, out, err = call("plan", SMOKE, change)
+    assert (code, err) == (0, "")
+    assert f"{sentence}; run: make install EXTRAS=dev,deepspeed,gpu; until then" in out
+    code, out, err = call("run", SMOKE, change)
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert not Path("runs", "stages").exists()
+
+
 # ls, report, diff
 
 
@@ -200,14 +216,94 @@ def test_ls_shows_chains_with_their_stages_and_loose_ones(call: Call, tmp_path: 
     assert "no chain 'aa'" in err
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"name": "a"}'])
-def test_a_damaged_chain_is_named(call: Call, tmp_path: Path, text: str) -> None:
-    file = tmp_path / "runs" / "chains" / "a" / "chain.json"
-    file.parent.mkdir(parents=True)
+DAMAGES = {
+    "": "it is empty",
+    "[]": "it is no mapping",
+    "null": "it is no mapping",
+    '{"nodes": [': "it is not whole JSON",
+    '{"name": "a"}': "is missing",
+    '{"name": 1, "seed": 1, "recipe_path": "", "nodes": [], "suite": {}, "gate": {}}': "name is 1",
+    '{"name": "a", "seed": 1, "recipe_path": "", "nodes": [{}], "suite": {}, "gate": {}}': "nodes.0.name",
+}
+
+
+@pytest.mark.parametrize("text", DAMAGES)
+def test_a_damaged_chain_is_named_and_the_others_are_listed(
+    call: Call, tmp_path: Path, text: str
+) -> None:
+    for name in ("a", "b", "c"):
+        head = {"name": name, "seed": 3, "recipe_path": "r.yaml"}
+        Store(tmp_path / "runs").link_chain(name, [], head)
+    file = tmp_path / "runs" / "chains" / "b" / "chain.json"
     file.write_text(text)
-    code, _, err = call("ls")
+    code, out, err = call("ls")
+    assert (code, out) == (1, "a  (seed 3, r.yaml)\nb  (damaged)\nc  (seed 3, r.yaml)\n")
+    assert err.startswith(f"cpt: {file}: is damaged (")
+    assert DAMAGES[text] in err
+    assert err.count("\n") == 1
+    for arguments in (["report", "b"], ["report", str(file.parent)]):
+        code, out, err = call(*arguments)
+        assert (code, out) == (1, "")
+        assert err.startswith(f"cpt: {file}: is damaged (")
+        assert err.count("\n") == 1
+
+
+def test_dangling_links_are_marked(call: Call, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    made = stage(runs, "sft-1")
+    nodes: list[dict[str, Any]] = [{"name": "sft", "id": "sft-1", "hooks": []}]
+    folder = Store(runs).link_chain("a", nodes, {"name": "a", "seed": 3, "recipe_path": "r.yaml"})
+    (runs / "chains" / "b").symlink_to("nowhere")
+    made.rename(tmp_path / "away")
+    code, out, err = call("ls")
     assert code == 1
-    assert "chain.json: is damaged" in err
+    assert [line.split() for line in out.splitlines()[1:]] == [
+        ["0", "sft", "sft-1", "gone,", "to", "be", "made", "anew"],
+        ["b", "(damaged)"],
+    ]
+    assert "chains/b/chain.json: no such file" in err
+    code, _, err = call("diff", str(folder / "0-sft"), "sft-2")
+    assert code == 2
+    assert err.startswith(f"cpt: {folder / '0-sft'}: links to ../../stages/sft-1, which is gone")
+    assert err.count("\n") == 1
+
+
+def whole_chain() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Nodes and description of a chain with all that a report reads."""
+    nodes: list[dict[str, Any]] = [
+        {"name": n, "kind": n, "id": f"{n}-1", "hooks": []} for n in ("base", "sft")
+    ]
+    gate = {"margin": 0.1, "on_regression": "warn"}
+    head = {"name": "a", "seed": 3, "recipe_path": "r.yaml", "gate": gate}
+    return nodes, {**head, "suite": {"name": "s", "hash": "1"}}
+
+
+def test_half_a_manifest_is_named(call: Call, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for stage_id in ("base-1", "sft-1"):
+        stage(runs, stage_id)
+    nodes, head = whole_chain()
+    Store(runs).link_chain("a", nodes, head)
+    file = runs / "stages" / "sft-1" / "manifest.json"
+    file.write_text(file.read_text()[:100])
+    code, out, err = call("ls")
+    assert code == 1
+    assert [line.split()[3] for line in out.splitlines()[1:]] == ["done", "damaged"]
+    for arguments in (["ls"], ["report", "a"], ["diff", "base-1", "sft-1"]):
+        code, _, err = call(*arguments)
+        assert code == 1
+        assert err.startswith(f"cpt: {file}: is damaged (")
+        assert err.count("\n") == 1
+
+
+def test_a_chain_whose_stages_are_gone_has_a_report_that_says_so(
+    call: Call, tmp_path: Path
+) -> None:
+    nodes, head = whole_chain()
+    folder = Store(tmp_path / "runs").link_chain("a", nodes, head)
+    code, _, err = call("report", "a")
+    assert (code, err) == (0, "")
+    assert "to do" in (folder / "report.md").read_text()
 
 
 def test_diff_shows_what_went_in_otherwise(call: Call, tmp_path: Path) -> None:

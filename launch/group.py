@@ -1,0 +1,164 @@
+"""A group of processes for one stage, and what its workers leave behind: how each of them ended.
+
+`accelerate launch` turns every failure into exit code 1 and a wall of text about itself. So a worker that
+fails leaves a note beside its job file, which the chain reads, and what the launcher says goes into a log.
+The workers speak through their standard output, which is the chain's standard error: the launcher hands on
+no other open file.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cpt import errors
+from cpt.errors import CptError
+from cpt.ids import atomic_write
+from launch.console import PREEMPTED, place_problem, storage_problem
+
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG in linux/prctl.h
+
+
+def run_group(
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    file: Path,
+    name: str,
+    lock: int,
+    verbose: bool = False,
+) -> None:
+    """Start a launcher, wait for it, and fail as its workers did.
+
+    Args:
+        command: the launcher's, whose workers run `work_in_group`.
+        variables: environment, on top of this process's.
+        file: the job file.
+        name: of the stage.
+        lock: descriptor of the stage's lock, which the launcher shares: should this process be killed, the
+            stage stays locked for as long as its workers live.
+        verbose: show what the launcher says.
+
+    Raises:
+        CptError: of the kind and with the message of the worker that failed first.
+        SystemExit: 4, when the launcher was told to end.
+    """
+    _remove_notes(file)
+    log = file.with_suffix(".log")
+    with log.open("w") as said:
+        group = subprocess.Popen(
+            command,
+            env={**os.environ, **variables},
+            stdout=2,
+            stderr=None if verbose else said,
+            pass_fds=[lock],
+        )
+        try:
+            code = group.wait()
+        except BaseException:  # pre-empted: the launcher ends its workers when it is asked to
+            group.terminate()
+            group.wait()
+            _remove_notes(file)
+            raise
+    if code == 0:
+        log.unlink()
+        return
+    notes = [json.loads(note.read_text()) for note in _notes(file)]
+    _remove_notes(file)
+    raise _failure(notes, name, code, log)
+
+
+def _failure(notes: list[dict[str, Any]], name: str, code: int, log: Path) -> CptError | SystemExit:
+    """What the parent raises: clear messages before tracebacks, the first failure before its consequences."""
+    text = log.read_text(errors="replace")
+    if notes:
+        first = min(notes, key=lambda note: (note["traceback"] is not None, note["time"]))
+        if first["traceback"] is None:
+            log.unlink()
+            kind: type[CptError] = getattr(errors, first["kind"])
+            return kind(first["message"])
+        sys.stderr.write(first["traceback"])
+        log.unlink()
+        return CptError(
+            f"{name}: process {first['rank']} failed: {first['message']}; what is finished is kept"
+        )
+    why = f"its processes ended with code {code}"
+    if code == -signal.SIGTERM or re.search(r"got signal: (15|2|1)\b", text):
+        return SystemExit(PREEMPTED)
+    if killed := re.search(r"exitcode +: -(\d+)", text):
+        number = int(killed[1])
+        why = f"a process was killed by {signal.Signals(number).name}"
+        why += ", which the system does when memory runs out" if number == signal.SIGKILL else ""
+    return CptError(
+        f"{name}: {why}; the launcher's words are in {log}; what is finished is kept, and the same "
+        f"command continues"
+    )
+
+
+def work_in_group(work: Callable[[], int], file: Path, verbose: bool) -> int:
+    """Run `work` in a worker of `run_group`, and leave a note if it fails.
+
+    A worker that is told to end does so at once: nothing on disk minds, and one that waits for others would
+    not hear it in time. It also ends with its launcher, however that ends.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    _end_with_parent()
+    if not verbose:
+        os.dup2(1, 2)
+    try:
+        return work()
+    except CptError as error:
+        if verbose:
+            traceback.print_exc()
+        kind = next(base for base in type(error).__mro__ if base.__module__ == errors.__name__)
+        _leave_note(file, kind.__name__, str(error))
+        return error.exit_code
+    except Exception as error:
+        message = storage_problem(error) or place_problem(error)
+        _leave_note(
+            file,
+            "CptError",
+            message or f"{type(error).__name__}: {error}".splitlines()[0],
+            None if message else traceback.format_exc(),
+        )
+        return 1
+
+
+def _leave_note(file: Path, kind: str, message: str, trace: str | None = None) -> None:
+    rank = int(os.environ.get("RANK", "0"))
+    note = {
+        "rank": rank,
+        "kind": kind,
+        "message": message,
+        "traceback": trace,
+        "time": time.time(),
+    }
+    try:
+        atomic_write(file.with_suffix(f".ended-{rank}.json"), json.dumps(note))
+    except OSError:  # a full disk; then this is the only place for it
+        print(f"cpt: {message}", file=sys.stderr)
+
+
+def _notes(file: Path) -> list[Path]:
+    return sorted(file.parent.glob(f"{file.stem}.ended-*.json"))
+
+
+def _remove_notes(file: Path) -> None:
+    for note in [*_notes(file), *file.parent.glob(f".{file.stem}.ended-*")]:
+        note.unlink(missing_ok=True)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies (Linux)."""
+    import ctypes
+
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)

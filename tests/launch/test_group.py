@@ -1,0 +1,178 @@
+"""A group of workers ends as its worker did: one message, one exit code, and nobody is left behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# What `accelerate launch` does: two workers, a wall of text, exit code 1 whatever happened.
+LAUNCHER = """
+import os, signal, subprocess, sys
+workers = [
+    subprocess.Popen([sys.executable, *sys.argv[1:]], env={**os.environ, "RANK": str(rank)})
+    for rank in range(2)
+]
+def end(number, frame):
+    for worker in workers:
+        worker.send_signal(signal.SIGINT)  # as torchrun does when a person interrupts it
+        os.waitpid(worker.pid, 0)
+    os._exit(1)
+signal.signal(signal.SIGTERM, end)
+codes = [worker.wait() for worker in workers]
+if any(codes):
+    print("WALL of the launcher", file=sys.stderr)
+    print("  exitcode  :", min(codes), "(pid: 1)", file=sys.stderr)
+    sys.exit(1)
+"""
+WORKER = """
+import os, sys, time
+from pathlib import Path
+from cpt.errors import *
+from launch.group import work_in_group
+rank = int(os.environ["RANK"])
+def work():
+    os.write(2, f"worker {{rank}} lives in {{os.getpid()}}\\n".encode())
+    {body}
+    return 0
+sys.exit(work_in_group(work, Path({file!r}), {verbose}))
+"""
+# `cpt run`, as far as it matters here.
+CHAIN = """
+import os, sys
+from pathlib import Path
+from launch.console import guarded
+from launch.group import run_group
+def work():
+    command = [sys.executable, "-c", {launcher!r}, "-c", {worker!r}]
+    run_group(command, {{}}, Path({file!r}), "sft", os.open(os.devnull, os.O_RDONLY), {verbose})
+    return 0
+sys.exit(guarded(work, False))
+"""
+
+
+def start(folder: Path, body: str, verbose: bool = False) -> "subprocess.Popen[str]":
+    file = str(folder / "sft-1.json")
+    worker = WORKER.format(body=body, file=file, verbose=verbose)
+    chain = CHAIN.format(launcher=LAUNCHER, worker=worker, file=file, verbose=verbose)
+    return subprocess.Popen(
+        [sys.executable, "-c", chain],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(folder: Path, body: str, verbose: bool = False) -> tuple[int, str]:
+    process = start(folder, body, verbose)
+    out, err = process.communicate(timeout=30)
+    assert out == ""
+    return process.returncode, re.sub(r"worker . lives in \d+\n", "", err)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [("StoreError", 1), ("PlanError", 2), ("GateStopped", 3)]
+)
+def test_a_workers_error_is_the_chains_and_said_once(tmp_path: Path, error: str, code: int) -> None:
+    assert run(tmp_path, f"raise {error}('why')") == (code, "cpt: why\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_cause_is_told_and_not_what_it_did_to_the_others(tmp_path: Path) -> None:
+    body = "raise RuntimeError('lost') if rank else time.sleep(0.3) or DataError('no rows')"
+    assert run(tmp_path, body) == (2, "cpt: no rows\n")
+
+
+def test_an_error_of_a_hooks_own_kind_keeps_its_code(tmp_path: Path) -> None:
+    assert run(tmp_path, "raise type('Odd', (RecipeError,), {})('odd')") == (2, "cpt: odd\n")
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    code, said = run(tmp_path, "raise OSError(28, 'No space left on device', 'somewhere')")
+    assert code == 1
+    assert said.startswith("cpt: the disk is full (somewhere)")
+    assert said.count("\n") == 1
+
+
+def test_a_mistake_of_ours_shows_one_traceback_without_the_wall(tmp_path: Path) -> None:
+    code, said = run(tmp_path, "1 / 0")
+    assert code == 1
+    assert said.count("Traceback") == 1
+    assert "failed: ZeroDivisionError: division by zero" in said
+    assert "WALL" not in said
+
+
+def test_a_killed_worker_is_named_by_its_signal(tmp_path: Path) -> None:
+    code, said = run(tmp_path, "os.kill(os.getpid(), 9)")
+    assert code == 1
+    assert "killed by SIGKILL, which the system does when memory runs out" in said
+    assert "WALL" not in said
+    assert "WALL" in (tmp_path / "sft-1.log").read_text()
+
+
+def test_verbose_shows_what_the_launcher_says(tmp_path: Path) -> None:
+    code, said = run(tmp_path, "raise StoreError('why')", verbose=True)
+    assert code == 1
+    assert "WALL" in said
+    assert said.endswith("cpt: why\n")
+
+
+def test_what_workers_say_is_seen_while_they_work(tmp_path: Path) -> None:
+    process = start(tmp_path, "time.sleep(60)")
+    pids = pids_of(process)
+    assert all(alive(pid) for pid in pids)
+    end(process, pids, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_end_the_chain_ends_with_4_and_leaves_no_worker(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    process = start(tmp_path, "time.sleep(60)")
+    said = end(process, pids_of(process), number)
+    assert process.returncode == 4
+    assert said.endswith("the same command continues\n")
+    assert said.count("cpt: ") == 1
+    assert "Traceback" not in said
+
+
+def test_workers_end_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
+    process = start(tmp_path, "time.sleep(60)")
+    pids = pids_of(process)
+    launcher = Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1]
+    os.kill(int(launcher), signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert process.returncode == 1
+    wait_until_gone(pids)
+
+
+def pids_of(process: Any) -> list[int]:
+    lines = [process.stderr.readline() for _ in range(2)]
+    return [int(line.split()[-1]) for line in lines]
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    until = time.monotonic() + 10
+    while any(alive(pid) for pid in pids):
+        assert time.monotonic() < until, "a worker was left behind"
+        time.sleep(0.01)
+
+
+def end(process: Any, pids: list[int], number: signal.Signals) -> str:
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    wait_until_gone(pids)
+    return str(said)
