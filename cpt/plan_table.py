@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from cpt import estimate_text
+from cpt.estimate import Estimate
 from cpt.hooks.base import points
 from cpt.plan import Plan
 from cpt.store import Store
@@ -17,10 +19,16 @@ COLUMNS = {
 
 
 def table_of(
-    plan: Plan, store: Store, probed: Callable[[str], bool] | None, num_probes: int, backend: str
+    plan: Plan,
+    store: Store,
+    probed: Callable[[str], bool] | None,
+    num_probes: int,
+    backend: str,
+    estimate: Estimate | None = None,
 ) -> str:
-    """The plan as people read it."""
-    rows = [["", "stage", "id", *COLUMNS, "status"]]
+    """The plan as people read it; with an estimate, what each stage and the whole chain need."""
+    needs = estimate_text.columns(estimate) if estimate else {}
+    rows = [["", "stage", "id", *COLUMNS, *needs, "status"]]
     for number, node in enumerate(plan.nodes):
         acting = [
             " ".join(key for key, hook in node.hooks if set(points(hook)) & set(where))
@@ -29,7 +37,8 @@ def table_of(
         status = store.status(node.id)
         if status == "done" and probed is not None:
             status += ", probed" if probed(node.id) else ", not probed"
-        rows.append([str(number), node.name, node.id, *acting, status])
+        needed = [cells[node.name] for cells in needs.values()]
+        rows.append([str(number), node.name, node.id, *acting, *needed, status])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -39,6 +48,7 @@ def table_of(
     probes = f", {stages + 1} x {num_probes} probes" if num_probes else ""
     place = _short(store.chain(plan.name))
     head = f"chain {plan.name}   seed {plan.recipe.seed}   {stages} stages{probes}   {backend}   {place}"
+    lines += estimate_text.lines(estimate) if estimate else []
     return "\n".join([head, *lines, *(f"warning: {warning}" for warning in plan.warnings)])
 
 

@@ -1,0 +1,164 @@
+"""What a stage needs of a machine's memory and disk, from its model's size and its settings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cpt.hooks.base import Hook
+from cpt.hooks.ema import EMA
+from cpt.hooks.lora import Lora
+from cpt.model_size import ModelSize
+from cpt.plan import Node
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Resident once torch, transformers, TRL and lm-eval are imported: the smoke chain's model is 0.1 M.
+LIBRARIES = 0.6e9
+# Tokens and vocabulary of one tile of TRL's fused head (trl/kernels/chunked_logprob.py), and the
+# tokens of one of `cpt.tokens.token_kl`.
+TILE = (4096, 32768)
+KL_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a stage puts through the model.
+
+    Attributes:
+        sequences: of one backward pass in one process.
+        length: tokens of the longest sequence that settings allow, as far as they say.
+        is_whole: false where settings do not say it all: the prompts before completions come on top.
+        per_step: sequences of one optimizer step over all processes.
+        steps: optimizer steps; None where the data decides.
+        half: whether it computes in 16 bits.
+        checkpointing: whether activations are computed again in the backward pass.
+        optimizer: by TRL's name.
+        saves: whether the trainer leaves checkpoints on the way.
+        on_cpu: whether the machine has no accelerator to train on.
+    """
+
+    sequences: int
+    length: int
+    is_whole: bool
+    per_step: int
+    steps: int | None
+    half: bool
+    checkpointing: bool
+    optimizer: str
+    saves: bool
+    on_cpu: bool
+
+    @property
+    def tokens(self) -> int | None:
+        """steps * batch * length: every sequence counts as a full one."""
+        return None if self.steps is None else self.steps * self.per_step * self.length
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of a stage.
+
+    Attributes:
+        parts: of each process, by what they are for.
+        passing: on disk while it trains: two of the trainer's checkpoints.
+        kept: on disk for good.
+    """
+
+    parts: Mapping[str, float]
+    passing: float
+    kept: float
+
+    @property
+    def peak(self) -> float:
+        """Of each process."""
+        return sum(self.parts.values())
+
+
+def footprint(
+    size: ModelSize, node: Node, parent: Node, load: Workload, dtype: str, backend: str, world: int
+) -> Footprint | None:
+    """Bytes that a stage needs; None where the optimizer's states are not known.
+
+    peak = weights + trained + frozen + averages + activations + head, and on a CPU the libraries:
+
+    - weights: N b, b bytes a number. Under an adapter only its A numbers are trained, in 4 bytes each.
+      16-bit computing on 32-bit weights keeps a copy in 2 bytes.
+    - trained, of P = N or A numbers: gradient b P (twice under DDP, whose buckets are a second one) and
+      the optimizer's states, for AdamW 2 b P. Under ZeRO over w processes: b P + 12 P / w (master copy and
+      moments in 32 bits), with ZeRO-2 (b + 12) P / w.
+    - frozen: N b for the reference of a stage that has one, and for each model that a kl hook holds; none
+      where it is what lies below an adapter.
+    - averages: 4 P with ema.
+    - activations of T = sequences * length tokens, H wide with I in the feed-forward part: 40 H + 16 I
+      bytes a token and layer in 32 bits, 24 H + 8 I in 16, 34 H + 8 I where they are mixed. With
+      checkpointing b H a token and layer, and one layer whole.
+    - head: 2 tiles of TRL's fused head and the 32-bit gradient of the head, 4 V H; with a kl hook 5
+      chunks of 256 tokens, V wide, and one more gradient.
+
+    The activations were counted with `saved_tensors_hooks` on transformers 5.23's Llama with padding; they
+    hold for Llama-like decoders with attention that keeps no T x T matrix. Not counted: sampling, and what
+    an allocator keeps of freed memory. Measured on a CPU, SmolLM2-135M, 8 sequences of at most 256 tokens
+    under a kl hook: 7.2 GB by this formula, 6.2 GB after 2 steps, 9.2 GB after 40 within a chain.
+    """
+    hooks = [hook for _, hook in node.hooks]
+    width, n = BYTES[dtype], size.num_parameters
+    lora = next((hook for hook in hooks if isinstance(hook, Lora)), None)
+    trained = size.adapter(lora.rank, lora.targets) if lora else n
+    each = 4 if lora else width
+    is_zero = backend.startswith("zero")
+    if is_zero and load.half:
+        width = each = 2
+    states = _states(load.optimizer, 4 if is_zero else each)
+    if states is None:
+        return None
+    states += 4 if is_zero else 0  # the master copy
+    shards = {"ddp": 2.0, "zero2": 1 / world}
+    average = 4 * trained * sum(isinstance(hook, EMA) for hook in hooks)
+    weights = n * width + (each * trained if lora else 0)
+    parts = {
+        "weights": weights + (2 * n if load.half and width == 4 else 0),
+        "gradients": each * trained * shards.get(backend, 1.0),
+        "states": states * trained / (world if is_zero else 1),
+        "frozen": _references(node, parent, hooks, lora is not None) * n * BYTES[dtype],
+        "averages": average,
+        "activations": _activations(size, load, width),
+        "head": _head(size, load, sum(_is_kl(hook) for hook in hooks)),
+        "libraries": LIBRARIES if load.on_cpu else 0.0,
+    }
+    checkpoint = each * trained + states * trained + average
+    return Footprint(parts, 2 * checkpoint if load.saves else 0.0, weights)
+
+
+def _states(optimizer: str, each: int) -> float | None:
+    """Bytes of the optimizer's states for a trained number; None for what has other than moments."""
+    name = optimizer.removeprefix("paged_").removeprefix("stable_").removeprefix("schedule_free_")
+    moments = {"adamw": 2, "radam": 2, "lion": 1, "sgd": 0}.get(name.partition("_")[0])
+    bits = next((part[:-3] for part in name.split("_") if part.endswith("bit")), None)
+    return None if moments is None else moments * (int(bits) / 8 if bits else each)
+
+
+def _is_kl(hook: Hook) -> bool:
+    return hook.name == "kl" and getattr(hook, "beta", 1) != 0
+
+
+def _references(node: Node, parent: Node, hooks: Sequence[Hook], has_adapter: bool) -> int:
+    """Frozen models beside the trained one."""
+    keeps = any(getattr(hook, "after", None) == "keep" for _, hook in parent.hooks)
+    below = {"previous", parent.name, parent.id} if has_adapter and not keeps else set()
+    own = "reference" in node.parents and not has_adapter
+    held = {name for hook in hooks if _is_kl(hook) for name in hook.recalls()}
+    return own + len({parent.name if name == "previous" else name for name in held - below})
+
+
+def _activations(size: ModelSize, load: Workload, width: int) -> float:
+    tokens, (_, h), wide = load.sequences * load.length, size.embedding, size.intermediate
+    by_h, by_wide = {(4, False): (40, 16), (4, True): (34, 8)}.get((width, load.half), (24, 8))
+    layer = by_h * h + by_wide * wide
+    if load.checkpointing:
+        return tokens * (size.num_layers * width * h + layer)
+    return float(tokens * size.num_layers * layer)
+
+
+def _head(size: ModelSize, load: Workload, num_kl: int) -> float:
+    rows, h = size.embedding
+    number = 2 if load.half else 4
+    tile = min(load.sequences * load.length, TILE[0]) * min(rows, TILE[1])
+    return 2 * tile * number + 4 * rows * h + num_kl * 4 * (5 * KL_CHUNK * rows + rows * h)

@@ -1,0 +1,197 @@
+"""Bytes of a stage, from a closed form worked out by hand for a tiny model."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cpt.footprint import LIBRARIES, Footprint, Workload, footprint
+from cpt.hooks.base import Hook
+from cpt.hooks.ema import EMA
+from cpt.hooks.kl import KL
+from cpt.hooks.lora import Lora
+from cpt.model_size import of_config
+from cpt.plan import Node
+
+# V = 100, H = 8, I = 16, two layers: 2,120 parameters, of which an adapter of rank 2 adds 544.
+SIZE = of_config(
+    {
+        "model_type": "llama",
+        "vocab_size": 100,
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "tie_word_embeddings": True,
+    }
+)
+N, A = 2120, 544
+LOAD = Workload(
+    sequences=2,
+    length=10,
+    is_whole=True,
+    per_step=4,
+    steps=5,
+    half=False,
+    checkpointing=False,
+    optimizer="adamw_torch_fused",
+    saves=True,
+    on_cpu=False,
+)
+BASE = Node("base", "base", "base-1")
+
+
+def bytes_of(
+    *hooks: Hook,
+    load: Workload = LOAD,
+    dtype: str = "float32",
+    backend: str = "single",
+    world: int = 1,
+    reference: bool = False,
+    parent: Node = BASE,
+) -> Footprint:
+    parents = {"parent": parent.id} | ({"reference": parent.id} if reference else {})
+    named = tuple((hook.name, hook) for hook in hooks)
+    node = Node("sft", "sft", "sft-1", parents=parents, hooks=named)
+    assert SIZE is not None
+    found = footprint(SIZE, node, parent, load, dtype, backend, world)
+    assert found is not None
+    return found
+
+
+def test_adamw_in_32_bits_is_four_numbers_for_each_parameter() -> None:
+    found = bytes_of()
+    assert found.parts == {
+        "weights": 4 * N,
+        "gradients": 4 * N,
+        "states": 8 * N,
+        "frozen": 0,
+        "averages": 0,
+        "activations": 20 * 2 * (40 * 8 + 16 * 16),
+        "head": 2 * 20 * 100 * 4 + 4 * 100 * 8,
+        "libraries": 0,
+    }
+    assert found.peak == 16 * N + 23040 + 19200
+    assert (found.kept, found.passing) == (4 * N, 2 * 12 * N)
+    on_cpu = bytes_of(load=replace(LOAD, on_cpu=True, saves=False))
+    assert on_cpu.peak == found.peak + LIBRARIES
+    assert on_cpu.passing == 0
+
+
+def test_an_adapter_is_all_that_is_trained() -> None:
+    found = bytes_of(Lora(rank=2), dtype="bfloat16")
+    parts = {key: found.parts[key] for key in ("weights", "gradients", "states")}
+    assert parts == {"weights": 2 * N + 4 * A, "gradients": 4 * A, "states": 8 * A}
+    assert (found.kept, found.passing) == (2 * N + 4 * A, 2 * 12 * A)
+
+
+def test_ema_keeps_one_more_copy_of_what_is_trained() -> None:
+    assert bytes_of(EMA()).parts["averages"] == 4 * N
+    assert bytes_of(EMA(), Lora(rank=2)).parts["averages"] == 4 * A
+    assert bytes_of(EMA()).passing == 2 * 16 * N
+
+
+@pytest.mark.parametrize(
+    ("hooks", "reference", "copies"),
+    [
+        ([], True, 1),
+        ([Lora(rank=2)], True, 0),
+        ([KL()], False, 1),
+        ([KL()], True, 2),
+        ([KL(), KL(of="base")], False, 1),
+        ([KL(beta=0)], False, 0),
+        ([KL(), Lora(rank=2)], False, 0),
+        ([KL(of="other"), Lora(rank=2)], True, 1),
+    ],
+)
+def test_frozen_models_are_counted_once_each(
+    hooks: list[Hook], reference: bool, copies: int
+) -> None:
+    assert bytes_of(*hooks, reference=reference).parts["frozen"] == copies * 4 * N
+
+
+def test_below_an_adapter_that_was_kept_apart_lies_another_model() -> None:
+    parent = Node("dpo", "dpo", "dpo-1", hooks=(("lora", Lora(after="keep")),))
+    assert bytes_of(KL(), Lora(rank=2), parent=parent).parts["frozen"] == 4 * N
+
+
+def test_ddp_has_buckets_and_zero_shards() -> None:
+    def parts(**settings: Any) -> tuple[float, float]:
+        found = bytes_of(world=4, **settings).parts
+        return found["gradients"], found["states"]
+
+    half = replace(LOAD, half=True)
+    assert parts(backend="ddp") == (8 * N, 8 * N)
+    assert parts(backend="zero1", load=half) == (2 * N, 3 * N)
+    assert parts(backend="zero2", load=half, dtype="bfloat16") == (N / 2, 3 * N)
+    assert parts(backend="zero2") == (N, 3 * N)
+    assert bytes_of(backend="zero2", world=4, load=half).parts["weights"] == 2 * N
+    # Each process saves its shard.
+    assert bytes_of(backend="zero2", world=4, load=half).passing == 2 * (2 + 12) * N
+
+
+def test_16_bits_halve_some_of_it() -> None:
+    half = replace(LOAD, half=True)
+    pure = bytes_of(load=half, dtype="bfloat16").parts
+    mixed = bytes_of(load=half).parts
+    assert (pure["weights"], pure["states"], mixed["weights"]) == (2 * N, 4 * N, 6 * N)
+    assert pure["activations"] == 20 * 2 * (24 * 8 + 8 * 16)
+    assert mixed["activations"] == 20 * 2 * (34 * 8 + 8 * 16)
+    assert pure["head"] == 2 * 20 * 100 * 2 + 4 * 100 * 8
+
+
+def test_checkpointing_keeps_the_input_of_each_layer_and_one_layer_whole() -> None:
+    found = bytes_of(load=replace(LOAD, checkpointing=True))
+    assert found.parts["activations"] == 20 * (2 * 4 * 8 + 40 * 8 + 16 * 16)
+
+
+def test_a_kl_hook_adds_its_chunks() -> None:
+    more = bytes_of(KL()).parts["head"] - bytes_of().parts["head"]
+    assert more == 4 * (5 * 256 * 100 + 100 * 8)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "states"),
+    [("adamw_bnb_8bit", 2), ("sgd", 0), ("lion_32bit", 4), ("paged_adamw_32bit", 8)],
+)
+def test_other_optimizers_have_other_states(optimizer: str, states: int) -> None:
+    assert bytes_of(load=replace(LOAD, optimizer=optimizer)).parts["states"] == states * N
+
+
+def test_an_optimizer_that_is_not_known_is_not_guessed() -> None:
+    assert SIZE is not None
+    load = replace(LOAD, optimizer="galore_adafactor")
+    assert footprint(SIZE, BASE, BASE, load, "float32", "single", 1) is None
+
+
+def test_activations_are_what_autograd_saves() -> None:
+    """40 H + 16 I a token and layer, within the tenth that norms' scales and the mask make up."""
+    import torch
+    from transformers import LlamaConfig, LlamaModel
+
+    def saved(num_layers: int) -> int:
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=50,
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=num_layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        )
+        model = LlamaModel(config).train()
+        own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        kept: dict[int, Any] = {}
+
+        def keep(tensor: Any) -> Any:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        padded = torch.ones(2, 64, dtype=torch.long)
+        padded[0, -5:] = 0
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(torch.zeros_like(padded), attention_mask=padded, use_cache=False)
+        return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
+
+    measured = (saved(3) - saved(1)) / 2 / 128
+    assert 40 * 128 + 16 * 256 <= measured <= 1.1 * (40 * 128 + 16 * 256)
