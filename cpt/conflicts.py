@@ -1,18 +1,21 @@
 """What does not go together: hooks with each other, with the kind, the backend or the past."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cpt.errors import PlanError
 from cpt.hooks.base import Hook, points
+from cpt.model_source import ModelSpec
 from cpt.recipe import StageSpec
 from cpt.settings import did_you_mean
+from cpt.vocabulary import of_model
 
 #: Ends the id of a stage that could not be planned; what comes after it is checked all the same.
 UNKNOWN = "-unknown"
 
 if TYPE_CHECKING:
-    from cpt.plan import Backend, Kind, Node
+    from cpt.interfaces import Backend, Kind
+    from cpt.plan import Node
 
 
 def check_recalls(
@@ -81,15 +84,87 @@ def check_hooks(
         raise PlanError(
             f"{where}: hooks: replay entries count in different units; use tokens or samples for all"
         )
-    if any(hook.name == "kl" for hook in hooks) and "reference" in kind.roles:
-        own = float(spec.train.get("beta", 0.1 if kind.name == "dpo" else 0.0))
-        if own:
-            warnings.append(
-                f"{where}: kl and {kind.name}'s own beta {own:g} both hold the model to a reference"
-            )
+    if any(hook.name == "kl" for hook in hooks) and kind.uses("reference", spec):
+        warnings.append(
+            f"{where}: kl and {kind.name}'s own beta both hold the model to an earlier stage"
+        )
     for hook in hooks:
         if hook.kinds is not None and kind.name not in hook.kinds:
             others = ", ".join(sorted(hook.kinds))
             raise PlanError(f"{where}: hooks.{hook.name}: not in a {kind.name} stage; in {others}")
         for need in sorted(hook.needs - backend.gives):
             raise PlanError(f"{where}: hooks.{hook.name}: {backend.refusal(need)}")
+
+
+def compares_models(hook: Hook) -> bool:
+    """Whether a hook puts an earlier stage's model beside this one's, so that their shapes must agree."""
+    return (hook.name == "kl" and getattr(hook, "beta", 1) != 0) or (
+        hook.name == "interpolate" and getattr(hook, "alpha", 0) != 1
+    )
+
+
+def check_shapes(
+    hooks: Sequence[Hook],
+    roles: "Mapping[str, Sequence[Node]]",
+    spec: StageSpec,
+    lineage: "Sequence[Node]",
+    model: ModelSpec,
+    where: str,
+    warnings: list[str],
+) -> None:
+    """Refuse hooks and roles whose model has other embeddings than this stage's, for tokens added since.
+
+    Args:
+        hooks, spec, lineage: of the stage.
+        roles: the lineage of each role's model, itself last.
+        model: what the chain starts from.
+        where: the stage's file.
+        warnings: told where the base model's files are not here and the stage will look itself.
+
+    Raises:
+        PlanError: names the tokens and a way out.
+    """
+    below = lineage[: _num_below_adapters(lineage)]
+    adapts = any("adapt" in points(hook) for hook in hooks)
+    named = {node.name: lineage[: number + 1] for number, node in enumerate(lineage)}
+    named["previous"] = lineage
+    others = {f"hooks.{h.name}": named[h.recalls()[0]] for h in hooks if compares_models(h)}
+    for own, line in {**roles, **others}.items():
+        # Below an adapter the stage's own start is no second model: it has the stage's embeddings.
+        if adapts and line[-1] is below[-1] and own != "hooks.interpolate":
+            continue
+        here, there = _added(lineage, spec), _added(line)
+        if {*here} == {*there}:
+            continue
+        vocabulary = of_model(model)
+        start = list(model.add_tokens)
+        more = [token for token in here if token not in there] or there
+        told = f"{', '.join(map(repr, more[:3]))}{' ...' if len(more) > 3 else ''}"
+        if vocabulary is None:
+            warnings.append(
+                f"{where}: {own}: {line[-1].name} lacks {told}; where the tokens need new embeddings, the "
+                f"stage is refused when it begins, since the two models then differ in shape"
+            )
+        elif vocabulary.growth(start + here) != vocabulary.growth(start + there):
+            raise PlanError(
+                f"{where}: {own}: {line[-1].name} and this stage differ in {told} (model: add_tokens), "
+                f"and so in the shape of their embeddings; add the tokens in the chain's model config, "
+                f"so that every stage has them, or name a stage that has them"
+            )
+
+
+def _added(line: "Sequence[Node]", spec: StageSpec | None = None) -> list[str]:
+    """The tokens that the stages of a lineage add, and those of one more stage."""
+    stages = [*(node.spec for node in line), spec]
+    changes = [stage.model for stage in stages if stage and stage.model]
+    return list(dict.fromkeys(token for change in changes for token in change.add_tokens))
+
+
+def _num_below_adapters(lineage: "Sequence[Node]") -> int:
+    """How much of a lineage lies below the adapters that the last stages keep apart."""
+    number = len(lineage)
+    while number > 1 and any(
+        getattr(hook, "after", None) == "keep" for _, hook in lineage[number - 1].hooks
+    ):
+        number -= 1
+    return number

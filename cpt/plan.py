@@ -2,78 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from cpt.conflicts import UNKNOWN, check_hooks, check_recalls
+from cpt.conflicts import UNKNOWN, check_hooks, check_recalls, check_shapes
 from cpt.errors import CptError, PlanError, RecipeError
 from cpt.hooks import table
 from cpt.hooks.base import Hook
 from cpt.hooks.stack import in_order
-from cpt.ids import short_hash
+from cpt.interfaces import Backend, Kind
 from cpt.recipe import Recipe, StageSpec
-
-#: Fields of `train:` that change what is shown, not what is trained.
-SHOWN_ONLY = (
-    "logging_steps",
-    "logging_first_step",
-    "logging_strategy",
-    "log_completions",
-    "eval_steps",
-)
-
-
-class Kind(Protocol):
-    """What planning asks of a stage kind."""
-
-    @property
-    def name(self) -> str:
-        """Key in a recipe."""
-        ...
-
-    @property
-    def version(self) -> int:
-        """Raised when the same settings would train differently."""
-        ...
-
-    @property
-    def config(self) -> str:
-        """The TRL config class that `train:` speaks."""
-        ...
-
-    @property
-    def formats(self) -> tuple[str, ...]:
-        """Row formats, the usual one first."""
-        ...
-
-    @property
-    def roles(self) -> frozenset[str]:
-        """Which of reference, reward, teacher it uses."""
-        ...
-
-    def check(self, spec: StageSpec, where: str) -> None:
-        """Refuse what the kind cannot honour."""
-
-    def reward_contents(self, spec: StageSpec, where: str) -> list[str]:
-        """What of the rewards enters the id."""
-        ...
-
-
-class Backend(Protocol):
-    """What planning asks of a backend."""
-
-    @property
-    def name(self) -> str:
-        """Key in a recipe."""
-        ...
-
-    @property
-    def gives(self) -> frozenset[str]:
-        """Needs of hooks that it meets."""
-        ...
-
-    def refusal(self, need: str) -> str:
-        """Why a need is not met, and what to do."""
-        ...
+from cpt.roles import roles_of
+from cpt.stage_id import stage_id, stage_inputs
 
 
 @dataclass(frozen=True)
@@ -138,41 +77,6 @@ def _stand_in(name: str, spec: StageSpec, earlier: Sequence[Node]) -> Node:
     return Node(name, spec.kind, f"{name}{UNKNOWN}", spec, parents={"parent": parent.id})
 
 
-def stage_inputs(
-    spec: StageSpec,
-    kind: Kind,
-    parents: Mapping[str, str],
-    hooks: Sequence[Hook],
-    seed: int,
-    recalled: Mapping[str, str],
-) -> dict[str, Any]:
-    """What a stage's id hashes: everything that would train differently, and nothing else."""
-    return {
-        "kind": kind.name,
-        "version": kind.version,
-        "parents": dict(parents),
-        "data": [data.content() for data in spec.data],
-        "train": {key: value for key, value in spec.train.items() if key not in SHOWN_ONLY},
-        "rewards": kind.reward_contents(spec, spec.file),
-        "hooks": [
-            {
-                "name": key,
-                "version": hook.version,
-                "settings": table.settings_of(hook),
-                "recalls": [recalled.get(name, name) for name in hook.recalls()],
-            }
-            for key, hook in in_order(hooks)
-        ],
-        "model": spec.model.content() if spec.model else None,
-        "seed": seed,
-    }
-
-
-def stage_id(inputs: Mapping[str, Any]) -> str:
-    """`kind-` and 8 hex digits."""
-    return f"{inputs['kind']}-{short_hash(dict(inputs))}"
-
-
 def _node(
     recipe: Recipe,
     name: str,
@@ -199,14 +103,18 @@ def _node(
         )
     parent = _parent(spec, earlier, where)
     known = {node.name: node for node in earlier}
-    parents = {"parent": parent.id}
-    for role, target in _roles(spec, kind, where).items():
-        parents[role] = (parent if target == "previous" else known[target]).id
+    roles = {
+        role: parent if target == "previous" else known[target]
+        for role, target in roles_of(spec, kind, where).items()
+    }
+    parents = {"parent": parent.id, **{role: node.id for role, node in roles.items()}}
     hooks = [table.build(hook.name, dict(hook.settings), where) for hook in spec.hooks]
     lineage = _lineage(parent, earlier)
     for hook in hooks:
         check_recalls(hook, kind, lineage, kind_of, where)
     check_hooks(hooks, spec, kind, backend, where, warnings)
+    lines = {role: _lineage(node, earlier) for role, node in roles.items()}
+    check_shapes(hooks, lines, spec, lineage, recipe.model, where, warnings)
     seed = spec.seed if spec.seed is not None else recipe.seed
     recalled = {node.name: node.id for node in earlier}
     try:
@@ -230,17 +138,6 @@ def _parent(spec: StageSpec, earlier: Sequence[Node], where: str) -> Node:
     if target == "previous":
         return earlier[-1]
     return next(node for node in earlier if node.name == target)
-
-
-def _roles(spec: StageSpec, kind: Kind, where: str) -> dict[str, str]:
-    for role in spec.roles():
-        if role not in kind.roles:
-            raise RecipeError(f"{where}: {role}: a {kind.name} stage has no {role}")
-    roles = spec.roles()
-    is_used = kind.name != "grpo" or float(spec.train.get("beta", 0.0)) != 0
-    if "reference" in kind.roles and "reference" not in roles and is_used:
-        roles["reference"] = "previous"
-    return roles
 
 
 def _lineage(parent: Node, earlier: Sequence[Node]) -> list[Node]:

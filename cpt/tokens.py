@@ -50,11 +50,6 @@ class OutputHead:
         self.scale = _logit_scale(config)
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
 
-    @property
-    def num_tokens(self) -> int:
-        """V."""
-        return int(self.head.weight.shape[0])
-
     def parameters(self) -> "Iterator[nn.Parameter]":
         """What of it can be trained."""
         yield from self.head.parameters()

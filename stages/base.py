@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from cpt.recipe import StageSpec
 from cpt.rows import Row, RowFormat
+from stages.trl_fields import fields
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -93,7 +94,7 @@ class StageKind(Protocol):
         version: raised by hand when the same settings would train differently.
         config: the TRL config class whose fields `train:` speaks.
         formats: row formats that it trains on.
-        roles: which of reference, reward, teacher it uses.
+        roles: which of reference, reward, teacher it can have; `uses` says whether it needs them.
         reduction: whether its loss is a mean over tokens or over sequences.
         sequences_per_row: 2 where a row is a pair.
         checks_eos: whether the rate of EOS is compared with the parent's.
@@ -114,6 +115,14 @@ class StageKind(Protocol):
         Raises:
             RecipeError, PlanError: names the setting and what to write instead.
         """
+
+    def setting(self, spec: StageSpec, name: str) -> Any:
+        """A field of `train:` as the trainer will have it: as it was written, or TRL's default."""
+        return spec.train.get(name, fields(self.config)[name]["default"])
+
+    def uses(self, role: str, spec: StageSpec) -> bool:
+        """Whether the stage, set like this, needs the model of a role; the one place that says so."""
+        return role in self.roles
 
     def reward_contents(self, spec: StageSpec, where: str) -> list[str]:
         """What of the rewards enters the stage's id."""

@@ -24,15 +24,22 @@ class DPO(StageKind):
     sequences_per_row: ClassVar[int] = 2
 
     def check(self, spec: StageSpec, where: str) -> None:
-        """An adapter's reference is what lies below it."""
-        if any(hook.name == "lora" for hook in spec.hooks) and spec.reference not in (
-            None,
-            "previous",
-        ):
+        """The loss compares answers against the reference; a named one is used."""
+        losses = self.setting(spec, "loss_type")
+        weights = self.setting(spec, "loss_weights") or [1.0] * len(losses)
+        if all(loss == "sft" or not weight for loss, weight in zip(losses, weights, strict=True)):
             raise PlanError(
-                f"{where}: reference: with a lora hook the reference is the parent (adapter off); "
-                f"{spec.reference!r} would need a second model; remove lora or say reference: previous"
+                f"{where}: train.loss_type: {losses} compares no answers and has no reference; "
+                f"write kind: sft, or give a loss such as sigmoid a weight"
             )
+        divides = sorted({"ipo", "sppo_hard"} & {*losses})
+        if divides and not self.uses("reference", spec):
+            raise PlanError(f"{where}: train.beta: {divides[0]} divides by it; write more than 0")
+        check_named_reference(self, spec, where)
+
+    def uses(self, role: str, spec: StageSpec) -> bool:
+        """Every loss but `sft` is a function of beta times the log ratios to the reference."""
+        return super().uses(role, spec) and float(self.setting(spec, "beta")) != 0
 
     def encode(self, rows: list[Row], tokenizer: Any, spec: StageSpec) -> Encoded:
         """TRL tokenises pairs itself; here they are only measured."""
@@ -86,6 +93,23 @@ class DPO(StageKind):
         return encode_prompts(rows, tokenizer, most)
 
 
+def check_named_reference(kind: StageKind, spec: StageSpec, where: str) -> None:
+    """A reference that is named is used, and with an adapter it is what lies below it.
+
+    Raises:
+        PlanError: names the reference and what to write instead.
+    """
+    if spec.reference is not None and not kind.uses("reference", spec):
+        raise PlanError(
+            f"{where}: reference: {spec.reference!r} is unused while train.beta is 0; set beta"
+        )
+    if any(hook.name == "lora" for hook in spec.hooks) and spec.reference not in (None, "previous"):
+        raise PlanError(
+            f"{where}: reference: with a lora hook the reference is the parent (adapter off); "
+            f"{spec.reference!r} would need a second model; remove lora or say reference: previous"
+        )
+
+
 def check_adapter(material: Material) -> None:
     """With an adapter the reference is what lies below it, so that must be the declared one.
 
@@ -104,15 +128,23 @@ def check_adapter(material: Material) -> None:
 
 
 def encode_prompts(rows: list[Row], tokenizer: Any, most: int) -> list[list[int]]:
-    """Token ids of `prompt` columns, with the template's generation prompt where they are chats."""
+    """Token ids of `prompt` columns, with the template's generation prompt where they are chats.
+
+    Raises:
+        DataError: the prompts are chats and there is no template.
+        RefusedRowError: it cannot write one of them.
+    """
+    from stages.encode import applying_template
+
     encoded = []
     for row in rows[:most]:
         if isinstance(row["prompt"], str):
             encoded.append(tokenizer(row["prompt"], add_special_tokens=False)["input_ids"])
         else:
-            encoded.append(
-                tokenizer.apply_chat_template(
-                    row["prompt"], add_generation_prompt=True, return_dict=False
+            with applying_template(tokenizer, row["prompt"]):
+                encoded.append(
+                    tokenizer.apply_chat_template(
+                        row["prompt"], add_generation_prompt=True, return_dict=False
+                    )
                 )
-            )
     return encoded

@@ -7,7 +7,7 @@ from cpt.errors import PlanError, RecipeError
 from cpt.recipe import StageSpec, folder_of
 from cpt.rows import Row, RowFormat
 from stages.base import Encoded, Material, StageKind
-from stages.dpo import check_adapter, encode_prompts
+from stages.dpo import check_adapter, check_named_reference, encode_prompts
 from stages.rewards import check_reward, load_reward, reward_content
 
 if TYPE_CHECKING:
@@ -31,25 +31,17 @@ class GRPO(StageKind):
             )
         for reward in spec.rewards:
             check_reward(reward, where)
-        beta = float(spec.train.get("beta", 0.0))
-        if spec.reference is not None and beta == 0:
-            raise PlanError(
-                f"{where}: reference: {spec.reference!r} is unused while train.beta is 0; set beta"
-            )
-        if any(hook.name == "lora" for hook in spec.hooks) and spec.reference not in (
-            None,
-            "previous",
-        ):
-            raise PlanError(
-                f"{where}: reference: with a lora hook the reference is the parent (adapter off); "
-                f"remove lora or say reference: previous"
-            )
+        check_named_reference(self, spec, where)
         generations = int(spec.train.get("num_generations", 8))
         if int(spec.train.get("batch_size", 8)) % generations:
             raise PlanError(
                 f"{where}: train.batch_size: counts completions and must be a multiple of num_generations "
                 f"{generations}, not {spec.train.get('batch_size', 8)}"
             )
+
+    def uses(self, role: str, spec: StageSpec) -> bool:
+        """The KL term to the reference has the weight beta, which is 0 unless it is set."""
+        return super().uses(role, spec) and float(self.setting(spec, "beta")) != 0
 
     def reward_contents(self, spec: StageSpec, where: str) -> list[str]:
         """Names, and the code of a person's own rewards."""
@@ -74,7 +66,7 @@ class GRPO(StageKind):
         from cpt.hooks.backbone import bare_model
         from cpt.hooks.trainer import hooked
 
-        if float(material.config.beta) != 0:
+        if self.uses("reference", material.job.spec):
             check_adapter(material)
         material.config.shuffle_dataset = False
         bare_model(material.model).config._name_or_path = str(material.reference)

@@ -4,12 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cpt import checkpoint, ids, manifest
+from cpt import checkpoint, ids, manifest, past
 from cpt.errors import EdgeError
-from cpt.hooks.base import Reference
+from cpt.hooks import table
+from cpt.hooks.base import Hook, Reference
+from cpt.model_source import apply_change, change_tokenizer
 from cpt.past import Past, PastStage
 from stages.base import Job
-from stages.checks import check_tokenizers
+from stages.checks import check_tokenizers, check_vocabulary
+
+
+def past_of(job: Job) -> Past:
+    """What the stage may recall: its parent and the parent's own past."""
+    folder = Path(job.parent)
+    return past.of_folder(folder) if folder.is_dir() else past.of_checkpoint(job.parent)
 
 
 def start_folder(before: Past) -> str:
@@ -35,7 +43,8 @@ def checkpoint_of(name: str) -> str:
 
 
 def open_tokenizer(job: Job, before: Past, start: str) -> Any:
-    """The tokenizer of the stage's start, checked against those of all stages that it refers to.
+    """The tokenizer of the stage's start, checked against those of all stages that it refers to, with the
+    change that the stage declares.
 
     Raises:
         EdgeError: they differ, or it is not the one that the parent was trained with.
@@ -56,7 +65,22 @@ def open_tokenizer(job: Job, before: Past, start: str) -> Any:
             f"{job.name}: the tokenizer in {start} is not the one that {parent.name} was trained with; "
             f"declare a change in the stage (model: {{add_tokens, chat_template}}) instead of editing files"
         )
+    if job.spec.model:
+        change_tokenizer(tokenizer, job.spec.model)
     return tokenizer
+
+
+def open_model(job: Job, tokenizer: Any, start: str) -> Any:
+    """The model of the stage's start, with the change that the stage declares.
+
+    Raises:
+        EdgeError: the tokenizer knows more tokens than the model.
+    """
+    model = checkpoint.load_model(start, **job.load)
+    if job.spec.model:
+        apply_change(model, tokenizer, job.spec.model)
+    check_vocabulary(model, tokenizer, f"{job.name}: {start}")
+    return model
 
 
 def _verify(stage: Path) -> None:
@@ -74,6 +98,14 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return ids.short_hash(
         [sorted(tokenizer.get_vocab().items()), special, tokenizer.chat_template], 16
     )
+
+
+def build_hooks(job: Job) -> list[Hook]:
+    """The stage's hooks, fresh."""
+    return [
+        table.build(hook.name, dict(hook.settings), job.spec.file or job.name)
+        for hook in job.spec.hooks
+    ]
 
 
 def reference_loader(

@@ -2,21 +2,25 @@
 
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
+from stages.log import StageLog
 
-def replace_bars(trainer: Any, stage: str, say: Callable[[str], None], is_main: bool) -> None:
+
+def replace_bars(trainer: Any, stage: str, log: StageLog, is_main: bool) -> None:
     """Let the trainer say where it stands in our way instead of its own."""
     from transformers import PrinterCallback, ProgressCallback
 
     for own in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(own)
-    trainer.add_callback(progress_callback(stage, say, is_main))
+    trainer.add_callback(progress_callback(stage, log, is_main))
 
 
-def progress_callback(stage: str, say: Callable[[str], None], is_main: bool) -> Any:
-    """A transformers callback; a live line on a terminal, a plain line every tenth of the way otherwise."""
+def progress_callback(stage: str, log: StageLog, is_main: bool) -> Any:
+    """A transformers callback: a plain line every tenth of the way, and on a terminal one live line instead.
+
+    The log keeps the plain lines either way.
+    """
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):
@@ -49,12 +53,13 @@ def progress_callback(stage: str, say: Callable[[str], None], is_main: bool) -> 
             seconds = time.monotonic() - self.began
             left = seconds / max(done - self.first, 1) * (total - done)
             line = f"{stage}: step {done}/{total}{self.loss}  {clock(seconds)} < {clock(left)} left"
-            if sys.stderr.isatty():
+            is_live = sys.stderr.isatty()
+            if is_live:
                 sys.stderr.write(f"\r\033[K{line}" + ("\n" if done == total else ""))
                 sys.stderr.flush()
-            elif done == total or done * 10 // total > self.said:
+            if done == total or done * 10 // total > self.said:
                 self.said = done * 10 // total
-                say(line)
+                (log.note if is_live else log.say)(line)
 
     return Progress()
 

@@ -1,4 +1,4 @@
-"""What a stage leaves beside its weights: manifest, curves, exemplars."""
+"""What a stage leaves beside its weights when it is done: manifest and exemplars."""
 
 import json
 import os
@@ -15,10 +15,11 @@ from cpt import checkpoint, manifest
 from cpt.hooks import table
 from cpt.hooks.stack import HookStack
 from cpt.past import Past
+from cpt.store import replacing
 from cpt.world import World
 from stages.base import Job, StageKind
-from stages.material import Supply
 from stages.opening import tokenizer_digest
+from stages.supply import Supply
 
 PACKAGES = (
     "torch",
@@ -32,16 +33,12 @@ PACKAGES = (
 )
 
 
-def floats(values: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a log entry."""
-    return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
-
-
-def history(partial: Path) -> list[dict[str, float]]:
-    """What was logged, one entry per step and kind, beginning with the held-out loss before training."""
-    log = partial / "log.json"
-    logged = json.loads(log.read_text()) if log.is_file() else []
-    return [floats(entry) for entry in logged if "train_runtime" not in entry]
+def save_checkpoint(partial: Path, model: Any, tokenizer: Any) -> None:
+    """`checkpoint/`, whole or not at all: a Hugging Face folder that opens alone."""
+    with replacing(partial / "checkpoint") as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        checkpoint.sync(folder)
 
 
 def write_lines(path: Path, rows: list[Any]) -> None:

@@ -116,7 +116,7 @@ class TestTokenizers:
         runs = finished.copy(tmp_path / "runs", until="pretrain")
         change = 'stages.sft.model={add_tokens: ["<|tool|>", "<|result|>"]}'
         ended = processes.smoke(runs, change, "--until", "dpo")
-        assert_refused(ended, 1, "kl: pretrain has 1024 tokens and sft 1026")
+        assert_refused(ended, 2, "hooks.kl: pretrain and this stage differ in '<|tool|>'")
         replay = "stages.sft.hooks=[{replay: {of: pretrain, share: 0.2}}]"
         ended = processes.smoke(runs, change, replay, "--until", "dpo")
         assert ended.code == 0, ended.output

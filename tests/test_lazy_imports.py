@@ -18,6 +18,7 @@ HEAVY = (
 )
 LIGHT = (
     "cpt.recipe",
+    "cpt.read_recipe",
     "cpt.plan",
     "cpt.store",
     "cpt.manifest",
@@ -32,6 +33,10 @@ LIGHT = (
     "eval.gate",
     "eval.report",
     "launch.backend",
+    "launch.installed",
+    "cpt.estimate",
+    "cpt.plan_table",
+    "stages.workload",
 )
 
 # Importing a blocked module is an error, not merely noticed: nothing can catch up later.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cpt.recipe import check_stage
+from cpt.read_recipe import check_stage
 from stages.base import Job
 
 # Plain gradient descent: the weights then differ by as little as the gradients do, where Adam's first steps

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import ConfigDict
 
-from cpt.data import DataSpec
+from cpt.data_spec import MAX_BAD, DataSpec
 from cpt.past import Past, PastStage
 from cpt.rows import Row, RowFormat
 from cpt.world import World
@@ -100,6 +100,7 @@ class OldRows:
     rows: list[Row]
     share: float
     unit: Literal["tokens", "samples"]
+    max_bad: float = MAX_BAD
 
 
 class Hook(Protocol):
@@ -108,6 +109,7 @@ class Hook(Protocol):
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     name: ClassVar[str]
     needs: ClassVar[frozenset[Need]] = frozenset()
+    facts: ClassVar[frozenset[str]] = frozenset()
     evidence: ClassVar[Evidence] = "academic"
     version: ClassVar[int] = 1
     kinds: ClassVar[frozenset[str] | None] = None
@@ -122,7 +124,7 @@ class Hook(Protocol):
         return
 
     def mix(self, data: Mixture, ctx: StageContext) -> Mixture:
-        """Add rows to what the stage trains on."""
+        """Add rows to what the stage trains on; in the main process only, and not when a stage is resumed."""
         return data
 
     def adapt(self, model: "PreTrainedModel", ctx: StageContext) -> "PreTrainedModel":

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from cpt.errors import HookError
 from cpt.hooks.base import Hook, Need, StageContext
 from cpt.past import Past
 
@@ -60,11 +59,7 @@ class KL(Hook):
         (self.earlier,) = past.select(self.of)
 
     def penalty(self, model: "nn.Module", tokens: "Tokens", ctx: StageContext) -> "Tensor | None":
-        """This micro-batch's part of beta * mean KL.
-
-        Raises:
-            HookError: the reference has another vocabulary.
-        """
+        """This micro-batch's part of beta * mean KL."""
         if self.beta == 0:
             return None
         import torch
@@ -75,13 +70,7 @@ class KL(Hook):
         if self.reference is None:
             assert self.earlier is not None
             assert ctx.reference is not None
-            reference = ctx.reference(self.earlier)
-            if reference.head.num_tokens != head.num_tokens:
-                raise HookError(
-                    f"kl: {self.earlier.name} has {reference.head.num_tokens} tokens and {ctx.stage} "
-                    f"{head.num_tokens}; name an earlier stage with the same vocabulary in `of`"
-                )
-            self.reference = reference
+            self.reference = ctx.reference(self.earlier)
         assert tokens.hidden is not None
         with torch.no_grad():
             reference_hidden = self.reference.hidden(tokens.forward)

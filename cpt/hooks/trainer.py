@@ -17,7 +17,7 @@ from cpt.generators import untouched_generators
 from cpt.hooks.backbone import BackboneTap, bare_model
 from cpt.hooks.stack import HookStack
 from cpt.params import View
-from cpt.store import MARK, complete_checkpoints
+from cpt.store import MARK, complete_checkpoints, mark_complete
 from cpt.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class _Hooks:
                 "tensors": sorted(state),
             }
             (folder / "hooks.json").write_text(json.dumps(header))
-            (folder / MARK).write_text("")
+            mark_complete(folder)
             for _, old in complete_checkpoints(folder.parent)[:-1]:
                 (old / MARK).unlink()
                 shutil.rmtree(old)

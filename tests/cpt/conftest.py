@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cpt import plan, recipe
+from cpt import plan, read_recipe, recipe
 
 ROWS: dict[str, list[dict[str, Any]]] = {
     "texts": [{"text": f"a text with the number {n}"} for n in range(4)],
@@ -24,7 +24,7 @@ CHAIN: dict[str, Any] = {
     "seed": 17,
     "model": {
         "random": {
-            "config": {"model_type": "llama", "hidden_size": 32},
+            "config": {"model_type": "llama", "hidden_size": 32, "num_attention_heads": 4},
             "tokenizer": {"vocab_size": 300, "builder": "general", "view": "chat"},
         }
     },
@@ -76,7 +76,7 @@ class ChainFolder:
 
     def load(self, *changes: str) -> recipe.Recipe:
         """Write and load."""
-        return recipe.load(self.write(), changes)
+        return read_recipe.load(self.write(), changes)
 
     def plan(self, *changes: str) -> plan.Plan:
         """Write, load and plan, for one process."""

@@ -102,7 +102,7 @@ def test_ids_are_kind_and_eight_hex_digits(chain: Any) -> None:
         ("stages.sft.data.validation={fraction: 0.5}", "sft"),
         ("stages.sft.data.format=json", "sft"),
         ("stages.sft.seed=3", "sft"),
-        ("stages.sft.model={add_tokens: [<a>]}", "sft"),
+        ("stages.pretrain.model={add_tokens: [<a>]}", "pretrain"),
         ("stages.dpo.reference=base", "dpo"),
         ("stages.dpo.from=base", "dpo"),
         ("stages.grpo.rewards=[brevity]", "grpo"),

@@ -74,6 +74,23 @@ def test_the_naive_baseline_has_no_hooks_and_its_own_name(chain: Any) -> None:
             ["reference: 'base' is unused"],
         ),
         (["stages.grpo.train.num_generations=3"], ["train.batch_size", "num_generations (3)", "8"]),
+        (
+            ["stages.dpo.reference=base", "stages.dpo.train.beta=0"],
+            ["reference: 'base' is unused while train.beta is 0"],
+        ),
+        (
+            ["stages.dpo.train.loss_type=[sft]"],
+            ["train.loss_type: ['sft'] compares no answers", "kind: sft"],
+        ),
+        (
+            ["stages.dpo.train={loss_type: [sigmoid, sft], loss_weights: [0, 1]}"],
+            ["train.loss_type: ['sigmoid', 'sft'] compares no answers"],
+        ),
+        (
+            ["stages.dpo.train={loss_type: [ipo], beta: 0}"],
+            ["train.beta: ipo divides by it"],
+        ),
+        (["stages.dpo.train.sync_ref_model=true"], ["train.sync_ref_model: belongs to the runner"]),
         (["stages.grpo.rewards=[]"], ["rewards is missing"]),
         (["stages.pretrain.train.packing=false"], ["train.packing: a pretrain stage always packs"]),
     ],
@@ -85,6 +102,136 @@ def test_conflicts_are_refused_with_a_way_out(
     assert len(message.splitlines()) == 1, message
     for part in parts:
         assert part in message
+
+
+TOKEN: dict[str, Any] = {"add_tokens": ["<tool>"]}
+
+
+class TestShapes:
+    """A vocabulary that grows between a stage and one that it compares itself with."""
+
+    @pytest.mark.parametrize("hook", ["kl", "interpolate"])
+    @pytest.mark.parametrize(
+        ("grows", "of"), [("dpo", "sft"), ("sft", "pretrain"), ("dpo", "base")]
+    )
+    def test_a_comparison_across_the_growth_is_refused(
+        self, hook: str, grows: str, of: str, chain: Any, refused: Refused
+    ) -> None:
+        chain.stages["sft"]["hooks"] = []
+        chain.stages[grows]["model"] = TOKEN
+        chain.stages["grpo"]["hooks"] = [{hook: {"of": of}}]
+        (line,) = [
+            line
+            for line in refused(chain.plan).splitlines()
+            if f"grpo.yaml: hooks.{hook}: " in line
+        ]
+        assert f"{of} and this stage differ in '<tool>' (model: add_tokens)" in line
+        assert "add the tokens in the chain's model config" in line
+
+    @pytest.mark.parametrize("hook", ["kl", "interpolate"])
+    def test_the_stage_that_grows_is_refused_too(
+        self, hook: str, chain: Any, refused: Refused
+    ) -> None:
+        chain.stages["sft"] |= {"model": TOKEN, "hooks": [hook]}
+        (line,) = refused(chain.plan).splitlines()
+        assert f"sft.yaml: hooks.{hook}: pretrain and this stage differ in '<tool>'" in line
+
+    def test_stages_on_one_side_of_the_growth_compare(self, chain: Any) -> None:
+        chain.stages["sft"]["model"] = TOKEN
+        chain.stages["sft"]["hooks"] = [{"kl": {"beta": 0}}, {"interpolate": {"alpha": 1}}]
+        chain.stages["dpo"]["hooks"] = ["kl", "interpolate"]
+        chain.stages["grpo"]["hooks"] = [{"kl": {"of": "sft"}}]
+        assert all("add_tokens" not in warning for warning in chain.plan().warnings)
+
+    def test_tokens_that_the_model_has_change_nothing(self, chain: Any) -> None:
+        chain.chain["model"]["add_tokens"] = ["<tool>"]
+        chain.stages["sft"]["model"] = {"add_tokens": ["<tool>", "<|im_end|>"]}
+        chain.plan("stages.grpo.hooks=[{kl: {of: base}}]")
+
+    @pytest.mark.parametrize(("rows", "fits"), [(11, False), (12, True)])
+    def test_tokens_that_fit_into_padding_change_nothing(
+        self, rows: int, fits: bool, chain: Any, refused: Refused
+    ) -> None:
+        folder = chain.folder / "padded"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(f'{{"vocab_size": {rows}}}')
+        words = ", ".join(f'"{letter}": {n}' for n, letter in enumerate("abcdefghij"))
+        special = '{"content": "<end>"}'
+        text = f'{{"model": {{"vocab": {{{words}}}}}, "added_tokens": [{special}]}}'
+        (folder / "tokenizer.json").write_text(text)
+        (folder / "model.safetensors").write_text("")
+        chain.chain["model"] = {"path": str(folder)}
+        chain.stages["sft"] |= {"model": TOKEN, "hooks": ["interpolate"]}
+        if fits:
+            chain.plan()
+        else:
+            assert "pretrain and this stage differ in '<tool>'" in refused(chain.plan)
+
+    def test_a_model_that_is_not_here_warns(self, chain: Any) -> None:
+        chain.chain["model"] = {"path": "some/model", "revision": "0" * 40}
+        chain.stages["sft"] |= {"model": TOKEN, "hooks": ["kl"]}
+        (warning,) = chain.plan().warnings
+        assert "sft.yaml: hooks.kl: pretrain lacks '<tool>'" in warning
+
+    def test_below_an_adapter_the_start_has_the_new_tokens(
+        self, chain: Any, refused: Refused
+    ) -> None:
+        chain.stages["sft"] |= {"model": TOKEN, "hooks": ["lora", "kl"]}
+        chain.plan()
+        chain.stages["sft"]["hooks"] = ["lora", "interpolate"]
+        assert "hooks.interpolate: pretrain and this stage" in refused(chain.plan)
+        chain.stages["sft"]["hooks"] = ["lora", {"kl": {"of": "base"}}]
+        chain.stages["pretrain"]["hooks"] = [{"lora": {"after": "keep"}}]
+        chain.plan()  # the base model is what lies below both adapters
+
+    def test_a_reference_without_the_new_tokens_is_refused(
+        self, chain: Any, refused: Refused
+    ) -> None:
+        chain.stages["dpo"]["model"] = TOKEN
+        (line,) = refused(chain.plan).splitlines()
+        assert "dpo.yaml: reference: sft and this stage differ in '<tool>'" in line
+        chain.stages["dpo"]["hooks"] = ["lora"]
+        chain.plan()
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "is_used"),
+    [
+        ("dpo", [], True),
+        ("dpo", ["train.loss_type=[ipo, sft]"], True),
+        ("dpo", ["train.beta=0"], False),
+        ("grpo", [], True),
+        ("grpo", ["train.beta=0.0"], False),
+        ("grpo", ["train={num_generations: 4}"], False),
+        ("sft", [], False),
+    ],
+)
+def test_the_kind_says_whether_its_reference_is_used(
+    stage: str, changes: list[str], is_used: bool, chain: Any
+) -> None:
+    from stages import kind_of
+
+    plan = chain.plan(*(f"stages.{stage}.{change}" for change in changes))
+    node = plan.node(stage)
+    assert kind_of(node.kind, "").uses("reference", node.spec) == is_used
+    assert ("reference" in node.parents) == is_used
+
+
+def test_a_reference_that_the_kind_does_not_use_is_refused(chain: Any, refused: Refused) -> None:
+    from cpt.roles import roles_of
+    from stages.dpo import DPO
+
+    class Bare(DPO):
+        name = "bare"
+
+        def uses(self, role: str, spec: Any) -> bool:
+            return False
+
+    spec = chain.load("stages.dpo.reference=base").stages["dpo"]
+    assert refused(roles_of, spec, Bare(), "x") == (
+        "x: reference: 'base' is unused as train: is set; remove reference, or change train:"
+    )
+    assert roles_of(chain.load().stages["dpo"], Bare(), "x") == {}
 
 
 def test_one_stages_mistake_makes_none_in_later_stages(chain: Any, refused: Refused) -> None:
@@ -120,7 +267,7 @@ def test_a_backend_that_does_not_give_what_a_hook_needs_is_refused(chain: Any) -
 def test_a_kl_beside_the_stages_own_warns(chain: Any) -> None:
     chain.stages["dpo"]["hooks"] = ["kl"]
     (warning,) = chain.plan().warnings
-    assert warning.startswith(f"{chain.folder / 'dpo.yaml'}: kl and dpo's own beta 0.1 ")
+    assert warning.startswith(f"{chain.folder / 'dpo.yaml'}: kl and dpo's own beta ")
     assert chain.plan("stages.dpo.train.beta=0").warnings == ()
 
 

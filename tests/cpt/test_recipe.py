@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cpt import recipe
+from cpt import read_recipe, recipe
 from cpt.errors import CptError, DataError, PlanError, RecipeError
 
 Refused = Callable[..., str]
@@ -283,9 +283,9 @@ def test_missing_configs_and_data_name_who_wants_them(chain: Any, refused: Refus
 
 def test_a_stage_or_anything_else_is_no_chain(chain: Any, refused: Refused) -> None:
     chain.write()
-    assert "is one stage, not a chain" in refused(recipe.load, chain.folder / "sft.yaml")
+    assert "is one stage, not a chain" in refused(read_recipe.load, chain.folder / "sft.yaml")
     (chain.folder / "list.yaml").write_text("- a\n")
-    assert "a chain is a mapping" in refused(recipe.load, chain.folder / "list.yaml")
+    assert "a chain is a mapping" in refused(read_recipe.load, chain.folder / "list.yaml")
 
 
 # Data.
@@ -456,7 +456,7 @@ def test_bad_data_and_conflicts_have_exit_code_2(chain: Any) -> None:
 def test_a_stage_survives_json(chain: Any) -> None:
     stage = chain.load().stages["sft"]
     tree = json.loads(json.dumps(stage.model_dump(mode="json", by_alias=True, exclude_none=True)))
-    assert recipe.check_stage(tree, stage.file) == stage
+    assert read_recipe.check_stage(tree, stage.file) == stage
 
 
 def test_the_shipped_recipes_load_from_anywhere(
@@ -466,6 +466,6 @@ def test_the_shipped_recipes_load_from_anywhere(
     assert recipes
     monkeypatch.chdir(tmp_path)
     for path in recipes:
-        assert recipe.load(path).name == path.parent.name
+        assert read_recipe.load(path).name == path.parent.name
         relative = Path(os.path.relpath(path))
-        assert recipe.load(relative).model == recipe.load(path).model
+        assert read_recipe.load(relative).model == read_recipe.load(path).model

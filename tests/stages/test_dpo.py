@@ -11,7 +11,7 @@ from cpt.checkpoint import load_tokenizer
 from cpt.errors import EdgeError, PlanError
 from stages import kind_of
 from stages.dpo import DPO
-from tests.tiny_stages import TinyStages, Trained, equal, first_rows, log_probabilities
+from tests.tiny_stages import TinyStages, Trained, difference, equal, first_rows, log_probabilities
 
 
 @pytest.fixture
@@ -75,6 +75,19 @@ class TestReference:
     def test_divergence_is_recorded_when_it_is_an_earlier_stage(self, stages: TinyStages) -> None:
         trained = stages.train(stages.job("dpo", reference=stages.base, max_steps=1))
         assert trained.manifest["checks"]["kl_to_reference_at_start"] > 0.01
+
+    @pytest.mark.parametrize("hooks", [None, {"lora": {"rank": 2}}])
+    def test_what_is_computed_of_it_beforehand_changes_nothing(
+        self, hooks: Any, stages: TinyStages
+    ) -> None:
+        plain = stages.train(stages.job("dpo", hooks))
+        before = stages.train(stages.job("dpo", hooks, precompute_ref_log_probs=True))
+        assert before.manifest["checks"]["kl_to_reference_at_start"] == pytest.approx(0, abs=1e-6)
+        assert difference(before.weights, plain.weights) < 1e-6
+
+    def test_it_is_not_checked_where_it_is_not_used(self, stages: TinyStages) -> None:
+        trained = stages.train(stages.job("dpo", max_steps=1, beta=0.0))
+        assert "kl_to_reference_at_start" not in trained.manifest["checks"]
 
     def test_another_model_in_its_place_is_refused(
         self, stages: TinyStages, monkeypatch: pytest.MonkeyPatch

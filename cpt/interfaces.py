@@ -1,0 +1,63 @@
+"""What planning asks of stage kinds and backends, which are made in `stages/` and `launch/`."""
+
+from typing import Protocol
+
+from cpt.recipe import StageSpec
+
+
+class Kind(Protocol):
+    """What planning asks of a stage kind."""
+
+    @property
+    def name(self) -> str:
+        """Key in a recipe."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Raised when the same settings would train differently."""
+        ...
+
+    @property
+    def config(self) -> str:
+        """The TRL config class that `train:` speaks."""
+        ...
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Row formats, the usual one first."""
+        ...
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """Which of reference, reward, teacher it can have."""
+        ...
+
+    def uses(self, role: str, spec: StageSpec) -> bool:
+        """Whether a stage, set like this, needs the model of a role."""
+        ...
+
+    def check(self, spec: StageSpec, where: str) -> None:
+        """Refuse what the kind cannot honour."""
+
+    def reward_contents(self, spec: StageSpec, where: str) -> list[str]:
+        """What of the rewards enters the id."""
+        ...
+
+
+class Backend(Protocol):
+    """What planning asks of a backend."""
+
+    @property
+    def name(self) -> str:
+        """Key in a recipe."""
+        ...
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Needs of hooks that it meets."""
+        ...
+
+    def refusal(self, need: str) -> str:
+        """Why a need is not met, and what to do."""
+        ...

@@ -1,0 +1,55 @@
+"""What a stage's id hashes. The id promises equal inputs, not equal bits."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cpt.hooks import table
+from cpt.hooks.base import Hook
+from cpt.hooks.stack import in_order
+from cpt.ids import short_hash
+from cpt.interfaces import Kind
+from cpt.recipe import StageSpec
+
+#: Fields of `train:` that change what is shown, not what is trained.
+SHOWN_ONLY = (
+    "logging_steps",
+    "logging_first_step",
+    "logging_strategy",
+    "log_completions",
+    "eval_steps",
+)
+
+
+def stage_inputs(
+    spec: StageSpec,
+    kind: Kind,
+    parents: Mapping[str, str],
+    hooks: Sequence[Hook],
+    seed: int,
+    recalled: Mapping[str, str],
+) -> dict[str, Any]:
+    """What a stage's id hashes: everything that would train differently, and nothing else."""
+    return {
+        "kind": kind.name,
+        "version": kind.version,
+        "parents": dict(parents),
+        "data": [data.content() for data in spec.data],
+        "train": {key: value for key, value in spec.train.items() if key not in SHOWN_ONLY},
+        "rewards": kind.reward_contents(spec, spec.file),
+        "hooks": [
+            {
+                "name": key,
+                "version": hook.version,
+                "settings": table.settings_of(hook),
+                "recalls": [recalled.get(name, name) for name in hook.recalls()],
+            }
+            for key, hook in in_order(hooks)
+        ],
+        "model": spec.model.content() if spec.model else None,
+        "seed": seed,
+    }
+
+
+def stage_id(inputs: Mapping[str, Any]) -> str:
+    """`kind-` and 8 hex digits."""
+    return f"{inputs['kind']}-{short_hash(dict(inputs))}"

@@ -1,0 +1,75 @@
+"""log.txt: what a stage said and was warned of, each line with its time in UTC."""
+
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+#: Of interest to the authors of libraries only.
+_NOT_FOR_PEOPLE = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
+
+
+class StageLog:
+    """The log of one stage on one process; an interrupted stage goes on in the same file.
+
+    Args:
+        file: where the lines go; None on processes that do not write.
+        say: shows a line to the person.
+        verbose: whether warnings of Python code are shown too, or kept in the file only.
+    """
+
+    def __init__(self, file: Path | None, say: Callable[[str], None], verbose: bool) -> None:
+        self.path, self._say, self.verbose = file, say, verbose
+        self._file: TextIO | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> "StageLog":
+        if self.path is not None:
+            # Buffered by lines, and still open when publishing renames the folder.
+            file = self.path.open("a", encoding="utf-8", buffering=1)
+            self._file = self._open.enter_context(file)
+            self._listen()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            with suppress(OSError):  # a full disk, say, which is the error that is told already
+                self.note(f"ended by {kind.__name__}: {error}")
+        self._open.close()
+        self._file = None
+
+    def say(self, text: str) -> None:
+        """Show a line and keep it."""
+        self.note(text)
+        self._say(text)
+
+    def note(self, text: str) -> None:
+        """Keep a line."""
+        if self._file is not None:
+            time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            self._file.write("".join(f"{time} {line}\n" for line in text.splitlines() or [""]))
+
+    def _listen(self) -> None:
+        """Keep Python's warnings, each place once, whether or not they are shown."""
+        shown = warnings.showwarning
+        self._open.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("default")
+        for category in _NOT_FOR_PEOPLE:
+            warnings.simplefilter("ignore", category)
+
+        def show(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any
+        ) -> None:
+            self.note(f"warning: {message} ({category.__name__}, {Path(filename).name}:{lineno})")
+            if self.verbose:
+                shown(message, category, filename, lineno, *more)
+
+        warnings.showwarning = show  # type: ignore[assignment]

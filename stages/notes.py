@@ -1,0 +1,37 @@
+"""What a stage measures of itself while it runs: seconds of its parts, and checks.
+
+Checks lie in `checks.json` until the manifest takes them, so that an interruption loses none.
+"""
+
+import json
+import time
+from pathlib import Path
+
+from cpt import ids
+
+FILE = "checks.json"
+
+
+class Clock:
+    """Seconds of each part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, part: str) -> None:
+        """Give the time since the last lap to a part."""
+        now = time.monotonic()
+        self.seconds[part] = round(self.seconds.get(part, 0.0) + now - self._last, 2)
+        self._last = now
+
+
+def read_checks(folder: Path) -> dict[str, float]:
+    """Name -> value of every check so far."""
+    file = folder / FILE
+    return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def note_check(folder: Path, name: str, value: float) -> None:
+    """Keep the value of a check."""
+    ids.atomic_write(folder / FILE, json.dumps({**read_checks(folder), name: value}))
