@@ -21,6 +21,7 @@ from typing import Any
 from cpt import ids
 from cpt import read_recipe as recipes
 from cpt.errors import ProbeError
+from cpt.memory import keep_freed_memory
 from cpt.model_source import ModelSpec, materialise
 from cpt.store import Store, locked
 from launch.backend import assert_topology, backend
@@ -43,6 +44,8 @@ def execute(job: Job, console: Console, is_held: bool = False) -> None:
     from cpt.world import current
 
     world = current()
+    if str(world.device) == "cpu":
+        keep_freed_memory()
     with nullcontext() if is_held or not world.is_main else _lock(job, console):
         world.barrier()
         done = (job.output / "manifest.json").is_file()

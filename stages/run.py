@@ -25,6 +25,7 @@ from stages.interruption import (
     remove_leftovers,
     save_trained,
 )
+from stages.labels_only import labels_only
 from stages.log import StageLog
 from stages.material import stage_supply
 from stages.metrics import is_measured, record_metrics
@@ -135,7 +136,8 @@ class _StageRun:
             load_trained(folder, model, self.hooks)
         else:
             self.hooks.ctx.reference = reference_loader(model, self.before, self.start, job)
-            model = self._train(model, resume)
+            with labels_only():
+                model = self._train(model, resume)
             if self.hooks.at("merge") and self.world.is_main:
                 save_trained(folder, model, self.hooks)
                 shutil.rmtree(self.partial / "trainer", ignore_errors=True)
