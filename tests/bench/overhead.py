@@ -4,6 +4,7 @@
 
 Both sides start from the GGUF file, train the same rows in the same stages without hooks, and measure the
 same tasks on the base model and after every stage. Runs alternate; the result is the ratio of wall times.
+With --folder, what an interrupted call has measured is kept, and the same command goes on.
 """
 
 import argparse
@@ -40,33 +41,47 @@ def main() -> None:
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="cpt-bench-"))
     folder.mkdir(parents=True, exist_ok=True)
-    ours, by_hand = [], []
     for repeat in range(given.repeats):
-        runs = folder / f"runs-{repeat}"
-        ours.append(_timed("cpt run baseline=naive", partial(_ours, given.recipe, runs)))
+        runs, hand = folder / f"runs-{repeat}", folder / f"hand-{repeat}"
+        ours = partial(_ours, given.recipe, runs)
+        _timed("cpt run baseline=naive", ours, runs)
         chain = open_chain(given.recipe, ["baseline=naive"], runs)
-        work = partial(_by_hand, chain, folder / f"hand-{repeat}")
-        by_hand.append(_timed("TRL and lm_eval by hand", work))
+        _timed("TRL and lm_eval by hand", partial(_by_hand, chain, hand), hand)
+        seconds = [
+            [_seconds(folder / f"{side}-{number}") for number in range(repeat + 1)]
+            for side in ("runs", "hand")
+        ]
+        result = _result(given.recipe, *seconds)
+        (folder / "result.json").write_text(json.dumps(result) + "\n")
+    print(json.dumps(result, indent=1))
+    if given.folder is None:
+        shutil.rmtree(folder)
+
+
+def _result(recipe: Path, ours: list[float], by_hand: list[float]) -> dict[str, Any]:
     ratios = [one / other for one, other in zip(ours, by_hand, strict=True)]
-    result = {
-        "recipe": str(given.recipe),
+    return {
+        "recipe": str(recipe),
         "ours_seconds": [round(seconds, 1) for seconds in ours],
         "by_hand_seconds": [round(seconds, 1) for seconds in by_hand],
         "ratios": [round(ratio, 3) for ratio in ratios],
         "median_ratio": round(statistics.median(ratios), 3),
     }
-    print(json.dumps(result, indent=1))
-    (folder / "result.json").write_text(json.dumps(result) + "\n")
-    if given.folder is None:
-        shutil.rmtree(folder)
 
 
-def _timed(name: str, work: Callable[[], None]) -> float:
-    began = time.monotonic()
-    work()
-    seconds = time.monotonic() - began
-    print(f"{name}: {seconds:.1f} s", file=sys.stderr, flush=True)
-    return seconds
+def _seconds(folder: Path) -> float:
+    return float(folder.with_suffix(".seconds").read_text())
+
+
+def _timed(name: str, work: Callable[[], None], folder: Path) -> None:
+    """Time what fills `folder`, from nothing; what an earlier call has timed is not done again."""
+    note = folder.with_suffix(".seconds")
+    if not note.is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        began = time.monotonic()
+        work()
+        note.write_text(f"{time.monotonic() - began:.1f}")
+    print(f"{folder.name}: {name}: {_seconds(folder):.1f} s", file=sys.stderr, flush=True)
 
 
 def _run(*command: str) -> None:
