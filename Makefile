@@ -52,7 +52,7 @@ $(MODEL): $(STAMP)
 quickstart: install $(MODEL)
 	$(VENV)/bin/cpt run recipes/quickstart/chain.yaml
 
-test: install
+test: install $(MODEL)
 	$(PYTHON) -m pytest
 
 # Kill the smoke chain at 20 random moments; `make test` does it three times.
