@@ -146,6 +146,9 @@ def _token_kl() -> Any:
             total = student.new_zeros((), dtype=torch.float32)
             for_hidden = torch.zeros_like(student)
             for_trained = [torch.zeros_like(parameter) for parameter in trained]
+            # Weights are near 1 / tokens of a step: in fp16 the gradient would vanish before it meets its
+            # scaler, which multiplies what comes from above.
+            largest = weight.float().abs().amax() if len(weight) else weight.new_ones(())
             for start in range(0, student.shape[0], chunk):
                 piece = slice(start, start + chunk)
                 with torch.set_grad_enabled(learns):
@@ -161,18 +164,19 @@ def _token_kl() -> Any:
                 made = torch.autograd.grad(
                     logits,
                     [hidden, *trained],
-                    gradient.mul_(weights[:, None]).to(logits.dtype),
+                    gradient.mul_(weights[:, None] / largest).to(logits.dtype),
                     materialize_grads=True,  # of an adapter that is switched off, say
                 )
                 for_hidden[piece] = made[0]
                 for sum_, part in zip(for_trained, made[1:], strict=True):
                     sum_ += part
-            ctx.save_for_backward(for_hidden, *for_trained)
+            ctx.save_for_backward(largest, for_hidden, *for_trained)
             return total
 
         @staticmethod
         def backward(ctx: Any, upstream: "Tensor") -> Any:
-            for_hidden, *for_trained = ctx.saved_tensors
+            largest, for_hidden, *for_trained = ctx.saved_tensors
+            upstream = upstream * largest
             return (
                 for_hidden * upstream,
                 *[None] * 7,

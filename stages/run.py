@@ -140,6 +140,7 @@ class _StageRun:
                 model = self._train(model, resume)
             if self.hooks.at("merge") and self.world.is_main:
                 save_trained(folder, model, self.hooks)
+                checkpoint.sync(self.partial)  # metrics.jsonl, which could be made again until now
                 shutil.rmtree(self.partial / "trainer", ignore_errors=True)
         self.clock.lap("train")
         return model

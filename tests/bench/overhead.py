@@ -4,6 +4,8 @@
 
 Both sides start from the GGUF file, train the same rows in the same stages without hooks, and measure the
 same tasks on the base model and after every stage. Runs alternate; the result is the ratio of wall times.
+GRPO by hand takes its reference from the model itself, as TRL does, which costs the same as the recipe's.
+What the recipe's hooks cost is told apart: `hooks_ratio`, the chain with them to the chain without.
 With --folder, what an interrupted call has measured is kept, and the same command goes on.
 """
 
@@ -16,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ def main() -> None:
     )
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/quickstart/chain.yaml")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--hooks", type=int, default=1, help="runs with hooks, for what they cost")
     parser.add_argument("--folder", type=Path, default=None, help="work here and keep it")
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="cpt-bench-"))
@@ -52,6 +55,15 @@ def main() -> None:
             for side in ("runs", "hand")
         ]
         result = _result(given.recipe, *seconds)
+        (folder / "result.json").write_text(json.dumps(result) + "\n")
+    for repeat in range(given.hooks):
+        runs = folder / f"hooks-{repeat}"
+        _timed("cpt run", partial(_ours, given.recipe, runs, ()), runs)
+    if given.hooks:
+        hooks = [_seconds(folder / f"hooks-{repeat}") for repeat in range(given.hooks)]
+        result["hooks_seconds"] = hooks
+        naive = statistics.median(result["ours_seconds"])
+        result["hooks_ratio"] = round(statistics.median(hooks) / naive, 3)
         (folder / "result.json").write_text(json.dumps(result) + "\n")
     print(json.dumps(result, indent=1))
     if given.folder is None:
@@ -91,17 +103,9 @@ def _run(*command: str) -> None:
         raise SystemExit(f"{' '.join(command[:4])} failed:\n{done.stderr[-3000:]}")
 
 
-def _ours(recipe: Path, runs: Path) -> None:
-    _run(
-        sys.executable,
-        "-m",
-        "launch.cli",
-        "run",
-        str(recipe),
-        "baseline=naive",
-        "--runs",
-        str(runs),
-    )
+def _ours(recipe: Path, runs: Path, changes: Sequence[str] = ("baseline=naive",)) -> None:
+    command = ["-m", "launch.cli", "run", str(recipe), *changes, "--runs", str(runs)]
+    _run(sys.executable, *command)
 
 
 def _by_hand(chain: Chain, folder: Path) -> None:

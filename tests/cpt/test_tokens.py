@@ -103,6 +103,27 @@ def test_no_weight_at_all_is_zero(given: dict[str, Any]) -> None:
     assert token_kl(**nothing, direction="reverse").item() == 0.0
 
 
+def test_in_fp16_the_gradient_does_not_vanish_before_the_scaler_is_met(
+    given: dict[str, Any],
+) -> None:
+    """Weights of 1e-7, below what fp16 holds, and a scale of 1e7 from above."""
+    half = {
+        **given,
+        "student_hidden": given["student_hidden"].detach().half().requires_grad_(),
+        "student_head": given["student_head"].half(),
+        "reference_hidden": given["reference_hidden"].half(),
+        "reference_head": given["reference_head"].half(),
+        "weight": given["weight"].float() * 1e-7,
+    }
+    of = [half["student_hidden"], half["student_head"].weight]
+    scaled = torch.autograd.grad(token_kl(**half, direction="reverse") * 1e7, of)
+    plain = {**half, "weight": given["weight"].float()}
+    for one, other in zip(
+        scaled, torch.autograd.grad(token_kl(**plain, direction="reverse"), of), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
+
+
 def test_without_gradients_only_the_value_is_made(given: dict[str, Any]) -> None:
     with torch.no_grad():
         value = token_kl(**given, direction="reverse")
