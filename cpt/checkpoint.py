@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cpt import ids
+from cpt import ids, manifest
 from cpt.errors import StoreError
 
 if TYPE_CHECKING:
@@ -72,12 +72,21 @@ def _first_line(error: Exception) -> str:
 
 def digests(folder: Path) -> dict[str, str]:
     """File name -> sha256 of what a checkpoint folder consists of."""
-    kinds = (".safetensors", ".json", ".jinja", ".model", ".txt")
-    return {
-        path.name: ids.sha256_file(path)
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.suffix in kinds
-    }
+    return {path.name: ids.sha256_file(path) for path in _files(folder)}
+
+
+def fingerprint(folder: Path, with_code: bool = False) -> str:
+    """One hash of what a checkpoint folder consists of, wherever it lies; files are read once.
+
+    Args:
+        with_code: of its Python files too, for who trusts them.
+    """
+    return ids.fingerprint(_files(folder, (".py",) if with_code else ()))
+
+
+def _files(folder: Path, more: tuple[str, ...] = ()) -> list[Path]:
+    kinds = (".safetensors", ".json", ".jinja", ".model", ".txt", *more)
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix in kinds]
 
 
 def verify(folder: Path, expected: dict[str, str], stage_id: str) -> None:
@@ -98,6 +107,15 @@ def verify(folder: Path, expected: dict[str, str], stage_id: str) -> None:
             f"{path}: {problem}; move {folder.parent} away and run again, and {stage_id} is made anew "
             f"(everything else is kept)"
         )
+
+
+def verify_stage(folder: Path) -> None:
+    """Check the checkpoint in a stage folder against its manifest.
+
+    Raises:
+        StoreError: it is damaged, or the folder is no finished stage.
+    """
+    verify(folder / "checkpoint", manifest.read(folder).files, folder.name)
 
 
 def sync(folder: Path) -> None:

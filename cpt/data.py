@@ -8,7 +8,10 @@ from typing import Literal
 from cpt.data_spec import DataSpec
 from cpt.errors import DataError
 from cpt.files import read_file, read_json
-from cpt.rows import BROKEN, REQUIRED, Row, RowFormat, conversational, fault, format_of
+from cpt.rows import BROKEN, REQUIRED, Row, RowFormat, explicit, fault, format_of
+
+#: Of a stream that is mostly bad the end is not waited for.
+ROWS_BETWEEN_CHECKS = 10_000
 
 
 @dataclass(frozen=True)
@@ -26,64 +29,118 @@ class Rows:
     examples_of_bad: tuple[str, ...] = ()
     numbers: Sequence[int] = ()
 
+    @property
+    def num_good(self) -> int:
+        """Of rows."""
+        return len(self.rows)
+
+
+class Reader:
+    """The rows of one part of a data set as they arrive, once, with the count of what was left out so far.
+
+    Attributes:
+        format: of the first row that has one.
+        num_good, num_bad: rows that arrived, and that were left out.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        formats: tuple[RowFormat, ...],
+        part: Literal["train", "validation"] = "train",
+    ) -> None:
+        self.spec, self.formats, self.part = spec, formats, part
+        self.format: RowFormat | None = None
+        self.num_good = self.num_bad = 0
+        self.examples_of_bad: tuple[str, ...] = ()
+        self._columns: dict[str, None] = {}
+
+    def __iter__(self) -> Iterator[tuple[int, Row]]:
+        """(number in the source, from 1; row) of the good ones.
+
+        Raises:
+            DataError: missing data, a format that the stage does not take; of a stream, which may have no
+                end, also what `check` refuses.
+        """
+        spec = self.spec
+        limit = spec.limit if self.part == "train" else spec.validation and spec.validation.limit
+        for number, raw in _part(spec, self.part):
+            self._columns |= dict.fromkeys(raw)
+            row = {key: value for key, value in raw.items() if key not in spec.columns.values()}
+            row |= {ours: raw.get(theirs) for ours, theirs in spec.columns.items()}
+            row = explicit(row, spec.as_chat)
+            self.format = self.format or format_of(row, self.formats)
+            reason = fault(row, self.format)
+            if reason is None:
+                self._refuse_another_format()
+                self.num_good += 1
+                yield number, row
+            else:
+                self.num_bad += 1
+                self.examples_of_bad = (*self.examples_of_bad, f"row {number}: {reason}")[:3]
+            if limit and self.num_good >= limit:
+                break
+            if spec.streaming and (self.num_good + self.num_bad) % ROWS_BETWEEN_CHECKS == 0:
+                self.check()
+
+    def check(self) -> None:
+        """Refuse what arrived.
+
+        Raises:
+            DataError: nothing did, nothing that can be used, or too many bad rows.
+        """
+        total = self.num_good + self.num_bad
+        if total == 0:
+            raise DataError(f"data {self.spec.label}: has no rows ({self.part})")
+        if not self.num_good:
+            columns = ", ".join(map(repr, self._columns.keys() - {BROKEN})) or "none"
+            raise DataError(
+                f"data {self.spec.label}: no usable row of {total}; {self.examples_of_bad[0]}; its "
+                f"columns are {columns}; map them with columns: {{ours: theirs}}"
+            )
+        refuse_beyond(self.spec.max_bad, self.num_bad, total, self.examples_of_bad, self.spec.label)
+
+    def _refuse_another_format(self) -> None:
+        if self.format is not None and self.format not in self.formats:
+            raise DataError(
+                f"data {self.spec.label}: rows have the format {self.format!r} "
+                f"({', '.join(REQUIRED[self.format])}); this stage takes {' or '.join(self.formats)}"
+            )
+
 
 def load_rows(
     spec: DataSpec,
     formats: tuple[RowFormat, ...],
     part: Literal["train", "validation"] = "train",
-    most_characters: int | None = None,
 ) -> Rows:
-    """Read the rows of one part of a data set.
+    """Read all rows of one part of a data set.
 
     Args:
         spec: the data set.
         formats: what the stage can train on.
         part: training rows or the held-out ones.
-        most_characters: end a streamed data set once its texts are so long.
 
     Raises:
         DataError: missing or empty data, a format that the stage does not take, too many bad rows.
     """
-    good: list[Row] = []
+    reader = Reader(spec, formats, part)
+    rows: list[Row] = []
     numbers = array("q")
-    bad: list[str] = []
-    found: RowFormat | None = None
-    characters = 0
-    seen: dict[str, None] = {}
-    limit = spec.limit if part == "train" else spec.validation and spec.validation.limit
-    for number, raw in _part(spec, part):
-        seen |= dict.fromkeys(raw)
-        row = {key: value for key, value in raw.items() if key not in spec.columns.values()}
-        row |= {ours: raw.get(theirs) for ours, theirs in spec.columns.items()}
-        row = conversational(row, spec.as_chat)
-        found = found or format_of(row)
-        reason = fault(row, found)
-        if reason is None:
-            good.append(row)
-            numbers.append(number)
-            characters += len(str(row[REQUIRED[found or "text"][0]]))
-        else:
-            bad.append(f"row {number}: {reason}")
-        if limit and len(good) >= limit:
-            break
-        if spec.streaming and most_characters is not None and characters >= most_characters:
-            break
-    total = len(good) + len(bad)
-    if total == 0:
-        raise DataError(f"data {spec.label}: has no rows ({part})")
-    if found is None or not good:
-        columns = ", ".join(map(repr, seen.keys() - {BROKEN})) or "none"
-        raise DataError(
-            f"data {spec.label}: no usable row of {total}; {bad[0]}; its columns are {columns}; "
-            f"map them with columns: {{ours: theirs}}"
-        )
-    if found not in formats:
-        raise DataError(
-            f"data {spec.label}: rows have the format {found!r} ({', '.join(REQUIRED[found])}); "
-            f"this stage takes {' or '.join(formats)}"
-        )
-    refuse_beyond(spec.max_bad, len(bad), total, bad[:3], spec.label)
-    return Rows(spec, good, found, len(bad), tuple(bad[:3]), numbers)
+    for number, row in reader:
+        rows.append(row)
+        numbers.append(number)
+    reader.check()
+    assert reader.format is not None, "a good row has a format"
+    return Rows(spec, rows, reader.format, reader.num_bad, reader.examples_of_bad, numbers)
+
+
+def open_rows(spec: DataSpec, formats: tuple[RowFormat, ...]) -> Rows | Reader:
+    """The training rows of a data set: all of them, or of a streamed one as they arrive.
+
+    Raises:
+        DataError: as `load_rows`; of a streamed one, when it is read.
+    """
+    return Reader(spec, formats) if spec.streaming else load_rows(spec, formats)
 
 
 def refuse_beyond(

@@ -50,7 +50,9 @@ class DataSpec(Settings):
     as_chat: bool = Field(default=False, description="make a text prompt the user's turn")
     limit: int | None = Field(default=None, ge=1)
     validation: Validation | None = None
-    streaming: bool = False
+    streaming: bool = Field(
+        default=False, description="read no more of a hub data set than the stage needs"
+    )
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     max_bad: float = Field(
         default=MAX_BAD, ge=0, le=1, description="share of bad rows that is tolerated"

@@ -20,7 +20,7 @@ WorkloadOf = Callable[[str, Mapping[str, Any]], Workload]
 
 @dataclass(frozen=True)
 class Measured:
-    """One finished stage: process-seconds of its making, and parameters times tokens.
+    """One finished stage: seconds of its making by the clock on the wall, and parameters times tokens.
 
     `work` is 0 where nothing was trained or the settings do not say how much; `probing` is None where the
     suite was not measured.

@@ -10,13 +10,17 @@ from cpt.ids import short_hash
 from cpt.interfaces import Kind
 from cpt.recipe import StageSpec
 
-#: Fields of `train:` that change what is shown, not what is trained.
-SHOWN_ONLY = (
+#: Fields of `train:` that change what is shown or how fast it goes, not what is trained.
+TRAINS_NOTHING = (
     "logging_steps",
     "logging_first_step",
-    "logging_strategy",
     "log_completions",
+    "log_unique_prompts",
+    "num_completions_to_print",
     "eval_steps",
+    "num_generations_eval",
+    "dataloader_num_workers",
+    "dataset_num_proc",
 )
 
 
@@ -34,7 +38,7 @@ def stage_inputs(
         "version": kind.version,
         "parents": dict(parents),
         "data": [data.content() for data in spec.data],
-        "train": {key: value for key, value in spec.train.items() if key not in SHOWN_ONLY},
+        "train": {key: value for key, value in spec.train.items() if key not in TRAINS_NOTHING},
         "rewards": kind.reward_contents(spec, spec.file),
         "hooks": [
             {

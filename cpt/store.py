@@ -79,10 +79,19 @@ class Store:
         with locked(self.root / "locks" / stage_id, stage_id, waiting) as descriptor:
             yield descriptor
 
+    @contextmanager
+    def chain_lock(self, name: str) -> Iterator[None]:
+        """Hold a chain's links and report for this process; two runs write them one after the other."""
+        with locked(self.root / "locks" / f"chain-{name}", name, lambda text: None):
+            yield
+
     def link_chain(
         self, name: str, nodes: list[dict[str, Any]], description: dict[str, Any]
     ) -> Path:
-        """Write `chain.json`, which the code reads, and numbered links to the stages, which people read."""
+        """Write `chain.json`, which the code reads, and numbered links to the stages, which people read.
+
+        The caller holds `chain_lock`.
+        """
         folder = self.chain(name)
         folder.mkdir(parents=True, exist_ok=True)
         ids.atomic_write(
@@ -144,9 +153,12 @@ MARK = "COMPLETE"
 
 
 def mark_complete(folder: Path) -> None:
-    """Mark a trainer's checkpoint as whole, once all that the mark vouches for is on disk."""
+    """Mark a trainer's checkpoint as whole, once all that the mark vouches for is on disk.
+
+    The mark holds the size of every file. Digests would cost a second reading of all optimizer states.
+    """
     sync(folder)
-    (folder / MARK).touch()
+    ids.atomic_write(folder / MARK, json.dumps(_sizes(folder)))
     sync_folder(folder)
     sync_folder(folder.parent)
 
@@ -154,14 +166,30 @@ def mark_complete(folder: Path) -> None:
 def complete_checkpoints(trainer: Path) -> list[tuple[int, Path]]:
     """(step, folder) of the trainer's checkpoints that bear our mark, oldest first.
 
-    transformers writes a checkpoint in place, file by file; only the mark says that all of it is there.
+    transformers writes a checkpoint in place, file by file; only the mark says that all of it is there. One
+    that has lost files or parts of them since is not among them.
     """
     found = []
     for folder in trainer.glob("checkpoint-*"):
         step = folder.name.removeprefix("checkpoint-")
-        if step.isdigit() and (folder / MARK).is_file():
+        if step.isdigit() and (folder / MARK).is_file() and _is_whole(folder):
             found.append((int(step), folder))
     return sorted(found)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every file has the size that the mark holds."""
+    try:
+        marked = json.loads((folder / MARK).read_text() or "{}")  # empty: an earlier version's
+        found = _sizes(folder)
+    except (OSError, ValueError):  # removed meanwhile by the run that it belongs to, or damaged
+        return False
+    return all(found.get(name) == size for name, size in marked.items())
 
 
 def sync_folder(folder: Path) -> None:

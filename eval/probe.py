@@ -89,10 +89,17 @@ def probe_checkpoint(
     *,
     cache: Path,
     dtype: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
     progress: Callable[[str], None] | None = None,
     verbose: bool = False,
 ) -> dict[str, Any]:
     """Load a checkpoint folder or a hub model and measure a suite on it.
+
+    Args:
+        dtype: number type of the weights; `auto` is the one they were saved in.
+        revision: commit, branch or tag of a hub model.
+        trust_remote_code: run Python code that the model brings.
 
     Raises:
         ProbeError: there is no such checkpoint, or a probe gave no usable number.
@@ -101,10 +108,12 @@ def probe_checkpoint(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    options["trust_remote_code"] = trust_remote_code
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path_or_hub_id)
+        tokenizer = AutoTokenizer.from_pretrained(path_or_hub_id, **options)
         model = AutoModelForCausalLM.from_pretrained(
-            path_or_hub_id, dtype=dtype, use_safetensors=True
+            path_or_hub_id, dtype=dtype, use_safetensors=True, **options
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise ProbeError(f"{path_or_hub_id}: cannot be loaded: {error}") from None

@@ -8,17 +8,19 @@ from typing import Any
 from cpt import manifest, overrides, past
 from cpt import read_recipe as recipes
 from cpt.conflicts import check_hooks
-from cpt.errors import PlanError, RecipeError
+from cpt.errors import RecipeError
 from cpt.hooks import table
+from cpt.hooks.stack import in_order
 from cpt.recipe import StageSpec, keys
 from cpt.roles import check_role, roles_of
 from cpt.settings import did_you_mean
 from cpt.stage_id import stage_id, stage_inputs
 from launch.backend import backend
-from launch.installed import ATTENTION, OPTIMIZERS, lacking, refuse_missing
+from launch.checks import check_backend, check_batches, check_usable
+from launch.installed import ATTENTION, lacking, named_in, refuse_missing
+from launch.origin import check_dtype, dtype_of, past_of
 from stages import kind_of
 from stages.base import Job
-from stages.trl_args import batch_layout
 from stages.trl_fields import check_train
 
 OWN = (
@@ -66,36 +68,29 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
     hooks = [table.build(hook.name, dict(hook.settings), str(file)) for hook in spec.hooks]
     refuse_missing(
         [
-            *lacking(f"{file}: train.optim", spec.train.get("optim"), OPTIMIZERS),
             *lacking(f"{file}: attention", given.get("attention"), ATTENTION),
+            *(
+                sentence
+                for where, value, known in named_in(spec.train)
+                for sentence in lacking(f"{file}: {where}", value, known)
+            ),
         ]
     )
     size = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = backend(_backend(size))
-    if chosen.unfinished:
-        raise PlanError(f"launch: {chosen.name}: {chosen.unfinished}; use zero2 or ddp")
+    check_usable(chosen)
     check_hooks(hooks, spec, kind, chosen, str(file), [])
-    batch_layout(int(spec.train["batch_size"]), size, spec.micro_batch)
-    parent = str(given["parent"])
-    if Path(parent).is_dir():
-        before = past.of_folder(Path(parent).absolute())
-        parent = str(Path(parent).absolute())
-    else:
-        if parent.startswith((".", "/", "~")):
-            raise RecipeError(f"parent={parent}: no such folder")
-        before = past.of_checkpoint(parent)
+    check_batches(spec, kind, size, spec.checkpoint_every)
+    check_backend(spec, in_order(hooks), chosen)
+    parent = _place(given["parent"])
+    before = past_of(parent, f"parent={parent}")
     parents = {"parent": before[-1].id}
     roles: dict[str, str] = {}
     for role in ("reference", "reward", "teacher"):
         if role in given:
             check_role(role, str(given[role]), spec, kind, str(file))
-            folder = Path(str(given[role]))
-            roles[role] = str(folder.absolute()) if folder.is_dir() else str(given[role])
-            parents[role] = (
-                past.of_checkpoint(roles[role])[-1].id
-                if not folder.is_dir()
-                else past.of_folder(folder)[-1].id
-            )
+            roles[role] = _place(given[role])
+            parents[role] = past_of(roles[role], f"{role}={roles[role]}")[-1].id
     for role, named in roles_of(spec, kind, str(file)).items():
         if role in roles:
             continue
@@ -108,9 +103,13 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
     inputs = stage_inputs(
         spec, kind, parents, hooks, seed, {stage.name: stage.id for stage in before}
     )
+    made_in = dtype_of(before) or "float32"
+    dtype = check_dtype(given.get("dtype", made_in), f"{file}: dtype")
+    if dtype != made_in:  # in a chain the base model's id has it
+        inputs["load"] = {"dtype": dtype}
     output = Path(str(given["output"])).absolute()
     _check_output(output, stage_id(inputs))
-    load = {"dtype": given.get("dtype", "float32"), "attention": given.get("attention")}
+    load = {"dtype": dtype, "attention": given.get("attention")}
     return Job(
         name=str(given.get("name", file.stem)),
         id=stage_id(inputs),
@@ -127,6 +126,11 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
         load=load,
         suite=Path(str(given["suite"])) if "suite" in given else None,
     )
+
+
+def _place(name: object) -> str:
+    """A folder's absolute path, or a hub id as it is."""
+    return str(Path(str(name)).absolute()) if Path(str(name)).is_dir() else str(name)
 
 
 def _backend(size: int) -> str:

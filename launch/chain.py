@@ -13,7 +13,8 @@ from launch.backend import accelerate_command, environment
 from launch.console import Console
 from launch.group import run_group
 from launch.opening import Chain, shown
-from launch.record import is_current, link, sibling
+from launch.record import is_current, is_linked, link, sibling
+from launch.spent import Spent
 from stages.base import Job
 
 
@@ -33,30 +34,30 @@ def run(
     Raises:
         GateStopped: a probe regressed and the recipe says stop.
     """
-    from eval.report.write import write_report
-
     nodes = _until(chain.plan, until)
+    folder = chain.store.chain(chain.plan.name)
     if restart:
         unfinished = next((node for node in nodes if not chain.store.is_done(node.id)), None)
         if unfinished:
             with chain.store.lock(unfinished.id, console.say):
                 shutil.rmtree(chain.store.partial(unfinished.id), ignore_errors=True)
     todo = [node for node in nodes if not chain.is_finished(node)]
+    spent = Spent(chain, nodes)
     for node in nodes:
         if node in todo:
             _make(chain, node, console, verbose)
-        made = [n for n in chain.plan.nodes if chain.store.is_done(n.id)]
         stop = _stop(chain, node, nodes)
-        if node in todo or stop or node is nodes[-1]:
-            folder = link(chain, made)
-            if not (node not in todo and is_current(folder, chain, nodes)):
-                write_report(folder, chain.store.stages, sibling(chain))
-                if node in todo:
-                    _print_report(folder, chain, node, colour, width)
+        if node in todo or ((stop or node is nodes[-1]) and not _is_told(chain, nodes)):
+            _tell(chain, console)
+            if node in todo:
+                _print_report(folder, chain, node, colour, width)
         if stop:
+            if todo:
+                console.say(spent.told())
             raise stop
-    folder = chain.store.chain(chain.plan.name)
-    if not todo:
+    if todo:
+        console.say(spent.told())
+    else:
         console.say(
             f"nothing to do: all {len(nodes)} nodes of {chain.plan.name} are made and probed"
         )
@@ -146,6 +147,20 @@ def _job(chain: Chain, node: plans.Node, verbose: bool) -> Job:
         store=chain.store.root,
         verbose=verbose,
     )
+
+
+def _is_told(chain: Chain, nodes: Sequence[plans.Node]) -> bool:
+    """Whether the links and the report say what is so; then nothing is touched."""
+    return is_linked(chain) and is_current(chain.store.chain(chain.plan.name), chain, nodes)
+
+
+def _tell(chain: Chain, console: Console) -> None:
+    """Write the links and the report; a second run of the chain waits, and then reads what is newest."""
+    from eval.report.write import write_report
+
+    with chain.store.chain_lock(chain.plan.name):
+        folder = link(chain)
+        write_report(folder, chain.store.stages, sibling(folder, console.say))
 
 
 def _print_report(folder: Path, chain: Chain, node: plans.Node, colour: bool, width: int) -> None:

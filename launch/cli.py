@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cpt.errors import CptError, RecipeError, StoreError
+from cpt.errors import RecipeError, StoreError
 from launch.console import Console, guarded
 from launch.parser import parser
 
@@ -77,37 +77,9 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _probe(given: argparse.Namespace) -> int:
-    from eval.matrix import read_row
-    from eval.probe import probe_checkpoint, result_path, write_result
-    from eval.suite import load_suite
+    from launch.probing import probe
 
-    try:
-        suite = load_suite(given.suite)
-    except CptError as error:
-        raise RecipeError(str(error)) from None  # bad input, whatever its own code
-    folder = _stage_folder(given.model, given.runs)
-    if folder and given.output is None and result_path(folder, suite).is_file():
-        read_row(folder.name, folder.name, result_path(folder, suite), suite.hash)  # is it whole?
-        result = json.loads(result_path(folder, suite).read_text())
-    else:
-        from launch.quiet import hush_bars
-
-        hush_bars(given.verbose)
-        model = str(folder / "checkpoint") if folder else given.model
-        result = probe_checkpoint(
-            model,
-            suite,
-            cache=given.runs.absolute() / "cache",
-            progress=Console().progress(""),
-            verbose=given.verbose,
-        )
-        if folder and given.output is None:
-            result["stage"] = folder.name
-            write_result(folder, result)
-    if given.output is not None:
-        from cpt.ids import atomic_write
-
-        atomic_write(given.output, json.dumps(result, ensure_ascii=False) + "\n")
+    result = probe(given, _stage_folder(given.model, given.runs))
     width = max(len(name) for name in result["probes"])
     for name, cell in result["probes"].items():
         score = f"{cell['value']:8.4f} +- {cell['stderr']:.4f}"
@@ -132,11 +104,16 @@ def _report(given: argparse.Namespace) -> int:
     from cpt.store import Store
     from eval.report.terminal import terminal
     from eval.report.write import write_report
+    from launch.record import sibling
 
-    store = Store(given.runs)
-    folder = _chain_folder(given.chain, store.root)
-    against = _chain_folder(given.against, store.root) if given.against else None
-    story = write_report(folder, folder.parent.parent / "stages", against)
+    folder = _chain_folder(given.chain, Store(given.runs).root)
+    store = Store(folder.parent.parent)
+    if given.against:
+        against: Path | None = _chain_folder(given.against, store.root)
+    else:
+        against = sibling(folder, lambda text: print(f"cpt: note: {text}", file=sys.stderr))
+    with store.chain_lock(folder.name):
+        story = write_report(folder, store.stages, against)
     print(terminal(story, given.stage, shutil.get_terminal_size().columns, sys.stdout.isatty()))
     print(f"report: {folder / 'report.html'}")
     return 0

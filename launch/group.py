@@ -13,11 +13,12 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cpt import errors
 from cpt.errors import CptError
@@ -25,6 +26,8 @@ from cpt.ids import atomic_write
 from launch.console import PREEMPTED, place_problem, storage_problem
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG in linux/prctl.h
+_ASKED_TO_END = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+_SECONDS_TO_DRAIN = 5.0  # a process that outlives its launcher may hold the pipe open
 
 
 def run_group(
@@ -52,14 +55,15 @@ def run_group(
     """
     _remove_notes(file)
     log = file.with_suffix(".log")
-    with log.open("w") as said:
+    with log.open("wb") as said:
         group = subprocess.Popen(
             command,
             env={**os.environ, **variables},
             stdout=2,
-            stderr=None if verbose else said,
+            stderr=subprocess.PIPE if verbose else said,
             pass_fds=[lock],
         )
+        shown = _shown_too(group, said) if verbose else None
         try:
             code = group.wait()
         except BaseException:  # pre-empted: the launcher ends its workers when it is asked to
@@ -67,6 +71,9 @@ def run_group(
             group.wait()
             _remove_notes(file)
             raise
+        finally:
+            if shown:
+                shown.join(_SECONDS_TO_DRAIN)
     if code == 0:
         log.unlink()
         return
@@ -75,11 +82,41 @@ def run_group(
     raise _failure(notes, name, code, log)
 
 
+def _shown_too(group: "subprocess.Popen[bytes]", said: IO[bytes]) -> threading.Thread:
+    """Copy what the launcher says to this process's standard error as well as into the log."""
+    assert group.stderr is not None
+    pipe = group.stderr
+
+    def copy() -> None:
+        while text := os.read(pipe.fileno(), 65536):
+            os.write(2, text)
+            with contextlib.suppress(ValueError):  # closed: a process outlived its launcher
+                said.write(text)
+                said.flush()
+
+    thread = threading.Thread(target=copy, daemon=True)
+    thread.start()
+    return thread
+
+
+def _killed(text: str, notes: list[dict[str, Any]]) -> int | None:
+    """The signal that ended a worker which left no note, by the launcher's words; not one that asks to end.
+
+    Its peers notice that it is gone, and their notes say so: consequences, however early they come.
+    """
+    told = {note["rank"] for note in notes}
+    for rank, number in re.findall(r"rank +: (\d+).*\n +exitcode +: -(\d+)", text):
+        if int(rank) not in told and int(number) not in _ASKED_TO_END:
+            return int(number)
+    return None
+
+
 def _failure(notes: list[dict[str, Any]], name: str, code: int, log: Path) -> CptError | SystemExit:
-    """What the parent raises: clear messages before tracebacks, the first failure before its consequences."""
+    """What the parent raises: clear messages, then kills, then tracebacks; of each the first failure."""
     text = log.read_text(errors="replace")
-    if notes:
-        first = min(notes, key=lambda note: (note["traceback"] is not None, note["time"]))
+    number = _killed(text, notes)
+    first = min(notes, key=lambda note: (note["traceback"] is not None, note["time"]), default=None)
+    if first and (number is None or first["traceback"] is None):
         if first["traceback"] is None:
             log.unlink()
             kind: type[CptError] = getattr(errors, first["kind"])
@@ -92,8 +129,7 @@ def _failure(notes: list[dict[str, Any]], name: str, code: int, log: Path) -> Cp
     why = f"its processes ended with code {code}"
     if code == -signal.SIGTERM or re.search(r"got signal: (15|2|1)\b", text):
         return SystemExit(PREEMPTED)
-    if killed := re.search(r"exitcode +: -(\d+)", text):
-        number = int(killed[1])
+    if number is not None:
         why = f"a process was killed by {signal.Signals(number).name}"
         why += ", which the system does when memory runs out" if number == signal.SIGKILL else ""
     return CptError(

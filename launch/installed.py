@@ -105,14 +105,19 @@ def missing(plan: Plan, is_finished: Callable[[Node], bool] = lambda node: False
     check(f"{recipe.file}: model.attention", recipe.model.attention, ATTENTION, bool(todo))
     for node in plan.nodes:
         if node.spec is not None:
-            optimizer = node.spec.train.get("optim")
-            check(f"{node.spec.file}: train.optim", optimizer, OPTIMIZERS, node in todo)
-            for switch in _SWITCHES.keys() & node.spec.train.keys():
-                if node.spec.train[switch]:
-                    check(f"{node.spec.file}: train", switch, _SWITCHES, node in todo)
+            for where, value, known in named_in(node.spec.train):
+                check(f"{node.spec.file}: {where}", value, known, node in todo)
     if problems:
         raise RecipeError("\n".join(map(str, problems)))
     return list(found)
+
+
+def named_in(train: Mapping[str, object]) -> Iterator[tuple[str, object, Mapping[str, str]]]:
+    """(where, value, table of known values) of what `train:` names and a machine may lack."""
+    yield "train.optim", train.get("optim"), OPTIMIZERS
+    for switch in sorted(_SWITCHES.keys() & train.keys()):
+        if train[switch]:
+            yield "train", switch, _SWITCHES
 
 
 def refuse_missing(sentences: Collection[str]) -> None:

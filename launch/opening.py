@@ -10,16 +10,13 @@ from cpt import plan as plans
 from cpt import read_recipe as recipes
 from cpt.errors import CptError, PlanError, RecipeError
 from cpt.estimate import estimate
-from cpt.hooks.base import points
 from cpt.plan_table import table_of
-from cpt.settings import did_you_mean
 from cpt.store import Store
 from eval.probe import result_path
 from eval.suite import Suite, load_suite
 from launch.backend import Backend, backend, environment
-from launch.refusals import OF_HOOKS
+from launch.checks import check_backend, check_batches, check_usable
 from stages import kind_of
-from stages.trl_args import batch_layout, check_checkpoint_every
 from stages.trl_fields import check_train
 from stages.workload import workload
 
@@ -53,8 +50,10 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
     recipe = recipes.load(path, changes)
     chosen = backend(launch or recipe.launch)
     problems: list[CptError] = []
-    if chosen.unfinished:
-        problems.append(PlanError(f"launch: {chosen.name}: {chosen.unfinished}; use zero2 or ddp"))
+    try:
+        check_usable(chosen)
+    except PlanError as error:
+        problems.append(error)
     suite = None
     if recipe.probes:
         try:
@@ -68,8 +67,12 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
         )
     try:
         plan = plans.make(recipe, kind_of, check_train, chosen)
-        _check_batches(plan, size)
-        _check_backend(plan, chosen)
+        for node in plan.nodes[1:]:
+            assert node.spec is not None
+            every = node.spec.checkpoint_every or recipe.checkpoint_every
+            kind = kind_of(node.spec.kind, node.spec.file)
+            check_batches(node.spec, kind, size, every)
+            check_backend(node.spec, node.hooks, chosen)
     except CptError as error:
         problems.insert(0, error)
     if problems:
@@ -79,47 +82,6 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
     if chosen.name == "single":
         os.environ.update(environment(chosen))  # one GPU, before torch looks
     return Chain(plan, suite, chosen, size, Store(runs), command)
-
-
-def _check_batches(plan: plans.Plan, size: int) -> None:
-    for node in plan.nodes[1:]:
-        assert node.spec is not None
-        kind = kind_of(node.spec.kind, node.spec.file)
-        try:
-            batch_layout(int(node.spec.train.get("batch_size", 8)), size, node.spec.micro_batch)
-            every = node.spec.checkpoint_every or plan.recipe.checkpoint_every
-            if every:
-                check_checkpoint_every(kind.config, node.spec.train, every)
-        except PlanError as error:
-            raise PlanError(f"{node.spec.file}: {error}") from None
-
-
-def _check_backend(plan: plans.Plan, chosen: Backend) -> None:
-    """Refuse combinations of settings, hooks and backend files that train wrongly or not at all."""
-    for node in plan.nodes[1:]:
-        assert node.spec is not None
-        train = node.spec.train
-        acting = {point for _, hook in node.hooks for point in points(hook)}
-        holds = {
-            "adapter": "adapt" in acting,
-            "edits_gradients": bool(acting & {"pull", "project"}),
-            "fp16": bool(train.get("fp16")),
-            "clips": float(train.get("max_grad_norm", 1.0)) > 0,
-            "checkpointing": bool(train.get("activation_checkpointing", True)),
-        }
-        facts = {fact for fact, is_so in holds.items() if is_so}
-        for key, hook in node.hooks:
-            declared = hook.facts
-            if strange := declared - OF_HOOKS.keys():
-                raise PlanError(
-                    f"{node.spec.file}: hooks.{key}: its `facts` has {min(strange)!r}"
-                    f"{did_you_mean(min(strange), OF_HOOKS)}"
-                )
-            facts |= declared
-        for refusal in chosen.refusals(facts):
-            raise PlanError(
-                f"{node.spec.file}: launch: {chosen.name}: {refusal.reason}; {refusal.instead}"
-            )
 
 
 def show(chain: Chain) -> str:

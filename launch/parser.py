@@ -21,10 +21,13 @@ the same command continues an interrupted chain; exit codes: 0 done, 1 failed, 2
 3 stopped by the gate, 4 pre-empted (run it again)""",
     "probe": """examples:
   cpt probe runs/chains/quickstart/2-sft --suite configs/probes/quickstart.yaml
-  cpt probe ./my-checkpoint --suite configs/probes/quickstart.yaml --output result.json""",
+  cpt probe ./my-checkpoint --suite configs/probes/quickstart.yaml --output result.json
+  cpt probe HuggingFaceTB/SmolLM2-135M --revision main --suite configs/probes/quickstart.yaml
+what was measured once is not measured again: a stage's result lies in its folder, that of any other model in
+cache/probes of the runs folder""",
     "report": """examples:
   cpt report quickstart
-  cpt report quickstart --against quickstart-naive
+  cpt report quickstart --against another-chain
   cpt report quickstart --stage sft""",
     "ls": """examples:
   cpt ls
@@ -85,13 +88,24 @@ def parser() -> argparse.ArgumentParser:
     probe = verb("probe", "measure a suite on any checkpoint")
     probe.add_argument("model", help="a stage folder, a checkpoint folder, or a hub id")
     probe.add_argument("--suite", type=Path, required=True, help="a suite in configs/probes")
+    probe.add_argument("--revision", metavar="COMMIT", help="commit, branch or tag of a hub model")
     probe.add_argument(
-        "--output", type=Path, help="write the result here (default: beside the stage)"
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="number type of the weights (default: as the stage was made, or as the model was saved)",
     )
+    probe.add_argument(
+        "--trust-remote-code", action="store_true", help="run Python code that the model brings"
+    )
+    probe.add_argument("--output", type=Path, help="write the result here too")
     report = verb("report", "write a chain's report again and show it")
     report.add_argument("chain", help="a chain's name, or its folder")
     report.add_argument("--stage", help="show this stage (default: the last)")
-    report.add_argument("--against", metavar="CHAIN", help="compare with another chain")
+    report.add_argument(
+        "--against",
+        metavar="CHAIN",
+        help="compare with this chain (default: its baseline, or what it is the baseline of)",
+    )
     verb("ls", "list chains and stages")
     diff = verb("diff", "show in what two stages differ")
     diff.add_argument("one")

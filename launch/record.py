@@ -1,11 +1,16 @@
-"""What a chain leaves for its report and for people: `chain.json` and numbered links."""
+"""What a chain leaves for its report and for people: `chain.json`, `recipe.yaml` and numbered links."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cpt import plan as plans
+from cpt.chain_file import REPORTED, read_chain
+from cpt.errors import StoreError
+from cpt.ids import atomic_write
 from eval.probe import result_path
 from launch.opening import Chain, shown
 
@@ -55,16 +60,48 @@ def _nodes(chain: Chain) -> list[dict[str, Any]]:
     ]
 
 
-def link(chain: Chain, made: Sequence[plans.Node]) -> Path:
-    """Write `chain.json` and the links, unless they say just this already."""
-    description = json.loads(json.dumps(describe(chain), default=str))
-    nodes = json.loads(json.dumps(_nodes(chain), default=str))
-    file = chain.store.chain(chain.plan.name) / "chain.json"
-    if _read(file) == {**description, "nodes": nodes} and sum(
-        path.is_symlink() for path in file.parent.iterdir()
-    ) == len(made):
-        return file.parent
-    return chain.store.link_chain(chain.plan.name, nodes, description)
+def is_linked(chain: Chain) -> bool:
+    """Whether `chain.json`, `recipe.yaml` and the links are there and say what is so."""
+    description, nodes = _plain(chain)
+    folder = chain.store.chain(chain.plan.name)
+    made = [node for node in chain.plan.nodes if chain.store.is_done(node.id)]
+    return (
+        _read(folder / "chain.json") == {**description, "nodes": nodes}
+        and (folder / "recipe.yaml").is_file()
+        and sum(path.is_symlink() for path in folder.iterdir()) == len(made)
+    )
+
+
+def link(chain: Chain) -> Path:
+    """Write `chain.json`, the recipe and the links, unless they say just this already.
+
+    The caller holds the chain's lock.
+    """
+    if is_linked(chain):
+        return chain.store.chain(chain.plan.name)
+    description, nodes = _plain(chain)
+    folder = chain.store.link_chain(chain.plan.name, nodes, description)
+    atomic_write(folder / "recipe.yaml", _recipe(description))
+    return folder
+
+
+def _recipe(description: dict[str, Any]) -> str:
+    """The recipe as one file that runs, hooks written as a person writes them."""
+    recipe = dict(description["recipe"])
+    recipe["stages"] = {
+        name: {**stage, "hooks": [{hook["name"]: hook.get("settings", {})} for hook in hooks]}
+        if (hooks := stage.get("hooks"))
+        else stage
+        for name, stage in recipe["stages"].items()
+    }
+    head = f"# As resolved, overrides applied; from {description['recipe_path']}\n"
+    return head + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _plain(chain: Chain) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The description and the nodes as they are once JSON was written and read."""
+    description, nodes = json.loads(json.dumps([describe(chain), _nodes(chain)], default=str))
+    return description, nodes
 
 
 def _read(file: Path) -> Any:
@@ -76,7 +113,7 @@ def _read(file: Path) -> Any:
 
 
 def is_current(folder: Path, chain: Chain, nodes: Sequence[plans.Node]) -> bool:
-    """Whether the report is newer than everything it shows."""
+    """Whether the report is newer than everything it shows, its sibling too."""
     report = folder / "report.html"
     if not report.is_file():
         return False
@@ -85,11 +122,36 @@ def is_current(folder: Path, chain: Chain, nodes: Sequence[plans.Node]) -> bool:
         shown.append(chain.store.stage(node.id) / "manifest.json")
         if chain.suite:
             shown.append(result_path(chain.store.stage(node.id), chain.suite))
+    if other := sibling(folder, lambda text: None):
+        shown += [other / "chain.json"]
+        for node in read_chain(other / "chain.json", REPORTED)["nodes"]:
+            stage = chain.store.stage(node["id"])
+            shown += [stage / "manifest.json"]
+            shown += [result_path(stage, chain.suite)] if chain.suite else []
     return all(file.stat().st_mtime <= report.stat().st_mtime for file in shown if file.is_file())
 
 
-def sibling(chain: Chain) -> Path | None:
-    """The same chain's baseline, or the chain that this is the baseline of, where it has run."""
-    name = chain.plan.recipe.name
-    other = chain.store.chain(f"{name}-naive" if chain.plan.recipe.baseline is None else name)
-    return other if (other / "chain.json").is_file() else None
+def sibling(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """A chain's baseline, or the chain that it is the baseline of: where it has run, and compares.
+
+    Args:
+        folder: the chain's.
+        say: told why a sibling that is there is left out.
+    """
+    chain = read_chain(folder / "chain.json", REPORTED)
+    baseline = chain.get("baseline")
+    name = chain["name"].removesuffix(f"-{baseline}") if baseline else f"{chain['name']}-naive"
+    other = folder.with_name(name)
+    if not (other / "chain.json").is_file():
+        return None
+    try:
+        hashes = [
+            tree["suite"]["hash"] for tree in (chain, read_chain(other / "chain.json", REPORTED))
+        ]
+    except StoreError as error:
+        say(f"not compared with {name}: {error}")
+        return None
+    if len(set(hashes)) > 1:
+        say(f"not compared with {name}: it was measured with another suite; run it again")
+        return None
+    return other

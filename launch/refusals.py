@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# What a stage and its hooks are; `_check_backend` in launch/opening.py sets these.
+# What a stage and its hooks are; `check_backend` in launch/checks.py sets these.
 OF_STAGES = {
     "adapter": "a hook trains an adapter",
     "checkpointing": "train.activation_checkpointing is on",

@@ -4,7 +4,7 @@
         recipes/smoke/sft.yaml parent=runs/stages/base-0c1f77aa output=out/sft
 
 After the stage file: parent=<folder or hub id> and output=<folder>; also reference=, seed=, name=, suite=,
-dtype=, and overrides of the stage such as train.learning_rate=3e-6.
+dtype= (else the parent's), and overrides of the stage such as train.learning_rate=3e-6.
 """
 
 import gc
@@ -117,6 +117,7 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
         return
     world = current()
     if live is None:
+        checkpoint.verify_stage(job.output)  # a number of damaged weights would be kept for good
         folder = str(job.output / "checkpoint")
         load = dict(job.load)
         live = (

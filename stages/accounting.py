@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cpt.data import Rows, refuse_beyond
+from cpt.data import Reader, Rows, refuse_beyond
 from cpt.data_spec import MAX_BAD
 from cpt.errors import DataError
 from cpt.stream import Stream
@@ -12,10 +12,15 @@ from stages.tokenise import Tokenised
 MANY_EPOCHS = 8
 
 
-def check(part: Tokenised, read: Rows | None, num_rows: int, max_bad: float = MAX_BAD) -> None:
+Read = Rows | Reader
+
+
+def check(
+    part: Tokenised, read: Read | None, num_rows: int, is_new: bool, max_bad: float = MAX_BAD
+) -> None:
     """Refuse a source of which too much, or everything, was left out.
 
-    `read` where it is new; `max_bad` where it is replayed.
+    `read` where it is a data set; `max_bad` where it is what an earlier stage left.
     """
     refuse_bad(part, read, num_rows, max_bad)
     if not len(part):
@@ -24,7 +29,7 @@ def check(part: Tokenised, read: Rows | None, num_rows: int, max_bad: float = MA
             f"data {part.name}: no row is left once tokenised "
             f"({part.num_dropped} have no label{refused})"
         )
-    if read is None or not part.num_dropped:
+    if read is None or not is_new or not part.num_dropped:
         return
     total = num_rows + read.num_bad
     if read.num_bad + part.num_refused + part.num_dropped > read.spec.max_bad * total:
@@ -34,7 +39,7 @@ def check(part: Tokenised, read: Rows | None, num_rows: int, max_bad: float = MA
         )
 
 
-def refuse_bad(part: Tokenised, read: Rows | None, num_rows: int, max_bad: float = MAX_BAD) -> None:
+def refuse_bad(part: Tokenised, read: Read | None, num_rows: int, max_bad: float = MAX_BAD) -> None:
     """Rows that the template refuses are bad like those that could not be read."""
     if part.num_refused:
         num_bad, examples = (read.num_bad, read.examples_of_bad) if read else (0, ())
@@ -44,29 +49,30 @@ def refuse_bad(part: Tokenised, read: Rows | None, num_rows: int, max_bad: float
 
 
 def describe_sources(
-    parts: Sequence[Tokenised], fresh: Sequence[Rows], mixed: Stream, unit: str
+    parts: Sequence[Tokenised], read: Sequence[Read | None], num_new: int, mixed: Stream, unit: str
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Of each source what the manifest says, and what a person should know."""
+    """Of each source, the new ones first, what the manifest says, and what a person should know."""
     description, notes = [], []
-    for number, part in enumerate(parts):
-        name, epochs = part.name, mixed.epochs[number]
+    for number, (part, source) in enumerate(zip(parts, read, strict=True)):
+        name, epochs, is_new = part.name, mixed.epochs[number], number < num_new
         entry: dict[str, Any] = {
             "name": name,
             "rows": len(part),
-            "tokens": sum(part.num_tokens),
+            "tokens": part.total,
             "share": round(mixed.shares[number], 6),
             "unit": unit,
             "epochs": round(epochs, 3),
-            "replayed": number >= len(fresh),
+            "replayed": not is_new,
             "dropped_rows": part.num_dropped,
         }
         num_bad, examples = part.num_refused, part.examples[:1]
-        if number < len(fresh):
-            num_bad += fresh[number].num_bad
-            examples = [*fresh[number].examples_of_bad[:1], *examples]
-            entry |= {"bad_rows": num_bad, "content": fresh[number].spec.content()}
-        elif num_bad:
+        if source is not None:
+            num_bad += source.num_bad
+            examples = [*source.examples_of_bad[:1], *examples]
+        if is_new or num_bad:
             entry["bad_rows"] = num_bad
+        if is_new and source is not None:
+            entry["content"] = source.spec.content()
         if num_bad:
             notes.append(f"{name}: left out {num_bad} bad rows: {'; '.join(examples)}")
         if part.num_dropped:

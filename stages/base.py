@@ -136,12 +136,6 @@ class StageKind(Protocol):
         """Optimizer steps that use the same rows, one after the other."""
         return 1
 
-    def most_characters(self, spec: StageSpec) -> int | None:
-        """What of a streamed data set the stage can use at most, at a generous 8 characters a token."""
-        steps = int(spec.train.get("max_steps", -1))
-        length = int(spec.train.get("max_length") or 1024)
-        return 8 * steps * self.rows_per_step(spec) * length if steps > 0 else None
-
     def pack(self, spec: StageSpec) -> tuple[int, bool] | None:
         """(tokens of a packed row, whether sequences are cut), or None."""
         return None

@@ -1,4 +1,4 @@
-"""What must hold between a stage and its parent: tokenizer, template, vocabulary, reference, EOS."""
+"""What must hold between a stage and its parent: vocabulary, reference, EOS."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,50 +9,34 @@ from cpt.errors import EdgeError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SAMPLE = "The quick brown fox, 42 + 7 = 49: na\u00efve caf\u00e9.\n\tdef f(x): return x\n"
 EOS_FALL = 0.2
 
 
 def check_vocabulary(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", where: str
-) -> None:
-    """Every token has an embedding.
+) -> int:
+    """Every token has an embedding and an output row, and the config tells their number.
 
+    Returns: how many embeddings no token has; many models pad their vocabulary.
     Raises:
-        EdgeError: the tokenizer knows more tokens than the model.
+        EdgeError: the tokenizer knows more tokens than the model, or the model's own numbers differ.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = int(model.get_input_embeddings().weight.shape[0])
     if len(tokenizer) > rows:
         raise EdgeError(
             f"{where}: the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings; "
             f"declare the new tokens in the model config (add_tokens), and the embeddings are resized"
         )
-
-
-def check_tokenizers(own: Any, other: Any, edge: str) -> None:
-    """Two neighbouring checkpoints read and write the same text.
-
-    Raises:
-        EdgeError: they differ in vocabulary, special tokens or chat template; the message says in what.
-    """
-    problems = []
-    if len(own) != len(other):
-        problems.append(f"vocabulary: {len(other)} tokens there, {len(own)} here")
-    elif own.get_vocab() != other.get_vocab():
-        problems.append("vocabulary: the same number of tokens, but other ones")
-    elif own(SAMPLE)["input_ids"] != other(SAMPLE)["input_ids"]:
-        problems.append("the same text gives other tokens")
-    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
-        here, there = getattr(own, name), getattr(other, name)
-        if here != there:
-            problems.append(f"{name}: {there!r} there, {here!r} here")
-    if own.chat_template != other.chat_template:
-        problems.append("chat template: it differs")
-    if problems:
+    head = model.get_output_embeddings()
+    outputs = head.weight.shape[0] if head is not None else rows
+    declared = model.config.get_text_config().vocab_size
+    if not rows == outputs == declared:
         raise EdgeError(
-            f"{edge}: {'; '.join(problems)}; declare the change in the stage "
-            f"(model: {{add_tokens, chat_template}})"
+            f"{where}: the model has {rows} embeddings, {outputs} output rows and "
+            f"config.vocab_size {declared}; they must be equal: resize the model "
+            f"(resize_token_embeddings) and save it again"
         )
+    return rows - len(tokenizer)
 
 
 def check_reference(

@@ -32,9 +32,8 @@ class DPO(StageKind):
                 f"{where}: train.loss_type: {losses} compares no answers and has no reference; "
                 f"write kind: sft, or give a loss such as sigmoid a weight"
             )
-        divides = sorted({"ipo", "sppo_hard"} & {*losses})
-        if divides and not self.uses("reference", spec):
-            raise PlanError(f"{where}: train.beta: {divides[0]} divides by it; write more than 0")
+        if not self.uses("reference", spec):
+            raise PlanError(f"{where}: train.beta: 0 compares no answers; write more than 0")
         check_named_reference(self, spec, where)
 
     def uses(self, role: str, spec: StageSpec) -> bool:

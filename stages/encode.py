@@ -1,11 +1,11 @@
-"""Rows -> tokens: text with EOS, and chats with a mask on what the assistant says."""
+"""Rows -> tokens: text with EOS, chats with a mask on what the assistant says, completions of prompts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cpt.errors import DataError
-from cpt.rows import Row
+from cpt.rows import Row, format_of
 from stages.base import Encoded
 
 if TYPE_CHECKING:
@@ -24,23 +24,28 @@ def encode_rows(
     max_length: int | None,
     assistant_only: bool,
 ) -> Encoded:
-    """Tokenise text and chat rows, each under its own format.
+    """Tokenise text, chat and completion rows, each under its own format.
 
     Text: all tokens are labels, EOS at the end. Chats: the template's text; the labels are the assistant's
-    turns with their EOS, or everything if not `assistant_only`.
+    turns with their EOS, or everything if not `assistant_only`. Prompt and completion: likewise, and no token
+    of the prompt is a label.
 
     Returns: rows with `input_ids` and `labels`; those left without any label are dropped and counted.
     """
     done: list[Row] = []
     numbers: list[int] = []
-    texts = [row["text"] for row in rows if "messages" not in row]
+    formats = [format_of(row, ("messages", "completion", "text")) for row in rows]
+    texts = [row["text"] for row, form in zip(rows, formats, strict=True) if form == "text"]
     # With BOS where the tokenizer adds one.
     encoded_texts = iter(tokenizer(texts)["input_ids"] if texts else [])
-    for number, row in enumerate(rows):
-        if "messages" in row:
-            input_ids, mask = encode_chat(tokenizer, row["messages"])
-            if not assistant_only:
-                mask = [1] * len(input_ids)
+    for number, (row, form) in enumerate(zip(rows, formats, strict=True)):
+        if form == "messages":
+            input_ids, mask = encode_chat(tokenizer, row["messages"], 0, assistant_only)
+        elif form == "completion" and isinstance(row["prompt"], list):
+            turns = row["prompt"] + row["completion"]
+            input_ids, mask = encode_chat(tokenizer, turns, len(row["prompt"]), assistant_only)
+        elif form == "completion":
+            input_ids, mask = encode_completion(tokenizer, row["prompt"], row["completion"])
         else:
             input_ids = list(next(encoded_texts))
             if input_ids[-1:] != [tokenizer.eos_token_id]:
@@ -57,8 +62,30 @@ def encode_rows(
     return Encoded(done, lengths, len(rows) - len(done), numbers)
 
 
-def encode_chat(tokenizer: Any, messages: list[dict[str, Any]]) -> tuple[list[int], list[int]]:
+def encode_completion(tokenizer: Any, prompt: str, completion: str) -> tuple[list[int], list[int]]:
+    """Token ids of both texts in one piece, with EOS, and a mask on those that the completion has a part in.
+
+    Source: `tokenize_fn` in trl/trainer/sft_trainer.py, whose mask begins where the tokens of the prompt
+    alone and those of both differ.
+    """
+    encoded = tokenizer(prompt + completion, return_offsets_mapping=True)
+    input_ids = list(encoded["input_ids"])
+    # A BOS spans (0, 0); so does an EOS that the tokenizer adds itself.
+    mask = [int(right > len(prompt)) for _, right in encoded["offset_mapping"]]
+    if input_ids[-1] == tokenizer.eos_token_id:
+        mask[-1] = 1
+        return input_ids, mask
+    return [*input_ids, tokenizer.eos_token_id], [*mask, 1]
+
+
+def encode_chat(
+    tokenizer: Any, messages: list[dict[str, Any]], first: int = 0, assistant_only: bool = True
+) -> tuple[list[int], list[int]]:
     """Token ids of a conversation and a mask on the assistant's tokens, EOS included.
+
+    Args:
+        first: turn from which on anything is masked; those before are a prompt.
+        assistant_only: otherwise all that is written from `first` on counts.
 
     The mask comes from the text: what the template writes for a turn beyond the prompt before it, up to and
     with the first EOS. So it needs no `{% generation %}` in the template.
@@ -73,7 +100,7 @@ def encode_chat(tokenizer: Any, messages: list[dict[str, Any]]) -> tuple[list[in
     offsets = encoded["offset_mapping"]
     mask = [0] * len(input_ids)
     for turn, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or turn < first:
             continue
         start = _end_of_prompt(tokenizer, messages, turn, text)
         end = _end_of(tokenizer, messages[: turn + 1], text)
@@ -88,6 +115,9 @@ def encode_chat(tokenizer: Any, messages: list[dict[str, Any]]) -> tuple[list[in
                 f"{tokenizer.eos_token!r}: a model trained so would never stop; set eos_token or the "
                 f"template so that they agree"
             )
+    if not assistant_only:
+        start = _start_of_turn(tokenizer, messages, first, text)
+        mask = [int(right > start) if first else 1 for _, right in offsets]
     return input_ids, mask
 
 
@@ -119,6 +149,13 @@ def applying_template(tokenizer: Any, messages: list[dict[str, Any]]) -> Iterato
     except (TemplateError, TypeError) as error:  # TypeError: text added to a content that is null
         roles = ", ".join(str(message["role"]) for message in messages)
         raise RefusedRowError(f"the chat template refuses turns of {roles}: {error}") from None
+
+
+def _start_of_turn(tokenizer: Any, messages: list[dict[str, Any]], turn: int, text: str) -> int:
+    """Where in `text` a turn begins: the assistant's behind its header, as it is prompted."""
+    if turn == 0:
+        return 0
+    return _end_of(tokenizer, messages[:turn], text, messages[turn]["role"] == "assistant")
 
 
 def _end_of_prompt(tokenizer: Any, messages: list[dict[str, Any]], turn: int, text: str) -> int:

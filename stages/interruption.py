@@ -14,42 +14,54 @@ from cpt.hooks.stack import HookStack
 from cpt.store import complete_checkpoints, replacing
 from cpt.world import World
 from stages.base import Job
+from stages.material import VERSION
+from stages.notes import FILE as CHECKS
 
-#: What only an interrupted stage needs.
+#: What only an interrupted stage needs. The data last: killed before, it need not be tokenised again.
 LEFTOVERS = (
-    "data",
-    "data.json",
     "trainer",
     "trained",
     "job.json",
     "topology.json",
     "checks.json",
+    "data.json",
+    "data",
 )
 
 
 def check_topology(partial: Path, job: Job, world: World) -> None:
-    """An interrupted stage continues as the stage and on as many processes as it began with.
+    """An interrupted stage continues as the stage, on as many processes and on the rows that it began with.
 
     Raises:
-        StoreError: it is another stage (by hand, where folders are not named by content), or the topology is.
+        StoreError: it is another stage (by hand, where folders are not named by content), or the topology
+            or the rows are others.
     """
     file = partial / "topology.json"
-    own = {"id": job.id, "backend": job.backend, "size": world.size}
+    own = {"id": job.id, "backend": job.backend, "size": world.size, "rows": VERSION}
+    # Until 2 nobody wrote down which rows it were.
+    recorded = {"rows": 1, **json.loads(file.read_text())} if file.is_file() else {}
     began = own
     if (partial / "manifest.json").is_file():
         began = {**own, "id": manifest.read(partial).id}
-    elif file.is_file() and _has_trained(partial):
-        began = {**own, **json.loads(file.read_text())}
+    elif _has_trained(partial):
+        began = {**own, **recorded}
     if began["id"] != job.id:
         raise StoreError(
             f"{partial}: is what {began['id']} left when it was interrupted, and this stage is "
             f"{job.id}; remove it, or name another output"
+        )
+    if began["rows"] != VERSION:
+        raise StoreError(
+            f"{partial.name}: began on rows of version {began['rows']} and would continue on other ones, of "
+            f"version {VERSION}; use the code that it began with, or --restart to begin anew"
         )
     if began != own:
         raise StoreError(
             f"{partial.name}: began on {began['backend']} with {began['size']} processes and would "
             f"continue on {job.backend} with {world.size}; use the same, or --restart to begin anew"
         )
+    if recorded.get("id", job.id) != job.id:
+        (partial / CHECKS).unlink(missing_ok=True)  # another stage's, which had trained nothing yet
     ids.atomic_write(file, json.dumps(own))
 
 
@@ -97,11 +109,18 @@ def load_trained(folder: Path, model: Any, hooks: HookStack) -> None:
     """The inverse of `save_trained`.
 
     Raises:
-        StoreError: the weights are of another model.
+        StoreError: the weights are damaged, or of another model.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    weights = load_file(str(folder / "model.safetensors"))
+    try:
+        weights = load_file(str(folder / "model.safetensors"))
+        state = load_file(str(folder / "hooks.safetensors"))
+    except (SafetensorError, OSError) as error:
+        raise StoreError(
+            f"{folder}: is damaged ({error}); remove it, and the stage trains again"
+        ) from error
     names = {name for name, _ in model.named_parameters()}
     odd = sorted(name for name in names ^ weights.keys() if ".ref." not in name)
     if odd:
@@ -109,7 +128,7 @@ def load_trained(folder: Path, model: Any, hooks: HookStack) -> None:
             f"{folder}: does not fit the stage's model ({odd[0]}); remove it, and the stage trains again"
         )
     model.load_state_dict(weights, strict=False)
-    hooks.load_state_dict(load_file(str(folder / "hooks.safetensors")))
+    hooks.load_state_dict(state)
 
 
 def _remove(path: Path) -> None:
@@ -122,6 +141,10 @@ def _remove(path: Path) -> None:
 def remove_leftovers(partial: Path) -> None:
     """Remove what a finished stage does not need."""
     for leftover in LEFTOVERS:
-        _remove(partial / leftover)
+        if leftover == "data":
+            # Its tables are still mapped: NFS keeps such files under other names until they are let go.
+            shutil.rmtree(partial / leftover, ignore_errors=True)
+        else:
+            _remove(partial / leftover)
     for unfinished in partial.glob("*.partial"):  # of a process that was killed while it wrote
         _remove(unfinished)

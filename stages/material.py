@@ -1,14 +1,13 @@
 """A stage's rows: read, rehearsed, tokenised, mixed into one stream, once for all processes."""
 
 import json
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 from cpt import ids
-from cpt.data import load_rows
+from cpt.data import Reader, Rows, load_rows, open_rows
 from cpt.data_spec import MAX_BAD, DataSpec
 from cpt.errors import DataError
 from cpt.hooks.base import Mixture
@@ -18,12 +17,12 @@ from cpt.stream import Source
 from cpt.world import World
 from stages.accounting import check, describe_sources, refuse_bad
 from stages.base import Job, StageKind
-from stages.mixing import exemplars, write_held_out, write_train
+from stages.mixing import exemplars, is_enough, write_held_out, write_train
 from stages.supply import HELD_OUT, REST, TRAIN, Supply, open_supply, supply_once
 from stages.tokenise import Tokenised, tokenise
 
 #: Raised by hand when the same settings would give other rows; what lies in a `.partial` is made again.
-VERSION = 1
+VERSION = 2
 
 
 def stage_supply(
@@ -59,10 +58,10 @@ def supply(
     seed: int,
     hooks: HookStack,
     tokenizer: Any,
-    folder: Path | None = None,
+    folder: Path,
     say: Callable[[str], None] = lambda line: None,
 ) -> Supply:
-    """Make the stage's stream, in `folder` or in one that goes with the process.
+    """Make the stage's stream, in `folder`.
 
     Its order, its shares and its number of steps depend on the data, the recipe and the seed alone, not on
     the number of processes. A last step that new data do not fill is filled from their next cycle.
@@ -70,22 +69,24 @@ def supply(
     Raises:
         DataError: no data, bad data, or nothing left after tokenising.
     """
-    if folder is None:
-        with tempfile.TemporaryDirectory() as alone:  # what is mapped stays until it is let go
-            return supply(kind, spec, seed, hooks, tokenizer, Path(alone), say)
-    budget = hooks.ctx.most_characters
-    fresh = [load_rows(data, kind.formats, most_characters=budget) for data in spec.data]
-    mixture = hooks.mix(Mixture([(rows.spec, rows.rows) for rows in fresh]))
+    fresh = [open_rows(data, kind.formats) for data in spec.data]
+    new = [rows.rows if isinstance(rows, Rows) else rows for rows in fresh]
+    specs = [rows.spec for rows in fresh]
+    mixture = hooks.mix(Mixture(list(zip(specs, new, strict=True))))
     unit, share_of_old = _replayed(mixture)
-    weights = sum(rows.spec.weight for rows in fresh)
-    names = _unique([rows.spec.label for rows in fresh] + [old.name for old in mixture.old])
-    shares = [rows.spec.weight / weights * (1 - share_of_old) for rows in fresh]
+    weights = sum(data.weight for data in specs)
+    names = _unique([data.label for data in specs] + [old.name for old in mixture.old])
+    shares = [data.weight / weights * (1 - share_of_old) for data in specs]
     shares += [old.share for old in mixture.old]
-    new_rows = [rows for _, rows in mixture.fresh]
+    given = [rows for _, rows in mixture.fresh] + [
+        old.rows.rows if isinstance(old.rows, Rows) else old.rows for old in mixture.old
+    ]
+    # What was left out of the data sets; rows that an earlier stage left were none of them bad.
+    read = [*fresh, *(None if isinstance(old.rows, list) else old.rows for old in mixture.old)]
     with ExitStack() as opened:
         parts = []
-        for number, rows in enumerate([*new_rows, *(old.rows for old in mixture.old)]):
-            read = fresh[number] if number < len(fresh) else None
+        for number, rows in enumerate(given):
+            source = read[number]
             part = tokenise(
                 kind,
                 spec,
@@ -94,11 +95,14 @@ def supply(
                 rows,
                 folder,
                 say,
-                read.numbers if read else (),
+                source.numbers if isinstance(source, Rows) else (),
+                is_enough(kind, spec, shares[number], unit),
             )
             opened.enter_context(closing(part))
-            old = mixture.old[number - len(fresh)] if read is None else None
-            check(part, read, len(rows), old.max_bad if old else MAX_BAD)
+            is_new = number < len(fresh)
+            max_bad = MAX_BAD if is_new else mixture.old[number - len(fresh)].max_bad
+            num_rows = rows.num_good if isinstance(rows, Reader) else len(rows)
+            check(part, source, num_rows, is_new, max_bad)
             parts.append(part)
         sources = [
             Source(
@@ -118,7 +122,8 @@ def supply(
             if data.validation
         ]
         write_held_out(folder / HELD_OUT, kind, spec, held_out)
-    description, notes = describe_sources(parts, fresh, mixed, unit)
+        kept = exemplars(len(fresh), parts, mixed, seed)
+    description, notes = describe_sources(parts, read, len(fresh), mixed, unit)
     notes += [
         f"{part.name}: left out {part.num_refused} bad rows: {part.examples[0]}"
         for part in held_out
@@ -126,11 +131,12 @@ def supply(
     ]
     rest = {
         "num_steps": num_steps,
-        "exemplars": exemplars(new_rows, parts, mixed, seed),
+        "exemplars": kept,
         "description": description,
         "notes": notes,
     }
-    (folder / REST).write_text(json.dumps(rest, ensure_ascii=False), encoding="utf-8")
+    # Exemplars are whole rows: columns that nobody trains on may hold dates, bytes, half characters.
+    (folder / REST).write_text(json.dumps(rest, default=str))
     return open_supply(folder)
 
 

@@ -1,8 +1,9 @@
 """Tokenised sources -> the tables that the trainer takes: mixed, packed, written row by row."""
 
+import math
 import random
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,27 @@ from cpt.stream import Mixer, Source, Stream, interleave
 from stages.base import StageKind
 from stages.tokenise import Tokenised
 from stages.tokens_on_disk import Pieces, TokenFile, write_rows, write_tokens
+
+
+def is_enough(
+    kind: StageKind, spec: StageSpec, share: float, unit: str
+) -> Callable[[Tokenised], bool]:
+    """Whether a source that arrives row by row has what its share of the whole stage takes, if steps end it.
+
+    Where rows are packed and shares count tokens, that is its share of them and twice its longest row: the
+    last row of the stream is drawn whole, and a source strays from its share by a row. If another source's
+    rows are longer, it may begin a second cycle. Otherwise it is as much as the whole stream holds at most.
+    """
+    steps = int(spec.train.get("max_steps", -1))
+    if steps < 1:
+        return lambda done: False
+    packing = kind.pack(spec)
+    if packing is None:
+        num_rows = -(-steps // kind.uses_of_a_row(spec)) * kind.rows_per_step(spec)
+        return lambda done: len(done) >= num_rows
+    num_tokens = steps * kind.rows_per_step(spec) * packing[0]
+    num_tokens = math.ceil(num_tokens * share) if unit == "tokens" else num_tokens
+    return lambda done: done.total >= num_tokens + 2 * done.longest
 
 
 def write_train(
@@ -78,23 +100,22 @@ def write_held_out(
     )
 
 
-def exemplars(
-    fresh: Sequence[Sequence[Row]], parts: Sequence[Tokenised], mixed: Stream, seed: int
-) -> list[Row]:
+def exemplars(num_new: int, parts: Sequence[Tokenised], mixed: Stream, seed: int) -> list[Row]:
     """A uniform sample of the new rows that the stage saw, in the order in which it saw them first."""
     seen = array("q")
     drawn = [0] * len(parts)
     for place, source in enumerate(mixed.sources):
-        if source < len(fresh) and drawn[source] < len(parts[source]):  # its first cycle
+        if source < num_new and drawn[source] < len(parts[source]):  # its first cycle
             seen.append(place)
         drawn[source] += 1
     if len(seen) > NUM_EXEMPLARS:
         kept = sorted(random.Random(f"{seed}/exemplars").sample(range(len(seen)), NUM_EXEMPLARS))
         seen = array("q", (seen[index] for index in kept))
-    return [
-        fresh[mixed.sources[place]][parts[mixed.sources[place]].kept[mixed.rows[place]]]
-        for place in seen
-    ]
+    found = []
+    for place in seen:
+        part = parts[mixed.sources[place]]
+        found.append(part.source[part.kept[mixed.rows[place]]])
+    return found
 
 
 def _lengths(mixer: Mixer, parts: Sequence[Tokenised], number: int | None) -> Iterator[int]:

@@ -16,7 +16,7 @@ class Pretrain(SFT):
     """
 
     name: ClassVar[str] = "pretrain"
-    formats: ClassVar[tuple[RowFormat, ...]] = ("text", "messages")
+    formats: ClassVar[tuple[RowFormat, ...]] = ("text", "messages", "completion")
     checks_eos: ClassVar[bool] = False
 
     def check(self, spec: StageSpec, where: str) -> None:

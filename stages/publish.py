@@ -42,10 +42,10 @@ def save_checkpoint(partial: Path, model: Any, tokenizer: Any) -> None:
 
 
 def write_lines(path: Path, rows: list[Any]) -> None:
-    """JSON Lines."""
-    with path.open("w", encoding="utf-8") as file:
+    """JSON Lines, in ASCII; what JSON has no word for, such as a date, as text."""
+    with path.open("w", encoding="ascii") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps(row, default=str) + "\n")
 
 
 def describe(

@@ -44,7 +44,7 @@ from stages.publish import describe, save_checkpoint, write_lines
 from stages.shapes import check_shapes
 from stages.trainer_config import trainer_config
 
-NUM_SAMPLES = 8
+NUM_SAMPLES = 16
 
 
 def run(
@@ -90,7 +90,6 @@ class _StageRun:
         self.start = start_folder(self.before)
         self.tokenizer = open_tokenizer(job, self.before, self.start)
         ctx = StageContext(job.name, self.kind.name, self.kind.formats, job.seed, world, self.start)
-        ctx.most_characters = self.kind.most_characters(job.spec)
         self.hooks = HookStack(build_hooks(job), ctx)
         self.hooks.recall(self.before)
         # Before any weights load, and while nothing waits in a collective.

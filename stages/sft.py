@@ -1,11 +1,11 @@
-"""Supervised fine-tuning on chats; the loss is on the assistant's tokens unless told otherwise."""
+"""Supervised fine-tuning on chats and completions; the loss is on what is answered unless told otherwise."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cpt.errors import RecipeError
 from cpt.recipe import StageSpec
-from cpt.rows import Row, RowFormat
+from cpt.rows import Row, RowFormat, format_of
 from stages.base import Encoded, Material, StageKind
 from stages.encode import encode_rows
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 class SFT(StageKind):
     """TRL's SFTTrainer over rows that are already tokenised.
 
-    Text rows may be mixed in, for replay of a pretrain stage: all their tokens are labels.
+    Text rows may be mixed in, for replay of a pretrain stage: all their tokens are labels. Rows of prompt and
+    completion, texts or chats, have labels in the completion only.
     """
 
     name: ClassVar[str] = "sft"
     config: ClassVar[str] = "SFTConfig"
-    formats: ClassVar[tuple[RowFormat, ...]] = ("messages", "text")
+    formats: ClassVar[tuple[RowFormat, ...]] = ("messages", "completion", "text")
     max_length: ClassVar[int] = 1024
 
     def length(self, spec: StageSpec) -> int:
@@ -44,7 +45,7 @@ class SFT(StageKind):
     def encode(
         self, rows: list[Row], tokenizer: "PreTrainedTokenizerBase", spec: StageSpec
     ) -> Encoded:
-        """Chats and texts, each under its own format."""
+        """Chats, completions and texts, each under its own format."""
         return encode_rows(
             rows, tokenizer, self.length(spec), bool(spec.train.get("assistant_only_loss", True))
         )
@@ -76,10 +77,20 @@ class SFT(StageKind):
         return torch.nn.functional.pad((inputs["labels"][:, 1:] != -100).float(), (0, 1))
 
     def prompts(self, rows: list[Row], tokenizer: Any, most: int) -> list[list[int]]:
-        """The conversations up to the last turn of the assistant."""
-        chats = [row["messages"] for row in rows if row.get("messages")][:most]
-        return [
-            tokenizer.apply_chat_template(chat[:-1], add_generation_prompt=True, return_dict=False)
-            for chat in chats
-            if len(chat) > 1
-        ]
+        """The conversations up to the last turn of the assistant, and the prompts of completions."""
+        found = []
+        for row in rows:
+            if len(chat := row.get("messages") or ()) > 1:
+                found.append(_prompt(chat[:-1], tokenizer))
+            elif format_of(row, self.formats) == "completion":
+                found.append(_prompt(row["prompt"], tokenizer))
+        return found[:most]
+
+
+def _prompt(prompt: Any, tokenizer: Any) -> list[int]:
+    if isinstance(prompt, str):
+        ids: list[int] = tokenizer(prompt)["input_ids"]  # with BOS, as it is trained
+        return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids
+    return list(
+        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+    )

@@ -2,6 +2,10 @@
 
 The others wait for a word from it in a file, not in a collective, which would time out (NCCL after 10
 minutes) while millions of rows are tokenised.
+
+That does not hold for DPO: TRL tokenises pairs itself, in the main process first, while the others wait in a
+collective (`global_then_local_main_first` in trl/trainer/dpo_trainer.py). On NCCL some 10^5 pairs may take
+longer than its 10 minutes; under gloo it is 30.
 """
 
 import json

@@ -2,17 +2,20 @@
 
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from cpt.data import Reader
 from cpt.recipe import StageSpec
 from cpt.rows import Row
 from stages.base import Encoded, StageKind
 from stages.encode import RefusedRowError
-from stages.tokens_on_disk import TokenFile
+from stages.tokens_on_disk import RowFile, TokenFile
 
+#: Rows of a batch. A streamed source ends with one, so that another number is another VERSION of the rows.
 BATCH = 1000
 SECONDS_BETWEEN_LINES = 30.0
 NUM_EXAMPLES = 3
@@ -28,6 +31,8 @@ class Tokenised:
         kept: which of the source's rows they are.
         num_dropped: those left without a label.
         num_refused, examples: those that the chat template refuses, and of a few why.
+        total, longest: tokens of all rows, and of the longest.
+        source: the rows as they were; on disk, where they arrived one by one.
     """
 
     name: str
@@ -37,14 +42,18 @@ class Tokenised:
     num_dropped: int = 0
     num_refused: int = 0
     examples: list[str] = field(default_factory=list)
+    total: int = 0
+    longest: int = 0
+    source: list[Row] | RowFile = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.num_tokens)
 
     def close(self) -> None:
         """Give the space on disk back."""
-        if isinstance(self.rows, TokenFile):
-            self.rows.close()
+        for file in (self.rows, self.source):
+            if isinstance(file, TokenFile | RowFile):
+                file.close()
 
     def add(self, start: int, part: Encoded, folder: Path) -> None:
         """Append what became of a batch whose first row is number `start` of the source."""
@@ -52,6 +61,8 @@ class Tokenised:
             self.rows = TokenFile(folder)
         self.num_tokens.extend(part.num_tokens)
         self.kept.extend(start + number for number in part.kept)
+        self.total += sum(part.num_tokens)
+        self.longest = max(self.longest, *part.num_tokens, 0)
         self.num_dropped += part.num_dropped
         self.rows.extend(part.rows)
 
@@ -61,26 +72,31 @@ def tokenise(
     spec: StageSpec,
     tokenizer: Any,
     name: str,
-    rows: list[Row],
+    rows: list[Row] | Reader,
     folder: Path,
     say: Callable[[str], None],
     numbers: Sequence[int] = (),
+    is_enough: Callable[[Tokenised], bool] = lambda done: False,
 ) -> Tokenised:
     """Encode a source batch by batch, so that only one batch of tokens is ever in memory.
+
+    Rows that arrive one by one are kept on disk, and no more of them are read than are needed.
 
     Args:
         name: of the source, for people.
         folder: where its tokens are kept, under no name.
         say: told now and then how far it is, when it takes long.
         numbers: of the rows in their file, for the examples of refused ones.
+        is_enough: asked after each batch of rows that arrive.
 
     Raises:
-        DataError: what is wrong with every row alike, such as a tokenizer without a template.
+        DataError: what is wrong with every row alike, such as a tokenizer without a template; what `Reader`
+            refuses.
     """
-    done = Tokenised(name)
+    done = Tokenised(name, source=RowFile(folder) if isinstance(rows, Reader) else rows)
     began = time.monotonic()
-    for start in range(0, len(rows), BATCH):
-        batch = rows[start : start + BATCH]
+    start = 0
+    for batch, places in _batches(rows, numbers):
         try:
             parts = [(start, kind.encode(batch, tokenizer, spec))]
             refused: list[tuple[int, str]] = []
@@ -91,12 +107,35 @@ def tokenise(
         for number, reason in refused:
             done.num_refused += 1
             if len(done.examples) < NUM_EXAMPLES:
-                place = numbers[number] if number < len(numbers) else number + 1
-                done.examples.append(f"row {place}: {reason}")
+                done.examples.append(f"row {places[number - start]}: {reason}")
+        start += len(batch)
         if time.monotonic() - began > SECONDS_BETWEEN_LINES:
             began = time.monotonic()
-            say(f"tokenising {name}: {start + len(batch):,} of {len(rows):,} rows")
+            if isinstance(rows, Reader):
+                say(f"tokenising {name}: {done.total:,} tokens of {start:,} rows so far")
+            else:
+                say(f"tokenising {name}: {start:,} of {len(rows):,} rows")
+        if isinstance(done.source, RowFile):
+            done.source.extend(batch)
+            if is_enough(done):
+                break
+    if isinstance(rows, Reader):
+        rows.check()
     return done
+
+
+def _batches(
+    rows: list[Row] | Reader, numbers: Sequence[int]
+) -> Iterator[tuple[list[Row], Sequence[int]]]:
+    """Rows, and the number of each in its source."""
+    if isinstance(rows, Reader):
+        arriving = iter(rows)
+        while batch := list(islice(arriving, BATCH)):
+            yield [row for _, row in batch], [number for number, _ in batch]
+        return
+    for start in range(0, len(rows), BATCH):
+        part = rows[start : start + BATCH]
+        yield part, numbers[start : start + BATCH] or range(start + 1, start + 1 + len(part))
 
 
 def _one_by_one(

@@ -1,6 +1,7 @@
 """Rows on disk: a source's tokens while a stream is made, and the stream's table as the trainer opens it."""
 
 import os
+import pickle
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
@@ -63,6 +64,28 @@ class TokenFile:
         both = os.pread(self._file.fileno(), 2 * length * BYTES, 2 * self._starts[row] * BYTES)
         numbers = np.frombuffer(both, dtype=np.int32)
         return numbers[start:end], numbers[length + start : length + end]
+
+
+class RowFile:
+    """Rows as they arrived, for the few that become exemplars; likewise without a name."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as this
+        self._starts = array("q", [0])
+
+    def __getitem__(self, row: int) -> Row:
+        start, end = self._starts[row], self._starts[row + 1]
+        return dict(pickle.loads(os.pread(self._file.fileno(), end - start, start)))
+
+    def extend(self, rows: Iterable[Row]) -> None:
+        """Append rows."""
+        for row in rows:
+            self._starts.append(self._starts[-1] + self._file.write(pickle.dumps(row)))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Give the space back."""
+        self._file.close()
 
 
 def as_dataset(rows: list[Row]) -> "Dataset":

@@ -145,6 +145,28 @@ sys.exit(importlib.import_module(module).main(arguments))
 """
 
 
+# Every line that `cpt` itself prints begins with a sign that no library writes, and the libraries are as loud
+# as they are when they are imported without a word in the environment.
+SIGN = "\x01"
+SIGNED = f"""
+import builtins, importlib, logging, pkgutil, warnings
+import launch
+from transformers.utils import logging as of_transformers
+
+of_transformers.enable_progress_bar()
+warnings.simplefilter("default")
+for library in ("transformers", "trl", "datasets", "accelerate", "peft", "lm_eval"):
+    logging.getLogger(library).setLevel(logging.WARNING)
+
+def signed(*words, **options):
+    sign = {SIGN!r}
+    builtins.print(*(sign + str(word).replace("\\n", "\\n" + sign) for word in words), **options)
+
+for found in pkgutil.iter_modules(launch.__path__, "launch."):
+    importlib.import_module(found.name).print = signed
+"""
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a process ended (-9: killed), and all that it wrote."""
@@ -213,10 +235,18 @@ class Processes:
 
 
 class Finished:
-    """A runs folder with a whole smoke chain in it; read only."""
+    """A runs folder with a whole smoke chain in it; read only.
+
+    Attributes:
+        runs: the folder.
+        output: all that was written while it ran.
+        foreign: those lines of it that are not ours.
+        ids: name of a stage -> its id.
+    """
 
     def __init__(self, runs: Path, output: str) -> None:
-        self.runs, self.output = runs, output
+        self.runs, self.output = runs, output.replace(SIGN, "")
+        self.foreign = [line for line in output.splitlines() if not line.startswith(SIGN)]
         tree = json.loads((runs / "chains" / "smoke" / "chain.json").read_text())
         self.ids: dict[str, str] = {node["name"]: node["id"] for node in tree["nodes"]}
 
@@ -273,7 +303,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Processes:
 def finished(tmp_path_factory: pytest.TempPathFactory, processes: Processes) -> Finished:
     """The one uninterrupted smoke chain that all tests compare with."""
     runs = tmp_path_factory.mktemp("finished") / "runs"
-    ended = processes.smoke(runs)
+    ended = processes.smoke(runs, code=SIGNED)
     assert ended.code == 0, ended.output
     return Finished(runs, ended.output)
 

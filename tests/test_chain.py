@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -25,13 +26,29 @@ sys.exit(code)
 """
 
 
+# Of the processor, since wall time is also that of other processes. On an idle machine each verb answers
+# within a second and a finished chain within two; a machine slower than that of the README may take this.
+MOST_SECONDS = 3.0
+
+
 def light(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    """A cold `cpt`, which imports nothing heavy and answers at once."""
+    before = children_seconds()
+    done = subprocess.run(
         [sys.executable, "-c", LIGHT_ONLY, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=60,
     )
+    seconds = children_seconds() - before
+    assert seconds < MOST_SECONDS, f"{arguments[0]}: {seconds:.1f} s of processor time"
+    return done
+
+
+def children_seconds() -> float:
+    """Processor time of all ended children of this process, user and system."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def files_of(folder: Path) -> dict[str, tuple[int, int]]:
@@ -88,6 +105,15 @@ class TestWhatAChainLeaves:
         """KL to the reference before the first step: 0 when it is the parent, not 0 when it is not."""
         assert manifest(finished.stage("dpo"))["checks"]["kl_to_reference_at_start"] == 0
         assert manifest(finished.stage("grpo"))["checks"]["kl_to_reference_at_start"] > 0
+
+    def test_rates_of_eos_before_and_after_are_kept(self, finished: Any) -> None:
+        for name in ("sft", "dpo", "grpo"):
+            entry = manifest(finished.stage(name))
+            rates = [entry["checks"][f"eos_rate_{when}"] for when in ("before", "after")]
+            assert all(rate * 8 in range(9) for rate in rates), (name, rates)
+            warned = any(note.startswith("EOS") for note in entry["notes"])
+            assert warned is (rates[0] - rates[1] >= 0.2)
+        assert "eos_rate_after" not in manifest(finished.stage("pretrain"))["checks"]
 
     def test_checkpoints_open_alone(self, finished: Any, tmp_path: Path) -> None:
         import shutil
@@ -200,6 +226,11 @@ class TestRunningAgain:
         assert done.returncode == 0, done.stderr
         for name in finished.ids:
             assert name in done.stdout
+
+    def test_help_answers_at_once(self) -> None:
+        done = light("--help")
+        assert done.returncode == 0
+        assert "cpt run" in done.stdout
 
     def test_a_changed_stage_retrains_itself_and_what_follows(
         self, finished: Any, processes: Any, tmp_path: Path

@@ -12,6 +12,7 @@ import pytest
 pytestmark = pytest.mark.chain
 
 SMOKE = Path(__file__).parent.parent / "recipes" / "smoke"
+SUITE = Path(__file__).parent.parent / "configs" / "probes" / "smoke.yaml"
 NO_SPACE = """
 import errno, os
 
@@ -79,6 +80,23 @@ class TestBrokenFolders:
         assert "dpo: step" not in ended.output
         assert "sft: step" in ended.output
         finished.assert_equal(runs)
+
+    @pytest.mark.parametrize("verb", ["run", "probe"])
+    def test_damaged_weights_are_found_before_they_are_measured(
+        self, finished: Any, processes: Any, tmp_path: Path, verb: str
+    ) -> None:
+        """Their numbers would be kept for good."""
+        runs = finished.copy(tmp_path / "runs", until="sft")
+        stage = runs / "stages" / finished.ids["sft"]
+        (result,) = (stage / "probes").iterdir()
+        result.unlink()
+        flip(stage / "checkpoint" / "model.safetensors")
+        if verb == "run":
+            ended = processes.smoke(runs, "--until", "sft")
+        else:
+            ended = processes.run("probe", stage, "--suite", SUITE, "--runs", runs)
+        assert_said(ended, 1, "model.safetensors", "is damaged", stage.name)
+        assert not result.exists()
 
     @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"id": 1, "odd": 2}', "\x00\x00"])
     def test_a_damaged_manifest_is_named(

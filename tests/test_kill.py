@@ -1,7 +1,9 @@
 """Killed with SIGKILL, at each grain and at random moments, a chain ends as if it had not been."""
 
+import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -168,6 +170,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(
     dice = random.Random(int(os.environ.get("CPT_TEST_SEED", "17")))
     runs = tmp_path / "runs-0"
     num_killed, places = 0, list[str]()
+    cold = (tmp_path / "cold.txt").open("w+")
     while num_killed < NUM_KILLS:
         number = 1 + num_killed * 4 // NUM_KILLS
         begun = finished.ids[ORDER[number] if runs.name == "runs-0" else dice.choice(ORDER[1:])]
@@ -179,7 +182,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(
                 [sys.executable, "-m", "launch.cli", *arguments],
                 cwd=ROOT,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=cold,
             )
         else:
             process = Forked(processes.start(*arguments))
@@ -197,6 +200,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(
             finished.assert_equal(runs)
             runs = tmp_path / f"runs-{len(places)}"
     print(*places, sep="\n")  # shown with -s, and when it fails
+    said = (tmp_path / "cold.txt").read_text().splitlines()
+    assert said
+    assert not [line for line in said if not re.match(r"\[\d\d:\d\d\] ", line)]
     ended = processes.smoke(runs)
     assert ended.code == 0, ended.output
     left = {path.name for path in (runs / "stages").iterdir()}
@@ -217,17 +223,46 @@ def state(runs: Path, ids: dict[str, str]) -> str:
     return "; ".join(parts) or f"between stages: {len(list((runs / 'stages').iterdir()))} done"
 
 
+def interrupted(
+    finished: Any,
+    processes: Any,
+    runs: Path,
+    stage: str = "sft",
+    code: str = MOMENTS["after the first checkpoint"],
+) -> Path:
+    """Make a runs folder in which a stage was killed, behind its first trainer checkpoint unless said.
+
+    Returns: what the stage left.
+    """
+    finished.copy(runs, until=ORDER[ORDER.index(stage) - 1])
+    assert processes.smoke(runs, "--until", stage, code=KILL + code).code == -signal.SIGKILL
+    return runs / "stages" / f"{finished.ids[stage]}.partial"
+
+
+def test_another_topology_does_not_continue(finished: Any, processes: Any, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    file = interrupted(finished, processes, runs) / "topology.json"
+    began = json.loads(file.read_text()) | {"backend": "ddp", "size": 2}
+    file.write_text(json.dumps(began))
+    ended = processes.smoke(runs, "--until", "sft")
+    assert ended.code == 1
+    assert ended.output.endswith(
+        f"cpt: {finished.ids['sft']}.partial: began on ddp with 2 processes and would continue on "
+        f"single with 1; use the same, or --restart to begin anew\n"
+    )
+    assert json.loads(file.read_text()) == began
+    ended = processes.smoke(runs, "--until", "sft", "--restart")
+    assert ended.code == 0, ended.output
+    assert "sft: step 1/" in ended.output
+    finished.assert_equal(runs, "sft")
+
+
 def test_a_checkpoint_without_our_mark_is_not_used(
     finished: Any, processes: Any, tmp_path: Path
 ) -> None:
     """transformers writes checkpoints in place: one that is half there looks like any other."""
-    runs = finished.copy(tmp_path / "runs", until="pretrain")
-    code = KILL + (
-        "from cpt.hooks.trainer import _Hooks\n"
-        "_Hooks._save_checkpoint = then_die(_Hooks._save_checkpoint)\n"
-    )
-    assert processes.smoke(runs, "--until", "sft", code=code).code == -signal.SIGKILL
-    trainer = runs / "stages" / f"{finished.ids['sft']}.partial" / "trainer"
+    runs = tmp_path / "runs"
+    trainer = interrupted(finished, processes, runs) / "trainer"
     half = shutil.copytree(trainer / "checkpoint-2", trainer / "checkpoint-4")
     (half / "COMPLETE").unlink()
     (half / "model.safetensors").write_bytes(b"half")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,8 +185,9 @@ def first_rows(stages: TinyStages, job: Job) -> list[dict[str, Any]]:
     kind = kind_of(job.spec.kind, "")
     ctx = StageContext(job.name, kind.name, kind.formats, job.seed, World(), "")
     tokenizer = load_tokenizer(str(stages.sft.output / "checkpoint"))
-    rows = supply(kind, job.spec, job.seed, HookStack([], ctx), tokenizer).train
-    return [rows[number] for number in range(kind.rows_per_step(job.spec))]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = supply(kind, job.spec, job.seed, HookStack([], ctx), tokenizer, Path(folder)).train
+        return [rows[number] for number in range(kind.rows_per_step(job.spec))]
 
 
 # A reward that varies between completions of an untrained model.

@@ -1,6 +1,7 @@
 """Runs stages on two CPU processes that talk through gloo; a launch costs seconds, so it runs many.
 
-`python -m tests.two_processes FILE` is what every process executes; FILE has one job per line.
+`python -m tests.two_processes FILE` is what every process executes; FILE has one job per line, and whether
+it is interrupted.
 """
 
 import json
@@ -8,7 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,15 @@ ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 120.0
 
 
-def run_on_two(jobs: Sequence[Job], folder: Path) -> list[list[dict[str, Any]]]:
+def run_on_two(
+    jobs: Sequence[Job], folder: Path, interrupted: Sequence[Job] = ()
+) -> list[list[dict[str, Any]]]:
     """Run jobs one after the other, in one launch.
+
+    Args:
+        jobs: what to run.
+        folder: for files of the launch.
+        interrupted: those of `jobs` that are stopped behind their first checkpoint, and run again.
 
     Returns: for each job what each rank says of it; see `report`.
     """
@@ -27,7 +36,8 @@ def run_on_two(jobs: Sequence[Job], folder: Path) -> list[list[dict[str, Any]]]:
     from launch.stage import job_to_json
 
     file = folder / "jobs.jsonl"
-    file.write_text("".join(job_to_json(job) + "\n" for job in jobs))
+    lines = [{"job": job_to_json(job), "interrupted": job in interrupted} for job in jobs]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     ddp = backend("ddp")
     command = accelerate_command(ddp, "tests.two_processes", [str(file)], num_processes=2)
     added = environment(ddp) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -57,14 +67,37 @@ def run_on_two(jobs: Sequence[Job], folder: Path) -> list[list[dict[str, Any]]]:
     return [list(job) for job in zip(*ranks, strict=True)]
 
 
-def report(model: Any) -> dict[str, Any]:
-    """A digest of the weights in this process's memory."""
+def report(model: Any, sentences: Sequence[str]) -> dict[str, Any]:
+    """A digest of the weights in this process's memory, and what the stage said."""
     import hashlib
 
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
-    return {"rank": int(os.environ["RANK"]), "weights": digest.hexdigest()}
+    weights = digest.hexdigest()
+    return {"rank": int(os.environ["RANK"]), "weights": weights, "said": list(sentences)}
+
+
+class Interrupted(Exception):  # noqa: N818 - no error
+    """What stands in for `kill -9`, on every rank at the same place."""
+
+
+@contextmanager
+def interrupting() -> Iterator[None]:
+    """Stages end behind their first checkpoint."""
+    from cpt.hooks.trainer import _Hooks
+
+    save = _Hooks._save_checkpoint
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        save(*args, **kwargs)
+        raise Interrupted
+
+    _Hooks._save_checkpoint = stop  # type: ignore[method-assign]
+    with suppress(Interrupted):
+        yield
+        raise AssertionError("the stage came to its end")
+    _Hooks._save_checkpoint = save  # type: ignore[method-assign]
 
 
 def main(file: Path) -> None:
@@ -74,9 +107,13 @@ def main(file: Path) -> None:
 
     runner.NUM_SAMPLES = 2
     said = []
-    for line in file.read_text().splitlines():
-        model, _ = runner.run(job_from_json(line), lambda sentence: None)
-        said.append(report(model))
+    for line in map(json.loads, file.read_text().splitlines()):
+        job, sentences = job_from_json(line["job"]), list[str]()
+        if line["interrupted"]:
+            with interrupting():
+                runner.run(job, sentences.append)
+        model, _ = runner.run(job, sentences.append)
+        said.append(report(model, sentences))
     (file.parent / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(said))
     leave()
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import ConfigDict
 
+from cpt.data import Reader, Rows
 from cpt.data_spec import MAX_BAD, DataSpec
 from cpt.past import Past, PastStage
 from cpt.rows import Row, RowFormat
@@ -67,7 +68,6 @@ class StageContext:
         step: optimizer steps done so far.
         start: folder whose weights the stage starts from.
         reference: loads an earlier stage, frozen, for the backend.
-        most_characters: of a streamed data set, what the stage can use at most.
     """
 
     stage: str
@@ -78,7 +78,6 @@ class StageContext:
     start: str
     step: int = 0
     reference: Callable[[PastStage], Reference] | None = None
-    most_characters: int | None = None
 
 
 @dataclass
@@ -88,7 +87,7 @@ class Mixture:
     `fresh` are the stage's own sources, `old` what hooks add with a share of the final stream.
     """
 
-    fresh: list[tuple[DataSpec, list[Row]]]
+    fresh: list[tuple[DataSpec, list[Row] | Reader]]
     old: list["OldRows"] = field(default_factory=list)
 
 
@@ -97,7 +96,7 @@ class OldRows:
     """Rows of earlier stages, or of a general corpus, with their share of the final stream."""
 
     name: str
-    rows: list[Row]
+    rows: list[Row] | Rows | Reader
     share: float
     unit: Literal["tokens", "samples"]
     max_bad: float = MAX_BAD

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cpt.data import load_rows
+from cpt.data import open_rows
 from cpt.data_spec import MAX_BAD, DataSpec
 from cpt.errors import HookError
 from cpt.hooks.base import Hook, Mixture, OldRows, StageContext
@@ -67,7 +67,7 @@ class Replay(Hook):
                 f"name a `source:` instead (the base model has none)"
             )
 
-        strange = {str(format_of(row)) for row in self.rows} - set(ctx.formats)
+        strange = {str(format_of(row, ctx.formats)) for row in self.rows} - set(ctx.formats)
         if strange:
             raise HookError(
                 f"replay: a {ctx.kind} stage trains on {' or '.join(ctx.formats)} rows and cannot mix in "
@@ -77,10 +77,8 @@ class Replay(Hook):
     def mix(self, data: Mixture, ctx: StageContext) -> Mixture:
         """Add the rows with their share; the stage makes the stream for all sources at once."""
         if self.share > 0:
-            if self.source is not None:  # a whole corpus, which only the process that mixes reads
-                self.rows = load_rows(
-                    self.source, ctx.formats, most_characters=ctx.most_characters
-                ).rows
+            # A whole corpus, which only the process that mixes reads.
+            rows = open_rows(self.source, ctx.formats) if self.source is not None else self.rows
             max_bad = self.source.max_bad if self.source else MAX_BAD
             label = self.source.label if self.source else "-".join(self.recalls())
             name = f"replay of {label}"
@@ -88,7 +86,7 @@ class Replay(Hook):
             data.old.append(
                 OldRows(
                     name if not taken else f"{name} {taken + 1}",
-                    self.rows,
+                    rows,
                     self.share,
                     self.unit,
                     max_bad,

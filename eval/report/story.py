@@ -147,7 +147,7 @@ def _stage(
         hooks=tuple(node.get("hooks") or ()),
         manifest=read_manifest(folder / "manifest.json") if finished else {},
         series=read_series((folder if folder.is_dir() else partial) / "metrics.jsonl"),
-        probe_seconds=_probe_seconds(result) if row else None,
+        probe_seconds=probe_seconds(result) if row else None,
         row=row,
         predecessor=predecessor,
         from_base=from_base,
@@ -162,8 +162,8 @@ def _status(probed: bool, finished: bool, begun: bool) -> Status:
     return "trained" if finished else "unfinished" if begun else "to do"
 
 
-def _probe_seconds(result: Path) -> float | None:
-    """Seconds of a probe result, from the few bytes before its items, which are megabytes."""
+def probe_seconds(result: Path) -> float | None:
+    """How long a probe result took, from the few bytes before its items, which are megabytes."""
     with result.open(encoding="utf-8") as file:
         start, probes, _ = file.read(4000).partition('"probes"')
     found = re.search(r'"seconds": *([0-9.]+(?:e[+-]?[0-9]+)?)', start) if probes else None

@@ -5,6 +5,7 @@ import pytest
 
 from cpt import checkpoint
 from cpt.errors import StoreError
+from cpt.manifest import Manifest
 
 
 @pytest.fixture
@@ -70,3 +71,27 @@ def test_a_damaged_tokenizer_names_its_folder(tmp_path: Path, tiny_folder: Path)
     with pytest.raises(StoreError) as failed:
         checkpoint.load_tokenizer(str(tmp_path))
     assert str(failed.value).startswith(f"{tmp_path}: has no usable tokenizer")
+
+
+def test_a_fingerprint_is_of_names_and_contents_wherever_they_lie(
+    folder: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    first = checkpoint.fingerprint(folder)
+    assert checkpoint.fingerprint(shutil.copytree(folder, tmp_path / "elsewhere")) == first
+    (folder / "notes.md").write_text("other")
+    (folder / "modeling.py").write_text("1")
+    assert checkpoint.fingerprint(folder) == first
+    assert checkpoint.fingerprint(folder, with_code=True) != first
+    (folder / "config.json").write_text("other")
+    assert checkpoint.fingerprint(folder) != first
+
+
+def test_a_stage_is_verified_by_its_manifest(folder: Path) -> None:
+    files = checkpoint.digests(folder)
+    Manifest(id="sft-1", kind="sft", name="sft", files=files).write(folder.parent)
+    checkpoint.verify_stage(folder.parent)
+    (folder / "model.safetensors").write_text("other")
+    with pytest.raises(StoreError, match="is damaged"):
+        checkpoint.verify_stage(folder.parent)

@@ -1,20 +1,29 @@
 import gzip
 import json
+from collections.abc import Iterable, Iterator
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cpt.data import Rows, load_rows
+import cpt.data as module
+from cpt.data import Reader, Rows, load_rows, open_rows
 from cpt.data_spec import DataSpec
 from cpt.errors import DataError
 from cpt.inline import expand
-from cpt.rows import format_of
+from cpt.rows import fault, format_of
 from cpt.settings import validate
 
 TEXTS = [{"text": f"t{n}"} for n in range(10)]
 CHAT = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 PAIR = {"prompt": "q", "chosen": "y", "rejected": "n"}
+
+
+def turns(*said: str) -> list[dict[str, str]]:
+    """`u...` of the user, `a...` of the assistant."""
+    roles = {"u": "user", "a": "assistant"}
+    return [{"role": roles[words[0]], "content": words} for words in said]
 
 
 def lines(rows: list[Any]) -> str:
@@ -219,6 +228,23 @@ def test_a_bad_row_says_what_it_lacks(tmp_path: Path, row: Any, good: Any, reaso
     assert reason in found.examples_of_bad[0]
 
 
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"text": "a\ud83d"}, "text"),
+        ({"messages": [*CHAT["messages"], {"role": "user", "content": "\ude00"}]}, "messages"),
+        ({**PAIR, "rejected": "\ud83d"}, "rejected"),
+        ({"prompt": "q", "answer": {"is": ["\ud83d"]}}, "answer"),  # rewards get it
+    ],
+)
+def test_half_a_character_is_a_fault(row: Any, column: str) -> None:
+    assert fault(row, format_of(row)) == f"{column} holds half a character (a lone surrogate)"
+    whole = json.loads(json.dumps(row).replace("\\ud83d", "\\ud83d\\ude00"))
+    if whole != row:
+        assert fault(whole, format_of(row)) is None
+    assert fault({"text": "a", "title": "\ud83d"}, "text") is None  # nobody trains on it
+
+
 def test_a_json_list_may_hold_odd_items(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"text": "a"}, 3, None]))
@@ -247,6 +273,89 @@ def test_the_format_is_the_richest_that_the_columns_allow() -> None:
     assert format_of({**CHAT, "text": "x"}) == "messages"
     assert format_of({"text": "x"}) == "text"
     assert format_of({"x": 1}) is None
+    assert format_of({"prompt": "q", "completion": "a", "text": "x"}) == "completion"
+
+
+def test_of_several_formats_a_row_has_the_one_that_the_stage_takes(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(lines([{**PAIR, **CHAT, "completion": "a"}]))
+    for name in ("preference", "messages", "completion", "prompt"):
+        assert read(tmp_path / "a.jsonl", formats=(name,)).format == name
+    assert read(tmp_path / "a.jsonl", formats=("text", "prompt", "messages")).format == "messages"
+
+
+ASKED, OTHER = turns("uq"), turns("uq", "ahm", "uand?")
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        # No prompt: what both begin with.
+        (
+            {"chosen": ASKED + turns("ay"), "rejected": ASKED + turns("an")},
+            (ASKED, turns("ay"), turns("an")),
+        ),
+        (
+            {"chosen": OTHER + turns("ay"), "rejected": OTHER + turns("an", "uw", "ax")},
+            (OTHER, turns("ay"), turns("an", "uw", "ax")),
+        ),
+        (
+            {"chosen": "The sky is blue.", "rejected": "The sky is green."},
+            ("The sky is", " blue.", " green."),
+        ),
+        ({"chosen": "2+2=4", "rejected": "2+2=5"}, ("2+2=", "4", "5")),
+        ({"chosen": "ab", "rejected": "abc"}, ("a", "b", "bc")),
+        # As UltraFeedback has them: the prompt as text besides.
+        (
+            {"prompt": "q", "chosen": ASKED + turns("ay"), "rejected": ASKED + turns("an")},
+            (ASKED, turns("ay"), turns("an")),
+        ),
+        # Apart, and in the answers too.
+        (
+            {"prompt": ASKED, "chosen": ASKED + turns("ay"), "rejected": ASKED + turns("an")},
+            (ASKED, turns("ay"), turns("an")),
+        ),
+        # Explicit: what the answers share is theirs.
+        (
+            {"prompt": ASKED, "chosen": turns("a", "u", "ay"), "rejected": turns("a", "u", "an")},
+            (ASKED, turns("a", "u", "ay"), turns("a", "u", "an")),
+        ),
+        (
+            {"prompt": OTHER, "chosen": ASKED + turns("ay"), "rejected": ASKED + turns("an")},
+            (OTHER, ASKED + turns("ay"), ASKED + turns("an")),
+        ),
+        (
+            {"prompt": "q", "chosen": "yes", "rejected": "yet"},
+            ("q", "yes", "yet"),
+        ),
+    ],
+)
+def test_preferences_become_explicit(tmp_path: Path, row: Any, expected: Any) -> None:
+    (tmp_path / "a.jsonl").write_text(lines([row]))
+    (found,) = read(tmp_path / "a.jsonl", formats=("preference",)).rows
+    assert (found["prompt"], found["chosen"], found["rejected"]) == expected
+
+
+@pytest.mark.parametrize("answers", [("yes", "no"), (turns("ay"), turns("an"))])
+def test_preferences_that_share_nothing_have_no_prompt(tmp_path: Path, answers: Any) -> None:
+    row = {"chosen": answers[0], "rejected": answers[1]}
+    (tmp_path / "a.jsonl").write_text(lines([row]))
+    message = refusal(tmp_path / "a.jsonl", formats=("preference",))
+    assert "prompt is missing or empty, and chosen and rejected begin differently" in message
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "q", "completion": ""}, "completion is missing or empty"),
+        ({"prompt": "q", "completion": turns("a")}, "prompt and completion are not both text"),
+        ({"prompt": ASKED, "completion": turns("uq")}, "completion: no turn of the assistant"),
+        ({"prompt": ASKED, "completion": turns("ay")}, None),
+        ({"prompt": "q", "completion": "a"}, None),
+    ],
+)
+def test_a_completion_answers_its_prompt(row: Any, reason: str | None) -> None:
+    found = fault(row, "completion")
+    assert found is None if reason is None else reason in str(found)
 
 
 def test_a_text_prompt_can_become_the_users_turn(tmp_path: Path) -> None:
@@ -254,6 +363,10 @@ def test_a_text_prompt_can_become_the_users_turn(tmp_path: Path) -> None:
     (row,) = read(tmp_path / "a.jsonl", formats=("preference",), as_chat=True).rows
     assert row["prompt"] == [{"role": "user", "content": "q"}]
     assert row["rejected"] == [{"role": "assistant", "content": "n"}]
+    (tmp_path / "b.jsonl").write_text(lines([{"prompt": "q", "completion": "y"}]))
+    (row,) = read(tmp_path / "b.jsonl", formats=("completion",), as_chat=True).rows
+    assert row["prompt"] == [{"role": "user", "content": "q"}]
+    assert row["completion"] == [{"role": "assistant", "content": "y"}]
 
 
 # Held-out rows.
@@ -301,3 +414,92 @@ def test_a_hub_that_does_not_answer_is_told() -> None:
     # The tests run offline: HF_HUB_OFFLINE is set in conftest.py.
     message = refusal("nobody/no-such-set", revision="0" * 40)
     assert message.startswith("data nobody/no-such-set: cannot be read from the hub: ")
+
+
+class Hub:
+    """Stands in for `datasets.load_dataset`: splits of rows, what was asked for, and how much was read."""
+
+    def __init__(self, **splits: Iterable[Any]) -> None:
+        self.splits = splits
+        self.asked: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self.num_read = 0
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Iterator[Any]:
+        self.asked.append((arguments, settings))
+        if settings["split"] not in self.splits:
+            raise ValueError(f"Unknown split {settings['split']!r}.\nShould be one of ['train'].")
+        return self._rows(self.splits[settings["split"]])
+
+    def _rows(self, rows: Iterable[Any]) -> Iterator[Any]:
+        for row in rows:
+            self.num_read += 1
+            yield row
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    import datasets
+
+    stand_in = Hub(train=TEXTS, test=TEXTS[:4])
+    monkeypatch.setattr(datasets, "load_dataset", stand_in)
+    return stand_in
+
+
+HUB = {"path": "org/set", "revision": "a" * 40}
+
+
+def test_the_hub_is_asked_for_the_split_and_the_revision_that_were_named(hub: Hub) -> None:
+    spec = validate(DataSpec, {**HUB, "name": "small", "validation": {"split": "test"}}, "d.yaml")
+    assert load_rows(spec, ("text",)).rows == TEXTS
+    assert load_rows(spec, ("text",), "validation").rows == TEXTS[:4]
+    asked = {"revision": "a" * 40, "streaming": False}
+    assert hub.asked == [
+        (("org/set", "small"), {**asked, "split": "train"}),
+        (("org/set", "small"), {**asked, "split": "test"}),
+    ]
+
+
+def test_a_split_that_the_hub_does_not_have_is_told(hub: Hub) -> None:
+    assert refusal("org/set", revision="a" * 40, split="trian") == (
+        "data org/set: cannot be read from the hub: Unknown split 'trian'."
+    )
+
+
+def test_a_connection_lost_on_the_way_is_told(hub: Hub) -> None:
+    def broken() -> Iterator[Any]:
+        yield TEXTS[0]
+        raise ConnectionError("reset by peer")
+
+    hub.splits["train"] = broken()
+    rows = Reader(validate(DataSpec, {**HUB, "streaming": True}, "d.yaml"), ("text",))
+    with pytest.raises(DataError, match="data org/set: cannot be read from the hub: reset by peer"):
+        list(rows)
+
+
+def test_a_streamed_set_is_read_as_far_as_it_is_wanted(hub: Hub) -> None:
+    spec = validate(DataSpec, {**HUB, "streaming": True}, "d.yaml")
+    rows = open_rows(spec, ("text",))
+    assert isinstance(rows, Reader)
+    assert hub.asked == []
+    assert list(islice(rows, 3)) == [(n + 1, TEXTS[n]) for n in range(3)]
+    assert hub.num_read == 3
+    assert hub.asked[0][1]["streaming"] is True
+    limited = validate(DataSpec, {**HUB, "streaming": True, "limit": 2}, "d.yaml")
+    assert len(list(Reader(limited, ("text",)))) == 2
+    assert hub.num_read == 5
+    assert isinstance(open_rows(validate(DataSpec, HUB, "d.yaml"), ("text",)), Rows)
+
+
+def test_an_endless_stream_that_is_mostly_bad_is_refused(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROWS_BETWEEN_CHECKS", 50)
+    spec = validate(DataSpec, {**HUB, "streaming": True}, "d.yaml")
+    hub.splits["train"] = ({"text": "a" if n == 1 else ""} for n in count())
+    rows = Reader(spec, ("text",))
+    with pytest.raises(DataError, match=r"49 of 50 rows are bad, more than max_bad 0\.01 allows"):
+        list(rows)
+    assert (rows.num_good, rows.num_bad, hub.num_read) == (1, 49, 50)
+    hub.splits["train"] = ({"body": "a"} for n in count())
+    with pytest.raises(DataError, match=r"no usable row of 50; row 1: .* its columns are 'body'"):
+        list(Reader(spec, ("text",)))

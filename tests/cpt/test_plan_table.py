@@ -20,7 +20,7 @@ def table(chain: Any, *changes: str) -> list[str]:
 
 def test_memory_and_time_stand_before_the_status(chain: Any) -> None:
     chain.chain["model"]["random"]["config"] = CONFIG
-    lines = table(chain, "stages.dpo.train.beta=0", "stages.dpo.hooks=[kl]")
+    lines = table(chain, "stages.grpo.train.beta=0", "stages.grpo.hooks=[kl]")
     assert lines[1].split() == ["stage", "id", *COLUMNS, "memory", "time", "status"]
     assert lines[2].split()[-2:] == ["to", "do"]
     assert len(lines[2].split()) == 5

@@ -227,7 +227,8 @@ def test_what_a_mark_vouches_for_is_on_disk_before_it(tmp_path: Path, synced: li
     folder = checkpoint(tmp_path / "trainer" / "checkpoint-4")
     mark_complete(folder)
     assert sorted(synced[:3]) == ["global_step4", "optimizer", "weights"]
-    assert synced[3:] == ["checkpoint-4", "checkpoint-4 marked", "trainer"]
+    mark = f".COMPLETE.{os.getpid()}.partial"
+    assert synced[3:] == ["checkpoint-4", mark, "checkpoint-4 marked", "trainer"]
     assert complete_checkpoints(tmp_path / "trainer") == [(4, folder)]
 
 
@@ -245,3 +246,22 @@ def test_a_replaced_folder_is_on_disk_before_the_old_one_goes(
     with replacing(tmp_path / "trained") as partial:
         (partial / "weights").write_text("1")
     assert synced == ["weights", "trained.partial", "trained.partial -> trained", tmp_path.name]
+
+
+def test_a_mark_vouches_for_the_size_of_every_file(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "trainer" / "checkpoint-4")
+    mark_complete(folder)
+    whole = [(4, folder)]
+    assert complete_checkpoints(tmp_path / "trainer") == whole
+    content = (folder / "weights").read_bytes()
+    (folder / "weights").write_bytes(content + b"x")
+    assert complete_checkpoints(tmp_path / "trainer") == []
+    (folder / "weights").unlink()
+    assert complete_checkpoints(tmp_path / "trainer") == []
+    (folder / "weights").write_bytes(content)
+    (folder / "later").touch()  # of another process
+    assert complete_checkpoints(tmp_path / "trainer") == whole
+    (folder / MARK).write_text("{")
+    assert complete_checkpoints(tmp_path / "trainer") == []
+    (folder / MARK).write_text("")  # an earlier version's
+    assert complete_checkpoints(tmp_path / "trainer") == whole

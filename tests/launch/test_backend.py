@@ -114,10 +114,10 @@ def test_every_fact_has_one_who_sets_it_and_one_who_asks() -> None:
     """What nothing sets, or nothing refuses, is dead."""
     import inspect
 
-    from launch import opening
+    from launch.checks import check_backend
 
     assert len(FACTS) == len(OF_STAGES) + len(OF_HOOKS) + len(OF_FILES)
-    for facts, function in ((OF_STAGES, opening._check_backend), (OF_FILES, facts_of_files)):
+    for facts, function in ((OF_STAGES, check_backend), (OF_FILES, facts_of_files)):
         assert all(f'"{fact}"' in inspect.getsource(function) for fact in facts)
     asked = {
         fact for refusals in REFUSALS.values() for refusal in refusals for fact in refusal.when

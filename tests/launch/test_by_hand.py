@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cpt.errors import CptError
+from cpt.errors import CptError, PlanError, RecipeError
+from cpt.manifest import Manifest
 from launch.by_hand import job_by_hand
 from stages.base import Job
 
@@ -41,7 +42,6 @@ def by_hand(tmp_path: Path) -> Callable[..., Job]:
         ("sft", [], None),
         ("dpo", [], "parent"),
         ("dpo", ["reference={folder}/other"], "other"),
-        ("dpo", ["train.beta=0"], None),
         ("grpo", [], None),
         ("grpo", ["train.beta=0.1"], "parent"),
         ("grpo", ["train.beta=0.1", "reference={folder}/other"], "other"),
@@ -69,3 +69,93 @@ def test_a_reference_without_a_use_is_refused(
     with pytest.raises(CptError) as failed:
         by_hand(kind, f"reference={tmp_path / 'other'}")
     assert words in str(failed.value)
+
+
+class TestWhatAChainChecksToo:
+    """Settings, hooks and backend are checked as those of a chain's stages."""
+
+    def test_a_refusal_of_the_backend(self, by_hand: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+        arguments = ["hooks=[{kl: {beta: 0.1}}]", "train.batch_size=4"]
+        by_hand("sft", *arguments)
+        monkeypatch.setattr("cpt.hooks.kl.KL.facts", frozenset({"freezes_later"}))
+        with pytest.raises(PlanError, match=r"sft\.yaml: launch: zero2: parameters are sharded"):
+            by_hand("sft", *arguments)
+
+    def test_checkpoints_between_two_rollouts(self, by_hand: Any) -> None:
+        with pytest.raises(PlanError, match=r"grpo\.yaml: checkpoint_every 3: .*every 2 steps"):
+            by_hand("grpo", "train.num_iterations=2", "checkpoint_every=3")
+
+    def test_a_batch_that_does_not_split(
+        self, by_hand: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(PlanError, match=r"sft\.yaml: batch_size 3 does not split over 2"):
+            by_hand("sft", "train.batch_size=3")
+
+    @pytest.mark.parametrize(
+        ("change", "other", "needs"),
+        [
+            ("train.use_liger_kernel=true", "false", "use_liger_kernel needs liger-kernel"),
+            ("train.optim=adamw_8bit", "sgd", "adamw_8bit needs bitsandbytes"),
+        ],
+    )
+    def test_what_is_not_installed(
+        self, by_hand: Any, monkeypatch: pytest.MonkeyPatch, change: str, other: str, needs: str
+    ) -> None:
+        monkeypatch.setattr("launch.installed.is_installed", lambda package: False)
+        with pytest.raises(PlanError, match=needs):
+            by_hand("sft", change)
+        by_hand("sft", f"{change.partition('=')[0]}={other}")
+
+
+class TestIds:
+    def test_a_bare_parent_is_its_content(self, by_hand: Any, tmp_path: Path) -> None:
+        """Not its path: retrained weights are another parent, the same ones elsewhere are not."""
+        weights = tmp_path / "parent" / "model.safetensors"
+        weights.write_text("one")
+        (tmp_path / "other" / weights.name).write_text("one")
+        first = by_hand("sft").id
+        assert by_hand("sft", f"parent={tmp_path / 'other'}").id == first
+        weights.write_text("other")
+        assert by_hand("sft").id != first
+
+    def test_a_bare_reference_is_its_content(self, by_hand: Any, tmp_path: Path) -> None:
+        weights = tmp_path / "other" / "model.safetensors"
+        reference = f"reference={tmp_path / 'other'}"
+        weights.write_text("one")
+        first = by_hand("dpo", reference).id
+        weights.write_text("other")
+        assert by_hand("dpo", reference).id != first
+
+    def test_another_number_type_is_another_stage(self, by_hand: Any, tmp_path: Path) -> None:
+        plain = by_hand("sft")
+        assert plain.load["dtype"] == "float32"
+        assert by_hand("sft", "dtype=float32").id == plain.id
+        other = by_hand("sft", "dtype=bfloat16")
+        assert other.load["dtype"] == "bfloat16"
+        assert other.id != plain.id
+        made(tmp_path / "output", other)
+        with pytest.raises(CptError, match="name a new folder"):
+            by_hand("sft")
+        with pytest.raises(RecipeError, match="no 'bfloat61'; did you mean 'bfloat16'"):
+            by_hand("sft", "dtype=bfloat61")
+
+    def test_a_stage_has_the_number_type_of_its_parent(self, by_hand: Any, tmp_path: Path) -> None:
+        """What a chain's base was loaded in is in the ids already; a stage by hand said it itself."""
+        parent = tmp_path / "parent"
+        inputs: dict[str, Any] = {"kind": "base", "dtype": "bfloat16"}
+        Manifest(id="base-1", kind="base", name="base", inputs=inputs).write(parent)
+        job = by_hand("sft")
+        assert job.load["dtype"] == "bfloat16"
+        assert "load" not in job.inputs
+        assert by_hand("sft", "dtype=float32").inputs["load"] == {"dtype": "float32"}
+        inputs = {"kind": "sft", "load": {"dtype": "float16"}}
+        Manifest(id="sft-1", kind="sft", name="sft", inputs=inputs).write(parent)
+        assert by_hand("sft").load["dtype"] == "float16"
+
+
+def made(folder: Path, job: Job) -> None:
+    folder.mkdir()
+    Manifest(id=job.id, kind=job.spec.kind, name=job.name).write(folder)

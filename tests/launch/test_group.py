@@ -29,7 +29,9 @@ signal.signal(signal.SIGTERM, end)
 codes = [worker.wait() for worker in workers]
 if any(codes):
     print("WALL of the launcher", file=sys.stderr)
-    print("  exitcode  :", min(codes), "(pid: 1)", file=sys.stderr)
+    for rank, code in enumerate(codes):
+        print(f"  rank      : {rank} (local_rank: {rank})", file=sys.stderr)
+        print(f"  exitcode  : {code} (pid: 1)", file=sys.stderr)
     sys.exit(1)
 """
 WORKER = """
@@ -116,6 +118,34 @@ def test_a_killed_worker_is_named_by_its_signal(tmp_path: Path) -> None:
     assert "killed by SIGKILL, which the system does when memory runs out" in said
     assert "WALL" not in said
     assert "WALL" in (tmp_path / "sft-1.log").read_text()
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_killed_worker_is_the_cause_of_what_its_peers_say(tmp_path: Path, verbose: bool) -> None:
+    """They notice at once that it is gone, and leave their notes before the launcher looks."""
+    lost = "(_ for _ in ()).throw(RuntimeError('Connection closed by peer'))"
+    body = f"os.kill(os.getpid(), 9) if rank else time.sleep(0.2) or next({lost})"
+    code, said = run(tmp_path, body, verbose)
+    assert code == 1
+    last = said.splitlines()[-1]
+    assert "killed by SIGKILL, which the system does when memory runs out" in last
+    assert f"the launcher's words are in {tmp_path / 'sft-1.log'}" in last
+    assert "WALL" in (tmp_path / "sft-1.log").read_text()
+    if not verbose:
+        assert said == f"{last}\n"
+
+
+def test_a_worker_that_told_why_and_then_aborted_is_heard(tmp_path: Path) -> None:
+    """As gloo's threads now and then make it, when a process ends with an error."""
+    body = "import atexit; atexit.register(os.abort); 1 / 0"
+    code, said = run(tmp_path, body)
+    assert code == 1
+    assert "failed: ZeroDivisionError: division by zero" in said
+
+
+def test_a_clear_message_goes_before_a_kill(tmp_path: Path) -> None:
+    body = "os.kill(os.getpid(), 9) if rank else None\n    raise DataError('no rows')"
+    assert run(tmp_path, body) == (2, "cpt: no rows\n")
 
 
 def test_verbose_shows_what_the_launcher_says(tmp_path: Path) -> None:

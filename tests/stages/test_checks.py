@@ -5,73 +5,36 @@ from typing import Any
 import pytest
 
 from cpt.errors import EdgeError
-from stages.checks import check_reference, check_tokenizers, check_vocabulary, eos_note, eos_rate
-
-
-def changed(tokenizer: Any, **more: Any) -> Any:
-    other = copy.deepcopy(tokenizer)
-    for name, value in more.items():
-        setattr(other, name, value)
-    return other
-
-
-def problem(own: Any, other: Any) -> str:
-    with pytest.raises(EdgeError) as failed:
-        check_tokenizers(own, other, "dpo: reference sft-1")
-    message = str(failed.value)
-    assert message.startswith("dpo: reference sft-1: ")
-    assert "model: {add_tokens, chat_template}" in message
-    return message
-
-
-def test_equal_tokenizers_pass(tiny_tokenizer: Any) -> None:
-    check_tokenizers(tiny_tokenizer, copy.deepcopy(tiny_tokenizer), "x")
-
-
-def test_each_difference_is_named(tiny_tokenizer: Any) -> None:
-    more = changed(tiny_tokenizer)
-    more.add_tokens(["<a>"])
-    size = len(tiny_tokenizer)
-    assert f"vocabulary: {size + 1} tokens there, {size} here" in problem(tiny_tokenizer, more)
-    one, other = changed(tiny_tokenizer), changed(tiny_tokenizer)
-    one.add_tokens(["<a>"])
-    other.add_tokens(["<b>"])
-    assert "the same number of tokens, but other ones" in problem(one, other)
-    assert "eos_token: '<|endoftext|>' there, '<|im_end|>' here" in problem(
-        tiny_tokenizer, changed(tiny_tokenizer, eos_token="<|endoftext|>")
-    )
-    assert "bos_token: '<|im_start|>' there, None here" in problem(
-        tiny_tokenizer, changed(tiny_tokenizer, bos_token="<|im_start|>")
-    )
-    assert "chat template" in problem(tiny_tokenizer, changed(tiny_tokenizer, chat_template="x"))
-
-
-def test_equal_words_that_are_cut_in_another_way_are_a_difference(tiny_tokenizer: Any) -> None:
-    from tokenizers import normalizers
-
-    other = changed(tiny_tokenizer)
-    other.backend_tokenizer.normalizer = normalizers.Lowercase()
-    assert "the same text gives other tokens" in problem(tiny_tokenizer, other)
-
-
-def test_all_differences_are_told(tiny_tokenizer: Any) -> None:
-    other = changed(
-        tiny_tokenizer, eos_token="<|endoftext|>", pad_token="<|im_end|>", chat_template="x"
-    )
-    message = problem(tiny_tokenizer, other)
-    for part in ("eos_token", "pad_token", "chat template"):
-        assert part in message
+from stages.checks import check_reference, check_vocabulary, eos_note, eos_rate
 
 
 def test_a_token_without_an_embedding_is_refused(tiny_model: Any, tiny_tokenizer: Any) -> None:
-    check_vocabulary(tiny_model, tiny_tokenizer, "sft")
-    more = changed(tiny_tokenizer)
+    assert check_vocabulary(tiny_model, tiny_tokenizer, "sft") == 0
+    more = copy.deepcopy(tiny_tokenizer)
     more.add_tokens(["<a>"])
     size = len(tiny_tokenizer)
     with pytest.raises(
         EdgeError, match=f"sft: .* {size + 1} tokens and the model {size} embeddings"
     ):
         check_vocabulary(tiny_model, more, "sft")
+
+
+def test_embeddings_beyond_the_tokens_are_counted(tiny_model: Any, tiny_tokenizer: Any) -> None:
+    tiny_model.resize_token_embeddings(len(tiny_tokenizer) + 5, mean_resizing=False)
+    assert check_vocabulary(tiny_model, tiny_tokenizer, "sft") == 5
+
+
+@pytest.mark.parametrize("which", ["head", "config"])
+def test_head_embeddings_and_config_agree(tiny_model: Any, tiny_tokenizer: Any, which: str) -> None:
+    size = len(tiny_tokenizer)
+    head, declared = (size + 1, size) if which == "head" else (size, size + 1)
+    tiny_model.get_output_embeddings().weight.data = tiny_model.lm_head.weight.new_zeros(head, 32)
+    tiny_model.config.vocab_size = declared
+    words = (
+        f"sft: the model has {size} embeddings, {head} output rows and config.vocab_size {declared}"
+    )
+    with pytest.raises(EdgeError, match=words):
+        check_vocabulary(tiny_model, tiny_tokenizer, "sft")
 
 
 class Rigged:

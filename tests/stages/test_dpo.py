@@ -1,5 +1,6 @@
 """Direct preference optimisation against the reference that was declared."""
 
+import json
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 from cpt.checkpoint import load_tokenizer
 from cpt.errors import EdgeError, PlanError
+from cpt.rows import explicit
 from stages import kind_of
 from stages.dpo import DPO
 from tests.tiny_stages import TinyStages, Trained, difference, equal, first_rows, log_probabilities
@@ -85,10 +87,6 @@ class TestReference:
         assert before.manifest["checks"]["kl_to_reference_at_start"] == pytest.approx(0, abs=1e-6)
         assert difference(before.weights, plain.weights) < 1e-6
 
-    def test_it_is_not_checked_where_it_is_not_used(self, stages: TinyStages) -> None:
-        trained = stages.train(stages.job("dpo", max_steps=1, beta=0.0))
-        assert "kl_to_reference_at_start" not in trained.manifest["checks"]
-
     def test_another_model_in_its_place_is_refused(
         self, stages: TinyStages, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -128,6 +126,16 @@ class TestReference:
         kind_of("dpo", "").check(spec.model_copy(update={"reference": "previous"}), "dpo.yaml")
 
 
+@pytest.mark.parametrize("train", [{}, {"loss_type": ["ipo"]}, {"loss_type": ["sigmoid", "sft"]}])
+def test_a_beta_of_0_is_refused_since_it_compares_nothing(
+    train: dict[str, Any], stages: TinyStages
+) -> None:
+    spec = stages.job("dpo", beta=0.0, **train).spec
+    with pytest.raises(PlanError) as failed:
+        kind_of("dpo", "").check(spec, "dpo.yaml")
+    assert str(failed.value) == ("dpo.yaml: train.beta: 0 compares no answers; write more than 0")
+
+
 def test_loss_mask_counts_the_positions_before_completion_tokens() -> None:
     completion = torch.tensor([[0, 0, 1, 1, 0], [0, 1, 1, 1, 1]])
     mask = kind_of("dpo", "").loss_mask({"completion_mask": completion}, {})
@@ -140,6 +148,31 @@ def test_plain_texts_train_too(stages: TinyStages, tmp_path: Path) -> None:
     data = {"path": str(tmp_path / "plain.jsonl")}
     trained: Trained = stages.train(stages.job("dpo", data=data, max_steps=2))
     assert trained.log[1]["loss"] < trained.log[0]["loss"]
+
+
+def test_pairs_with_an_implicit_prompt_train_like_explicit_ones(
+    stages: TinyStages, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in (stages.root / "pairs.jsonl").read_text().splitlines()]
+    whole = [{name: row["prompt"] + row[name] for name in ("chosen", "rejected")} for row in rows]
+    (tmp_path / "whole.jsonl").write_text("".join(json.dumps(row) + "\n" for row in whole))
+    one = stages.train(stages.job("dpo", max_steps=1))
+    data = {"path": str(tmp_path / "whole.jsonl")}
+    assert equal(stages.train(stages.job("dpo", data=data, max_steps=1)).weights, one.weights)
+
+
+def test_implicit_prompts_are_those_of_trl(stages: TinyStages) -> None:
+    from trl import extract_prompt
+
+    rows = [json.loads(line) for line in (stages.root / "pairs.jsonl").read_text().splitlines()]
+    whole = [{name: row["prompt"] + row[name] for name in ("chosen", "rejected")} for row in rows]
+    for row in (
+        *whole,
+        {"chosen": "The sky is blue.", "rejected": "The sky is green."},
+        {"chosen": "2+2=4", "rejected": "2+2=5"},
+        {"chosen": "ab", "rejected": "abc"},
+    ):
+        assert explicit(row, as_chat=False) == extract_prompt(row)
 
 
 def test_padding_token_does_not_matter(stages: TinyStages) -> None:

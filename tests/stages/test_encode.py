@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cpt.errors import DataError
-from stages.encode import IGNORED, encode_chat, encode_rows
+from stages.encode import IGNORED, encode_chat, encode_completion, encode_rows
 
 PLAIN = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + "
@@ -149,3 +149,72 @@ def test_rows_are_cut_and_those_without_a_label_dropped_by_number(tiny_tokenizer
     assert done.num_tokens == [20, 2]
     assert list(done.kept) == [0, 3]
     assert done.num_dropped == 2
+
+
+# Prompt and completion.
+
+
+def learnt(tokenizer: Any, row: dict[str, Any]) -> str:
+    return str(tokenizer.decode([label for label in row["labels"] if label != IGNORED]))
+
+
+@pytest.mark.parametrize("assistant_only", [True, False])
+def test_of_a_text_completion_no_prompt_is_learnt(
+    tiny_tokenizer: Any, assistant_only: bool
+) -> None:
+    rows = [
+        {"prompt": "caf\u00e9 = ", "completion": "th\u00e9"},
+        {"prompt": "a", "completion": "b<|im_end|>"},
+        {"prompt": "cut", "completion": "x" * 50},
+        {"prompt": "p" * 50, "completion": "nothing is left"},
+    ]
+    done = encode_rows(rows, tiny_tokenizer, 20, assistant_only)
+    assert (list(done.kept), done.num_dropped) == ([0, 1, 2], 1)
+    found = [(tiny_tokenizer.decode(r["input_ids"]), learnt(tiny_tokenizer, r)) for r in done.rows]
+    assert found == [
+        ("caf\u00e9 = th\u00e9<|im_end|>", "th\u00e9<|im_end|>"),
+        ("ab<|im_end|>", "b<|im_end|>"),
+        ("cut" + "x" * 17, "x" * 17),
+    ]
+
+
+def test_a_token_that_both_texts_have_a_part_in_is_learnt(tiny_tokenizer: Any) -> None:
+    """As in TRL, whose mask begins where the tokens of the prompt alone and those of both differ."""
+
+    class Pairs:
+        """One token for every two letters, between BOS and EOS."""
+
+        eos_token_id = 1
+
+        def __call__(self, text: str, **more: Any) -> dict[str, Any]:
+            ends = [(n, min(n + 2, len(text))) for n in range(0, len(text), 2)]
+            return {
+                "input_ids": [0, *range(2, 2 + len(ends)), 1],
+                "offset_mapping": [(0, 0), *ends, (0, 0)],
+            }
+
+    assert encode_completion(Pairs(), "abc", "de") == ([0, 2, 3, 4, 1], [0, 0, 1, 1, 1])
+    assert encode_completion(Pairs(), "ab", "c") == ([0, 2, 3, 1], [0, 0, 1, 1])
+
+
+MORE = [turn("assistant", "b"), turn("user", "c"), turn("assistant", "d")]
+
+
+@pytest.mark.parametrize(
+    ("assistant_only", "expected"),
+    [
+        (True, "b<|im_end|>d<|im_end|>"),
+        (
+            False,
+            "b<|im_end|>\n<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\nd<|im_end|>\n",
+        ),
+    ],
+)
+def test_of_a_chat_completion_no_turn_of_the_prompt_is_learnt(
+    tiny_tokenizer: Any, assistant_only: bool, expected: str
+) -> None:
+    prompt = [turn("user", "x"), turn("assistant", "not this"), turn("user", "a")]
+    rows = [{"prompt": prompt, "completion": MORE}]
+    (row,) = encode_rows(rows, tiny_tokenizer, None, assistant_only).rows
+    assert learnt(tiny_tokenizer, row) == expected
+    assert row["input_ids"] == encode_chat(tiny_tokenizer, prompt + MORE)[0]

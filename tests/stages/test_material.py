@@ -1,13 +1,18 @@
 """The stream that a stage trains on, from rows on disk to the trainer's table."""
 
 import json
+import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import stages.tokenise as tokenising
 from cpt import past
 from cpt.errors import DataError
 from cpt.hooks import table
@@ -66,7 +71,13 @@ def make(kind: str, tokenizer: Any, data: Any, *olds: Old, seed: int = 17, **tra
         "train": train,
     }
     spec = validate(StageSpec, tree, "s.yaml")
-    return supply(kind_of(kind, "s.yaml"), spec, seed, stack(kind, *olds), tokenizer)
+    return supplied(kind_of(kind, "s.yaml"), spec, seed, stack(kind, *olds), tokenizer)
+
+
+def supplied(kind: Any, spec: StageSpec, seed: int, hooks: HookStack, tokenizer: Any) -> Supply:
+    """In a folder that goes again: what is mapped stays until it is let go."""
+    with tempfile.TemporaryDirectory() as folder:
+        return supply(kind, spec, seed, hooks, tokenizer, Path(folder))
 
 
 def said(tokenizer: Any, done: Supply) -> list[str]:
@@ -222,7 +233,7 @@ def test_the_replay_hook_brings_rows_of_the_past(tmp_path: Path, tiny_tokenizer:
     real.recall(past.of_checkpoint("org/base"))
     tree = {"kind": "sft", "data": {"path": data}, "train": {"batch_size": 4}}
     spec = validate(StageSpec, tree, "s.yaml")
-    done = supply(kind_of("sft", "x"), spec, 17, real, tiny_tokenizer)
+    done = supplied(kind_of("sft", "x"), spec, 17, real, tiny_tokenizer)
     assert Counter(line.startswith("old") for line in said(tiny_tokenizer, done))[
         True
     ] == pytest.approx(len(done.train) / 4, abs=1)
@@ -290,6 +301,20 @@ def test_many_rows_are_sampled_uniformly_and_always_alike(
     assert places == sorted(places)
 
 
+def test_exemplars_may_hold_what_json_cannot(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    day = datetime(2024, 2, 3)
+    rows = [{"text": text(n, 6), "day": day, "raw": b"\xff"} for n in range(4)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    done = make("sft", tiny_tokenizer, str(tmp_path / "a.parquet"), batch_size=2)
+    assert {(row["day"], row["raw"]) for row in done.exemplars} == {(str(day), "b'\\xff'")}
+    data = write(tmp_path / "b.jsonl", [{"text": "caf\u00e9", "title": "\ud83d"}])
+    (row,) = make("sft", tiny_tokenizer, data, batch_size=1).exemplars
+    assert row == {"text": "caf\u00e9", "title": "\ud83d"}
+
+
 # Notes and refusals.
 
 
@@ -305,6 +330,18 @@ def test_bad_rows_are_noted(tmp_path: Path, tiny_tokenizer: Any) -> None:
     done = make("sft", tiny_tokenizer, {"path": file, "max_bad": 0.5}, batch_size=1)
     assert done.description[0]["bad_rows"] == 1
     assert done.notes[0].startswith("a.jsonl: left out 1 bad rows: row 2: ")
+
+
+def test_half_a_character_is_a_bad_row(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    chat = [{"role": "user", "content": "\ud83d"}, {"role": "assistant", "content": "a"}]
+    file = write(tmp_path / "a.jsonl", [{"text": "a"}, {"text": "\ude00"}, {"text": "b"}])
+    done = make("sft", tiny_tokenizer, {"path": file, "max_bad": 0.5}, batch_size=1)
+    assert done.notes == [
+        "a.jsonl: left out 1 bad rows: row 2: text holds half a character (a lone surrogate)"
+    ]
+    file = write(tmp_path / "b.jsonl", [{"messages": chat}])
+    with pytest.raises(DataError, match="messages holds half a character"):
+        make("sft", tiny_tokenizer, file, batch_size=1)
 
 
 def test_held_out_rows_are_made_likewise(tmp_path: Path, tiny_tokenizer: Any) -> None:
@@ -405,6 +442,137 @@ def test_held_out_and_replayed_chats_too(tmp_path: Path, strict: Any) -> None:
         make("sft", strict, new, Old(old, 0.2), batch_size=1)
     done = make("sft", strict, new, Old(old[:9] * 12 + old[9:10], 0.2), batch_size=1)
     assert done.description[1]["bad_rows"] == 1
+
+
+# Streams.
+
+
+class Text(str):
+    """A text whose end can be watched."""
+
+
+class Hub:
+    """Stands in for `datasets.load_dataset`: an endless set, how much was read, and what of it is alive."""
+
+    def __init__(self, length: int = 6, bad: int = 0) -> None:
+        self.length, self.bad, self.num_read, self.most_alive = length, bad, 0, 0
+        self.texts: list[weakref.ref[Text]] = []
+
+    def __call__(self, path: str, name: Any, streaming: bool, **settings: Any) -> Iterator[Any]:
+        for number in count() if streaming else range(100):
+            self.num_read += 1
+            if self.bad and number % self.bad == self.bad - 1:
+                yield {"text": ""}
+                continue
+            whole = Text(text(number, self.length))
+            self.texts = [known for known in self.texts if known() is not None]
+            self.texts.append(weakref.ref(whole))
+            self.most_alive = max(self.most_alive, len(self.texts))
+            yield {"text": whole}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    import datasets
+
+    stand_in = Hub()
+    monkeypatch.setattr(datasets, "load_dataset", stand_in)
+    monkeypatch.setattr(tokenising, "BATCH", 10)
+    return stand_in
+
+
+STREAM = {"path": "org/set", "revision": "a" * 40, "streaming": True}
+
+
+@pytest.mark.parametrize(
+    ("kind", "train", "needed"),
+    [
+        ("sft", {"batch_size": 4, "max_steps": 40}, 160),
+        # 40 rows of 66 tokens hold 240 texts of 11; two more are spare.
+        ("pretrain", {"batch_size": 4, "max_steps": 10, "max_length": 66}, 242),
+    ],
+)
+def test_no_more_of_a_stream_is_read_than_is_needed_nor_kept_in_memory(
+    hub: Hub, tiny_tokenizer: Any, kind: str, train: dict[str, Any], needed: int
+) -> None:
+    done = make(kind, tiny_tokenizer, STREAM, **train)
+    assert needed <= hub.num_read < needed + 10  # whole batches
+    assert hub.most_alive <= 2 * 10 + 1
+    assert done.num_steps == train["max_steps"]
+    assert len(done.train) == done.num_steps * train["batch_size"]
+    seen = "".join(said(tiny_tokenizer, done)).split("<|im_end|>")
+    assert len({*seen}) >= needed - 2
+    assert done.description[0]["epochs"] <= 1  # no row twice
+    assert done.description[0]["rows"] == hub.num_read
+    assert len(done.exemplars) >= needed - 2
+    assert {row["text"] for row in done.exemplars} <= {text(n, 6) for n in range(hub.num_read)}
+
+
+def test_the_same_rows_come_of_the_same_stream_and_of_the_same_rows_on_disk(
+    hub: Hub, tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    train = {"batch_size": 4, "max_steps": 10, "max_length": 66}
+    one, other = (make("pretrain", tiny_tokenizer, STREAM, **train) for _ in range(2))
+    assert one.train.to_list() == other.train.to_list()
+    assert one.exemplars == other.exemplars
+    number = one.description[0]["rows"]
+    local = make("pretrain", tiny_tokenizer, texts(tmp_path, number), **train)
+    assert local.train.to_list() == one.train.to_list()
+    assert local.exemplars == one.exemplars
+
+
+def test_a_stream_beside_others_gives_its_share(
+    hub: Hub, tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    train = {"batch_size": 4, "max_steps": 10, "max_length": 66}
+    data = [{**STREAM, "weight": 1}, {"path": texts(tmp_path, 300, length=9), "weight": 3}]
+    old = Old([{"text": "y" * 20}], 0.2)
+    done = make("pretrain", tiny_tokenizer, data, old, **train)
+    # 2640 tokens, of which 0.2 are 48 texts of 11.
+    assert 48 + 2 <= hub.num_read < 48 + 2 + 10
+    assert [entry["share"] for entry in done.description] == pytest.approx(
+        [0.2, 0.6, 0.2], abs=0.02
+    )
+    assert done.description[0]["epochs"] <= 1
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_bad_rows_of_what_is_replayed_are_told(
+    hub: Hub, tmp_path: Path, tiny_tokenizer: Any, streaming: bool
+) -> None:
+    hub.bad = 10
+    source = {**STREAM, "streaming": streaming, "max_bad": 0.15}
+    hook = table.build("replay", {"source": source, "share": 0.5, "unit": "samples"}, "x")
+    tree = {"kind": "sft", "data": {"path": texts(tmp_path, 40)}, "train": {"max_steps": 5}}
+    spec = validate(StageSpec, tree, "s.yaml")
+    hooks = HookStack([hook], stack("sft").ctx)
+    hooks.recall(past.of_checkpoint("org/base"))
+    done = supplied(kind_of("sft", "x"), spec, 17, hooks, tiny_tokenizer)
+    num_bad = 10 if not streaming else (hub.num_read // 10)
+    assert done.description[1]["bad_rows"] == num_bad > 0
+    assert "content" not in done.description[1]
+    assert done.notes == [
+        f"replay of org/set: left out {num_bad} bad rows: row 10: text is missing or empty"
+    ]
+    if streaming:
+        assert hub.num_read < 60
+        assert all(row["text"].endswith("xxxxxx") for row in done.exemplars)
+
+
+def test_bad_rows_of_a_stream_count_as_far_as_it_is_read(hub: Hub, tiny_tokenizer: Any) -> None:
+    hub.bad = 10
+    data = {**STREAM, "max_bad": 0.15}
+    done = make("sft", tiny_tokenizer, data, batch_size=4, max_steps=10)
+    assert done.description[0]["bad_rows"] == hub.num_read // 10 == 4
+    with pytest.raises(DataError, match=r"4 of 44 rows are bad, more than max_bad 0\.05 allows"):
+        make("sft", tiny_tokenizer, {**data, "max_bad": 0.05}, batch_size=4, max_steps=10)
+
+
+def test_epochs_of_a_stream_take_all_of_it(hub: Hub, tiny_tokenizer: Any) -> None:
+    data = {**STREAM, "limit": 37}
+    done = make("sft", tiny_tokenizer, data, batch_size=4, num_train_epochs=2)
+    assert done.description[0]["rows"] == hub.num_read == 37
+    assert done.num_steps == 19
 
 
 # On disk.

@@ -1,5 +1,7 @@
 """Supervised fine-tuning: which tokens are in the loss, and what its mean runs over."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,3 +102,27 @@ def test_prompts_end_where_the_assistant_is_to_speak(stages: TinyStages) -> None
     chat = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
     (prompt,) = kind_of("sft", "").prompts([{"messages": chat}, {"text": "no chat"}], tokenizer, 3)
     assert tokenizer.decode(prompt).endswith("1+1?<|im_end|>\n<|im_start|>assistant\n")
+    rows: list[Any] = [
+        {"prompt": chat[:1], "completion": chat[1:]},
+        {"prompt": "1+1=", "completion": "2"},
+        {"messages": chat},
+    ]
+    found = kind_of("sft", "").prompts(rows, tokenizer, 2)
+    assert found == [prompt, tokenizer("1+1=")["input_ids"]]
+
+
+@pytest.mark.parametrize("as_chat", [True, False])
+def test_completions_train_with_the_loss_on_them_only(
+    as_chat: bool, stages: TinyStages, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"{n}+1=", "completion": f"{n + 1}" + "!" * (n % 5)} for n in range(8)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"path": str(tmp_path / "a.jsonl"), "as_chat": as_chat}
+    job = stages.job("sft", data=data, max_steps=1)
+    tokenizer = load_tokenizer(str(stages.base / "checkpoint"))
+    first = first_rows(stages, job)
+    said = {tokenizer.decode([label for label in r["labels"] if label != -100]) for r in first}
+    assert said == {f"{row['completion']}<|im_end|>" for row in rows}
+    values = [negative_log_likelihoods(stages, row) for row in first]
+    flat = [value for part in values for value in part]
+    assert stages.train(job).log[0]["loss"] == pytest.approx(sum(flat) / len(flat), rel=1e-5)

@@ -1,5 +1,6 @@
 """A row that the chat template refuses is bad, and no other row is the worse for it."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import pytest
 
 import stages.tokenise as module
+from cpt.data import Reader
+from cpt.data_spec import DataSpec
 from cpt.errors import DataError
 from cpt.recipe import StageSpec
 from cpt.settings import validate
@@ -44,7 +47,7 @@ def strict(tiny_tokenizer: Any) -> Iterator[Any]:
     tiny_tokenizer.chat_template = before
 
 
-def run(kind: str, rows: list[Any], tokenizer: Any, folder: Path, said: Any = None, **more: Any):  # type: ignore[no-untyped-def]
+def run(kind: str, rows: Any, tokenizer: Any, folder: Path, said: Any = None, **more: Any):  # type: ignore[no-untyped-def]
     rewards = {"rewards": ["exact_match"]} if kind == "grpo" else {}
     spec = validate(StageSpec, {"kind": kind, "data": {"path": "./a"}, **rewards}, "s.yaml")
     say = said.append if said is not None else lambda line: None
@@ -144,3 +147,33 @@ def test_it_says_how_far_it_is_when_it_takes_long(
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", -1.0)
     run("sft", rows, tiny_tokenizer, tmp_path, said)
     assert said == [f"tokenising new: {n} of 6 rows" for n in (2, 4, 6)]
+
+
+def test_what_arrives_is_told_in_tokens_and_refused_rows_by_their_number(
+    tmp_path: Path, strict: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH", 2)
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", -1.0)
+    rows = [{"messages": []}, good(0), BAD]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tree = {"path": str(tmp_path / "a.jsonl"), "max_bad": 0.5}
+    said: list[str] = []
+    reader = Reader(validate(DataSpec, tree, "d.yaml"), ("messages",))
+    done = run("sft", reader, strict, tmp_path, said)
+    assert (list(done.kept), done.num_refused, reader.num_bad) == ([0], 1, 1)
+    assert done.examples[0].startswith("row 3: the chat template refuses turns of ")
+    assert said == [f"tokenising new: {done.total} tokens of 2 rows so far"]
+    assert done.source[1] == BAD
+
+
+@pytest.mark.parametrize("enough", [1, 2, 5])
+def test_what_arrives_is_read_until_it_is_enough(
+    tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, enough: int
+) -> None:
+    monkeypatch.setattr(module, "BATCH", 2)
+    (tmp_path / "a.jsonl").write_text('{"text": "ab"}\n' * 9)
+    reader = Reader(validate(DataSpec, {"path": str(tmp_path / "a.jsonl")}, "d.yaml"), ("text",))
+    more = {"is_enough": lambda done: len(done) >= enough}
+    done = run("sft", reader, tiny_tokenizer, tmp_path, **more)
+    assert len(done) == reader.num_good == 2 * -(-enough // 2)
+    assert (done.total, done.longest) == (3 * len(done), 3)

@@ -1,12 +1,13 @@
 """Tokens go to disk and come back as they were, whatever the order."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
 
-from stages.tokens_on_disk import TokenFile, as_dataset, write_rows, write_tokens
+from stages.tokens_on_disk import RowFile, TokenFile, as_dataset, write_rows, write_tokens
 
 
 def row(*ids: int) -> dict[str, list[int]]:
@@ -60,3 +61,17 @@ def test_rows_of_chats_come_back_as_they_were(tmp_path: Path) -> None:
     ]
     write_rows(tmp_path / "a.arrow", rows)
     assert Dataset.from_file(str(tmp_path / "a.arrow")).to_list() == rows
+
+
+def test_rows_that_arrived_come_back_whatever_they_hold(tmp_path: Path) -> None:
+    rows: list[Any] = [
+        {"text": "\ud83d", "raw": b"\xff", "at": datetime(2024, 2, 3)},
+        {},
+        {"n": [1, None]},
+    ]
+    file = RowFile(tmp_path)
+    file.extend(rows[:1])
+    assert file[0] == rows[0]
+    file.extend(rows[1:])
+    assert [file[n] for n in (2, 0, 1)] == [rows[2], rows[0], rows[1]]
+    assert list(tmp_path.iterdir()) == []

@@ -96,7 +96,7 @@ def test_the_adapter_folder_reproduces_the_checkpoint(trained: Trained, stages: 
     below = load_model(str(stages.sft.output / "checkpoint"))
     adapted = PeftModel.from_pretrained(below, str(folder / "adapter"))
     merged = load_model(str(folder / "checkpoint"))
-    torch.testing.assert_close(logits(adapted), logits(merged), rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(adapted), logits(merged), rtol=1e-4, atol=1e-5)
     assert not logits(merged).equal(logits(load_model(str(stages.sft.output / "checkpoint"))))
 
 

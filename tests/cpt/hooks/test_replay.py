@@ -1,6 +1,8 @@
 """Rehearsal: exact shares, each source under its own format, nothing without rows."""
 
 import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +31,9 @@ def supplied(stages: TinyStages, job: Any, tokenizer: Any) -> Any:
     hooks = [table.build(hook.name, dict(hook.settings), "") for hook in job.spec.hooks]
     stack = HookStack(hooks, ctx(job.spec.kind))
     stack.recall(of_folder(stages.sft.output))
-    return supply(kind_of(job.spec.kind, ""), job.spec, job.seed, stack, tokenizer)
+    with tempfile.TemporaryDirectory() as folder:  # what is mapped stays until it is let go
+        kind = kind_of(job.spec.kind, "")
+        return supply(kind, job.spec, job.seed, stack, tokenizer, Path(folder))
 
 
 def decoded(row: dict[str, Any], tokenizer: Any, only_labels: bool = False) -> str:

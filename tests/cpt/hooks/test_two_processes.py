@@ -6,13 +6,18 @@ from typing import Any
 
 import pytest
 
-from tests.tiny_stages import TinyStages, Trained, difference, read
+from cpt.hooks.table import TABLE
+from tests.tiny_stages import TinyStages, Trained, difference, equal, read
 from tests.two_processes import run_on_two
 
 pytestmark = pytest.mark.chain
 
 # Gradients are summed in another order; 4 steps of plain gradient descent in fp32.
 ROUNDING = 2e-6
+
+OFFLINE = ["sft", "pretrain", "dpo with an adapter", "dpo"]
+#: Interrupted behind their first checkpoint, and continued.
+AGAIN = ["sft again", "dpo with an adapter again"]
 
 
 @dataclass(frozen=True)
@@ -24,21 +29,28 @@ class Pair:
     ranks: list[dict[str, Any]]
 
 
-def _stages(stages: TinyStages) -> dict[str, tuple[str, list[dict[str, Any]], dict[str, Any]]]:
+Wanted = tuple[str, list[dict[str, Any]], dict[str, Any]]
+
+
+def _stages(stages: TinyStages) -> dict[str, Wanted]:
     replay = {"replay": {"of": "pretrain", "share": 0.25}}
     kl = {"kl": {"of": "base", "beta": 0.5}}
     general = {"replay": {"source": stages.data("general"), "share": 0.25}}
     blend = {"interpolate": {"of": "base", "alpha": 0.5}}
+    sft: Wanted = ("sft", [replay, kl, {"ema": {"decay": 0.5}}], {"checkpoint_every": 2})
+    adapter: Wanted = (
+        "dpo",
+        [{"lora": {"rank": 2}}, kl],
+        {"checkpoint_every": 2, "learning_rate": 0.1},
+    )
     return {
-        "sft": ("sft", [replay, kl, {"ema": {"decay": 0.5}}], {"checkpoint_every": 2}),
+        "sft": sft,
         "pretrain": ("pretrain", [general], {}),
-        "dpo with an adapter": (
-            "dpo",
-            [{"lora": {"rank": 2}}, kl],
-            {"checkpoint_every": 2, "learning_rate": 0.1},
-        ),
+        "dpo with an adapter": adapter,
         "dpo": ("dpo", [kl, blend], {}),
-        "grpo": ("grpo", [kl], {}),
+        "grpo": ("grpo", [kl], {}),  # every process samples its own completions
+        "sft again": sft,
+        "dpo with an adapter again": adapter,
     }
 
 
@@ -49,11 +61,12 @@ def pairs(stages: TinyStages, tmp_path_factory: pytest.TempPathFactory) -> dict[
         name: stages.job(kind, hooks, num_processes=2, micro_batch=2, **settings)
         for name, (kind, hooks, settings) in wanted.items()
     }
-    ranks = run_on_two(list(jobs.values()), tmp_path_factory.mktemp("two"))
+    again = [jobs[name] for name in AGAIN]
+    ranks = run_on_two(list(jobs.values()), tmp_path_factory.mktemp("two"), again)
     one = {
         name: stages.train(stages.job(kind, hooks, micro_batch=4, **settings))
         for name, (kind, hooks, settings) in wanted.items()
-        if kind != "grpo"  # every process samples its own completions
+        if name in OFFLINE
     }
     return {
         name: Pair(one.get(name, read(job)), read(job), said)
@@ -61,10 +74,13 @@ def pairs(stages: TinyStages, tmp_path_factory: pytest.TempPathFactory) -> dict[
     }
 
 
-OFFLINE = ["sft", "pretrain", "dpo with an adapter", "dpo"]
+def test_every_hook_is_here(stages: TinyStages) -> None:
+    """A new hook is held to what it promises on two processes as well."""
+    used = {name for _, hooks, _ in _stages(stages).values() for hook in hooks for name in hook}
+    assert used == set(TABLE)
 
 
-@pytest.mark.parametrize("name", [*OFFLINE, "grpo"])
+@pytest.mark.parametrize("name", [*OFFLINE, *AGAIN, "grpo"])
 def test_ranks_stay_equal_to_the_bit(name: str, pairs: dict[str, Pair]) -> None:
     first, second = pairs[name].ranks
     assert {first["rank"], second["rank"]} == {0, 1}
@@ -85,6 +101,16 @@ def test_hooks_and_losses_log_the_same(name: str, pairs: dict[str, Pair]) -> Non
         for key in one:
             if key == "loss" or key.startswith("hook/"):
                 assert two[key] == pytest.approx(one[key], rel=1e-5), key
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_interrupted_equals_uninterrupted(name: str, pairs: dict[str, Pair]) -> None:
+    """2 + 2 steps on two processes equal 4, bit for bit."""
+    whole, broken = pairs[name.removesuffix(" again")], pairs[name]
+    assert any("continuing at step 2 of 4" in sentence for sentence in broken.ranks[0]["said"])
+    assert not any("continuing" in sentence for sentence in whole.ranks[0]["said"])
+    assert broken.ranks[0]["weights"] == whole.ranks[0]["weights"]
+    assert equal(broken.two.weights, whole.two.weights)
 
 
 def test_the_stream_does_not_depend_on_the_number_of_processes(pairs: dict[str, Pair]) -> None:

@@ -1,0 +1,66 @@
+"""What a stage's batches, hooks and backend must fit; asked for a chain's stages and for one by hand."""
+
+from collections.abc import Sequence
+
+from cpt.errors import PlanError
+from cpt.hooks.base import Hook, points
+from cpt.recipe import StageSpec
+from cpt.settings import did_you_mean
+from launch.backend import Backend
+from launch.refusals import OF_HOOKS
+from stages.base import StageKind
+from stages.trl_args import batch_layout, check_checkpoint_every
+
+
+def check_usable(chosen: Backend) -> None:
+    """Refuse a backend that no stage runs on yet.
+
+    Raises:
+        PlanError: says what is missing, and what to use.
+    """
+    if chosen.unfinished:
+        raise PlanError(f"launch: {chosen.name}: {chosen.unfinished}; use zero2 or ddp")
+
+
+def check_batches(spec: StageSpec, kind: StageKind, size: int, every: int | None) -> None:
+    """Refuse batches that do not split over `size` processes, and checkpoints that continue inexactly.
+
+    Raises:
+        PlanError: names the stage's file and the nearest right number.
+    """
+    try:
+        batch_layout(int(spec.train.get("batch_size", 8)), size, spec.micro_batch)
+        if every:
+            check_checkpoint_every(kind.config, spec.train, every)
+    except PlanError as error:
+        raise PlanError(f"{spec.file}: {error}") from None
+
+
+def check_backend(spec: StageSpec, hooks: Sequence[tuple[str, Hook]], chosen: Backend) -> None:
+    """Refuse combinations of settings, hooks and backend files that train wrongly or not at all.
+
+    Args:
+        hooks: (key, hook), as `in_order` gives them.
+
+    Raises:
+        PlanError: says why, and what to do.
+    """
+    train = spec.train
+    acting = {point for _, hook in hooks for point in points(hook)}
+    holds = {
+        "adapter": "adapt" in acting,
+        "edits_gradients": bool(acting & {"pull", "project"}),
+        "fp16": bool(train.get("fp16")),
+        "clips": float(train.get("max_grad_norm", 1.0)) > 0,
+        "checkpointing": bool(train.get("activation_checkpointing", True)),
+    }
+    facts = {fact for fact, is_so in holds.items() if is_so}
+    for key, hook in hooks:
+        if strange := hook.facts - OF_HOOKS.keys():
+            raise PlanError(
+                f"{spec.file}: hooks.{key}: its `facts` has {min(strange)!r}"
+                f"{did_you_mean(min(strange), OF_HOOKS)}"
+            )
+        facts |= hook.facts
+    for refusal in chosen.refusals(facts):
+        raise PlanError(f"{spec.file}: launch: {chosen.name}: {refusal.reason}; {refusal.instead}")

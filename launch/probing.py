@@ -1,0 +1,120 @@
+"""`cpt probe`: a suite on any model, measured once and kept.
+
+A stage's result lies in its folder, where chains look for it. That of any other model, and of a stage in
+another number type than it was made in, lies in `cache/probes`, named by what was measured: the content of a
+folder or the commit of a hub model, the number type, and the suite.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from cpt import checkpoint, past
+from cpt.errors import CptError, RecipeError, StoreError
+from cpt.ids import atomic_write, short_hash
+from cpt.store import Store
+from eval.matrix import read_row
+from eval.probe import VERSION, probe_checkpoint, result_path
+from eval.suite import Suite, load_suite
+from launch.console import Console
+from launch.origin import dtype_of
+
+
+def probe(given: argparse.Namespace, stage: Path | None) -> dict[str, Any]:
+    """Measure a model, unless its result is there.
+
+    Args:
+        given: of the command line; see `launch.parser`.
+        stage: the stage folder that `given.model` means, if it means one.
+
+    Raises:
+        RecipeError: the suite is wrong, there is no such folder, or a folder is given a revision.
+        StoreError: a stage's checkpoint is damaged, or there is no such model on the hub.
+        ProbeError: the model cannot be loaded, or a probe gave no usable number.
+    """
+    try:
+        suite = load_suite(given.suite)
+    except CptError as error:
+        raise RecipeError(str(error)) from None  # bad input, whatever its own code
+    if given.revision and (stage or Path(given.model).is_dir()):
+        raise RecipeError(
+            f"--revision {given.revision}: {given.model} is a folder; hub models have one"
+        )
+    made_in = (stage and dtype_of(past.of_folder(stage))) or "auto"
+    dtype = given.dtype or made_in
+    file = (
+        result_path(stage, suite)
+        if stage and dtype == made_in
+        else _cached(given, stage, suite, dtype)
+    )
+    name = stage.name if stage else Path(given.model).name
+    if file.is_file():
+        read_row(name, name, file, suite.hash)  # is it whole?
+        result = json.loads(file.read_text(encoding="utf-8"))
+    else:
+        if stage:
+            checkpoint.verify_stage(stage)
+        result = _measured(given, stage, suite, dtype)
+        result["stage"] = name
+        atomic_write(file, _text(result))
+    if given.output is not None:
+        atomic_write(given.output, _text(result) + "\n")
+    return dict(result)
+
+
+def _measured(
+    given: argparse.Namespace, stage: Path | None, suite: Suite, dtype: str
+) -> dict[str, Any]:
+    from launch.quiet import hush_bars
+
+    hush_bars(given.verbose)
+    return probe_checkpoint(
+        str(stage / "checkpoint") if stage else given.model,
+        suite,
+        cache=Store(given.runs).cache,
+        dtype=dtype,
+        revision=given.revision,
+        trust_remote_code=given.trust_remote_code,
+        progress=Console().progress(""),
+        verbose=given.verbose,
+    )
+
+
+def _cached(given: argparse.Namespace, stage: Path | None, suite: Suite, dtype: str) -> Path:
+    """The file in the cache for the result of a model that is no stage as it was made."""
+    folder = stage / "checkpoint" if stage else Path(given.model)
+    if folder.is_dir():
+        content = checkpoint.fingerprint(folder, given.trust_remote_code)
+    elif given.model.startswith((".", "/", "~")):
+        raise RecipeError(f"{given.model}: no such folder")
+    else:
+        content = _commit(given.model, given.revision)
+    key = {
+        "version": VERSION,
+        "model": content,
+        "dtype": dtype,
+        "trust_remote_code": given.trust_remote_code,
+    }
+    name = f"{suite.name}-{suite.hash}-{short_hash(key, 16)}.json"
+    return Store(given.runs).cache / "probes" / name
+
+
+def _commit(model: str, revision: str | None) -> str:
+    """The commit that a revision of a hub model is; without a network, as the hub's own cache knows it."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:  # <cache>/models--<name>/snapshots/<commit>/config.json
+        return Path(hf_hub_download(model, "config.json", revision=revision)).parent.name
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        at = f" at {revision}" if revision else ""
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise StoreError(
+            f"{model}{at}: is no folder here, and cannot be fetched from the hub: {why}; check the "
+            f"name, your access to it (huggingface-cli login) and the network"
+        ) from None
+
+
+def _text(result: dict[str, Any]) -> str:
+    return json.dumps(result, ensure_ascii=False, allow_nan=False)
