@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from cpt.errors import PlanError
 from cpt.hooks.base import Hook, points
-from cpt.model_source import ModelSpec
+from cpt.model_spec import ModelSpec
 from cpt.recipe import StageSpec
 from cpt.settings import did_you_mean
 from cpt.vocabulary import of_model

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cpt.footprint import BYTES, Footprint, Workload, footprint
 from cpt.model_size import ModelSize, size_of
-from cpt.model_source import ModelSpec
+from cpt.model_spec import ModelSpec
 from cpt.plan import Node, Plan
 from cpt.seconds import Measured, measured, probing_rate, rate
 from cpt.store import Store, complete_checkpoints

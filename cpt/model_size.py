@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt import gguf_header
-from cpt.model_source import ModelSpec
+from cpt.model_spec import ModelSpec
 
 #: Llama-like decoders, with transformers' own defaults; a test compares.
 DEFAULTS: dict[str, dict[str, Any]] = {

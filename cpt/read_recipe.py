@@ -7,7 +7,7 @@ from typing import Any
 from cpt import overrides, yaml12
 from cpt.errors import RecipeError
 from cpt.inline import PATHS, absolute, expand, expand_data, expand_hook
-from cpt.model_source import ModelSpec
+from cpt.model_spec import ModelSpec
 from cpt.recipe import FILE, WITH, Recipe, StageSpec, graph_problems, keys
 from cpt.settings import validate
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cpt.data_spec import DataSpec
-from cpt.model_source import ModelChange, ModelSpec
+from cpt.model_spec import ModelChange, ModelSpec
 from cpt.settings import Settings, did_you_mean
 
 #: Under this name the loader notes where a stage or a chain was read; no recipe can say it.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpt.model_source import ModelSpec
+from cpt.model_spec import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from cpt import ids
 from cpt import read_recipe as recipes
 from cpt.errors import ProbeError
 from cpt.memory import keep_freed_memory
-from cpt.model_source import ModelSpec, materialise
+from cpt.model_source import materialise
+from cpt.model_spec import ModelSpec
 from cpt.store import Store, locked
 from launch.backend import assert_topology, backend
 from launch.by_hand import job_by_hand

@@ -1,7 +1,7 @@
 """Rows on disk: a source's tokens while a stream is made, and the stream's table as the trainer opens it."""
 
+import json
 import os
-import pickle
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
@@ -75,12 +75,14 @@ class RowFile:
 
     def __getitem__(self, row: int) -> Row:
         start, end = self._starts[row], self._starts[row + 1]
-        return dict(pickle.loads(os.pread(self._file.fileno(), end - start, start)))
+        return dict(json.loads(os.pread(self._file.fileno(), end - start, start)))
 
     def extend(self, rows: Iterable[Row]) -> None:
         """Append rows."""
         for row in rows:
-            self._starts.append(self._starts[-1] + self._file.write(pickle.dumps(row)))
+            # As exemplars are written: what JSON has no word for becomes text.
+            line = json.dumps(row, default=str).encode()
+            self._starts.append(self._starts[-1] + self._file.write(line))
         self._file.flush()
 
     def close(self) -> None:

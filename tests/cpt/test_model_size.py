@@ -9,7 +9,7 @@ import pytest
 
 from cpt import model_size
 from cpt.model_size import ModelSize, of_config, of_folder, of_gguf, size_of
-from cpt.model_source import Gguf, ModelSpec, RandomModel, TinyTokenizer
+from cpt.model_spec import Gguf, ModelSpec, RandomModel, TinyTokenizer
 
 TINY: dict[str, Any] = {
     "model_type": "llama",

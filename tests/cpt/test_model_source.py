@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from cpt.errors import RecipeError, StoreError
-from cpt.model_source import Gguf, ModelChange, ModelSpec, apply_change, gguf_file, materialise
+from cpt.model_source import apply_change, gguf_file, materialise
+from cpt.model_spec import Gguf, ModelChange, ModelSpec
 from cpt.settings import validate
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs" / "models"
@@ -115,7 +116,7 @@ def test_what_only_transformers_knows_is_bad_input_too(
         with pytest.raises(RecipeError, match=words):
             materialise(odd, tmp_path / "checkpoint")
     monkeypatch.setattr(
-        "cpt.model_source.faults", lambda config: []
+        "cpt.model_spec.faults", lambda config: []
     )  # an architecture it cannot read
     odd = spec(random={"config": config | {"num_key_value_heads": 3}, "tokenizer": TOKENIZER})
     with pytest.raises(RecipeError, match="transformers refuses it: "):

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cpt.model_source import ModelChange, ModelSpec, apply_change
+from cpt.model_source import apply_change
+from cpt.model_spec import ModelChange, ModelSpec
 from cpt.vocabulary import Vocabulary, of_model
 
 

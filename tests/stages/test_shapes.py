@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cpt.errors import EdgeError
-from cpt.model_source import ModelChange
+from cpt.model_spec import ModelChange
 from stages.base import Job
 from tests.tiny_stages import TinyStages
 

@@ -199,7 +199,7 @@ class TestRefusals:
     def test_a_reference_with_another_vocabulary(self, stages: TinyStages) -> None:
         from dataclasses import replace
 
-        from cpt.model_source import ModelChange
+        from cpt.model_spec import ModelChange
 
         job = stages.job("sft", {"kl": {"of": "base"}})
         changed = job.spec.model_copy(update={"model": ModelChange(add_tokens=["<|more|>"])})
