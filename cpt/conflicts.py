@@ -96,13 +96,6 @@ def check_hooks(
             raise PlanError(f"{where}: hooks.{hook.name}: {backend.refusal(need)}")
 
 
-def compares_models(hook: Hook) -> bool:
-    """Whether a hook puts an earlier stage's model beside this one's, so that their shapes must agree."""
-    return (hook.name == "kl" and getattr(hook, "beta", 1) != 0) or (
-        hook.name == "interpolate" and getattr(hook, "alpha", 0) != 1
-    )
-
-
 def check_shapes(
     hooks: Sequence[Hook],
     roles: "Mapping[str, Sequence[Node]]",
@@ -128,8 +121,14 @@ def check_shapes(
     adapts = any("adapt" in points(hook) for hook in hooks)
     named = {node.name: lineage[: number + 1] for number, node in enumerate(lineage)}
     named["previous"] = lineage
-    others = {f"hooks.{h.name}": named[h.recalls()[0]] for h in hooks if compares_models(h)}
-    for own, line in {**roles, **others}.items():
+    others = [
+        (f"hooks.{hook.name}", line)
+        for hook in hooks
+        if hook.compares()
+        for name in hook.recalls()
+        for line in ([lineage] if name == "all" else [named[name]])
+    ]
+    for own, line in [*roles.items(), *others]:
         # Below an adapter the stage's own start is no second model: it has the stage's embeddings.
         if adapts and line[-1] is below[-1] and own != "hooks.interpolate":
             continue

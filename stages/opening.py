@@ -112,6 +112,13 @@ def build_hooks(job: Job) -> list[Hook]:
     ]
 
 
+def load_earlier(stage: PastStage, job: Job, device: Any) -> Any:
+    """A copy of an earlier stage's model, checked against what the stage wrote."""
+    if stage.folder is not None:
+        _verify(stage.folder)
+    return checkpoint.load_model(stage.checkpoint, **job.load).to(device)
+
+
 def reference_loader(
     model: Any, before: Past, start: str, job: Job
 ) -> Callable[[PastStage], Reference]:

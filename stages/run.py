@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from cpt import checkpoint, past
-from cpt.hooks.base import StageContext
+from cpt.generators import untouched_generators
 from cpt.hooks.stack import HookStack
 from cpt.store import publish, replacing
 from cpt.world import World, current
 from stages import kind_of
 from stages.base import Job, Material
 from stages.checks import check_reference, eos_note, eos_rate
+from stages.context import context
 from stages.interruption import (
     check_topology,
     continue_counts,
@@ -89,7 +90,7 @@ class _StageRun:
         self.before = past_of(job)
         self.start = start_folder(self.before)
         self.tokenizer = open_tokenizer(job, self.before, self.start)
-        ctx = StageContext(job.name, self.kind.name, self.kind.formats, job.seed, world, self.start)
+        ctx = context(job, self.kind, self.tokenizer, self.start, world, log.say)
         self.hooks = HookStack(build_hooks(job), ctx)
         self.hooks.recall(self.before)
         # Before any weights load, and while nothing waits in a collective.
@@ -134,6 +135,8 @@ class _StageRun:
         if folder.is_dir():
             load_trained(folder, model, self.hooks)
         else:
+            with untouched_generators():
+                self.hooks.measure(model)
             self.hooks.ctx.reference = reference_loader(model, self.before, self.start, job)
             with labels_only():
                 model = self._train(model, resume)

@@ -50,6 +50,10 @@ class KL(Hook):
         """The reference."""
         return (self.of,)
 
+    def compares(self) -> bool:
+        """The reference has this stage's vocabulary."""
+        return self.beta != 0
+
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Remember where the reference is; it is loaded when the model is there.
 
