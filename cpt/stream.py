@@ -1,7 +1,8 @@
 """The order in which a stage sees its rows: exact shares, whole cycles, the same on any topology.
 
 A stream is made once, from lengths and shares alone, before anything is sharded. Every prefix of it holds
-each source's share up to one row, so a run that stops early has trained on the shares it names.
+each source's share up to one row, so a run that stops early has trained on the shares it names. Where a share
+changes over the stage, that holds for what it was on average until then.
 """
 
 import math
@@ -11,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cpt.errors import DataError
+from cpt.replay.fluid import Fluid
+from cpt.replay.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Source:
         share: of the final stream; all sources sum to 1.
         fresh: new data, which is never truncated; replayed data are not fresh.
         key: what its order is drawn from, with the seed; its name where that is empty.
+        schedule: of a replayed source, its share over the stage, in place of `share`; new sources divide what
+            is left in the ratio of their shares.
     """
 
     name: str
@@ -29,6 +34,12 @@ class Source:
     share: float
     fresh: bool = True
     key: str = ""
+    schedule: Schedule | None = None
+
+    @property
+    def highest_share(self) -> float:
+        """At any time of the stage."""
+        return self.share if self.schedule is None else self.schedule.highest
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,15 @@ class Mixer:
     Each source is drawn without replacement per cycle, in an order that only its own key decides, so a
     source of share 0 or none at all leaves the order of the others as it was.
 
+    Where a share changes, rows are due when the schedule's integral reaches them; see `cpt.replay.fluid`.
+    Where every batch must hold so many rows of each source, `pattern` says which one each place takes.
+
+    Args:
+        sources: what to mix.
+        seed: of the shuffles.
+        length: how long the whole stage will be, in the unit of the shares; needed by schedules alone.
+        pattern: of each place of a batch its source, or -1 where new sources are mixed by their shares.
+
     Raises:
         DataError: an empty source with a share, or shares that leave nothing for new data.
 
@@ -71,13 +91,19 @@ class Mixer:
     one size; with rows of many sizes the bound is one row of the largest.
     """
 
-    def __init__(self, sources: Sequence[Source], seed: int) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        seed: int,
+        length: float | None = None,
+        pattern: Sequence[int] = (),
+    ) -> None:
         for source in sources:
-            if source.share > 0 and not source.amounts:
+            if source.highest_share > 0 and not source.amounts:
                 raise DataError(
-                    f"{source.name} is to be {source.share:.0%} of the stream and is empty"
+                    f"{source.name} is to be {source.highest_share:.0%} of the stream and is empty"
                 )
-        active = [index for index, source in enumerate(sources) if source.share > 0]
+        active = [index for index, source in enumerate(sources) if source.highest_share > 0]
         if not any(sources[index].fresh for index in active):
             raise DataError(
                 "replay shares leave nothing for new data; they must sum to less than 1"
@@ -87,6 +113,14 @@ class Mixer:
         self._given = dict.fromkeys(active, 0.0)
         self.total = 0.0
         self.sources, self.rows = array("i"), array("q")
+        self._pattern = pattern
+        self._fresh = [index for index in active if sources[index].fresh]
+        self._fluid: Fluid | None = None
+        if any(source.schedule is not None for source in sources):
+            assert length is not None, "a schedule needs the stage's length"
+            self._fluid = Fluid(
+                [(source.share, source.fresh, source.schedule) for source in sources], length
+            )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -103,11 +137,21 @@ class Mixer:
         return index, row
 
     def _due(self) -> int:
+        among, total = list(self._cycles), self.total
+        if self._pattern:
+            index = self._pattern[len(self) % len(self._pattern)]
+            if index >= 0:
+                return index
+            among, total = self._fresh, sum(self._given[index] for index in self._fresh)
         chosen, best = -1, (True, math.inf)
-        for index, cycle in self._cycles.items():  # of two alike, the first
+        for index in among:  # of two alike, the first
             share, given = self._given_sources[index].share, self._given[index]
+            cycle = self._cycles[index]
             amount = cycle.amounts[cycle.coming]
-            due = given >= share * (self.total + amount), (given + amount) / share
+            if self._fluid is not None:
+                due = self._fluid.due(index, given, amount, total)
+            else:
+                due = given >= share * (total + amount), (given + amount) / share
             if chosen < 0 or due < best:
                 chosen, best = index, due
         return chosen
@@ -147,6 +191,8 @@ def interleave(
     rows: int | None = None,
     amount: float | None = None,
     multiple_of: int = 1,
+    length: float | None = None,
+    pattern: Sequence[int] = (),
 ) -> Stream:
     """Mix sources as `Mixer` does, up to an end.
 
@@ -157,8 +203,9 @@ def interleave(
         rows: ... or after this many rows ...
         amount: ... or once the rows' amounts reach this.
         multiple_of: end only after a multiple of this many rows (a whole global batch).
+        length, pattern: as `Mixer` takes them.
     """
-    mixer = Mixer(sources, seed)
+    mixer = Mixer(sources, seed, length, pattern)
 
     def finished() -> bool:
         if rows is not None:

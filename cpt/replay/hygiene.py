@@ -1,0 +1,150 @@
+"""Rows that are in the data twice, or that a probe asks for.
+
+Words are runs of letters and digits of the text in NFKC and without case; two texts are the same when their
+words are, whatever stands between them.
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from cpt.rows import Row
+
+#: Of one n-gram that a row and a probe share: as in GPT-3 (Brown et al. 2020, arXiv:2005.14165, app. C).
+NGRAM = 13
+#: Shorter texts of probes, such as the answer "yes", tell nothing when a row holds them too.
+FEWEST_WORDS = 5
+SHINGLE = 5
+SIMILARITY = 0.8
+#: 128 permutations in 16 bands of 8: a pair of similarity 0.8 is missed with probability 0.05, one of 0.9
+#: with 8e-5; a pair of 0.5 becomes a candidate with 0.06, which the true similarity then refuses.
+BANDS, ROWS_OF_A_BAND = 16, 8
+_PRIME = (1 << 61) - 1
+
+_WORD = re.compile(r"\w+")
+
+
+def words(text: str) -> list[str]:
+    """Its words, normalised."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def texts_of(row: Row) -> list[str]:
+    """The texts that a row trains on: what each turn says, prompt, answers, or the text itself."""
+    found: list[str] = []
+    for column in ("text", "messages", "prompt", "completion", "chosen", "rejected"):
+        value = row.get(column)
+        if isinstance(value, str):
+            found.append(value)
+        elif isinstance(value, list):
+            found += [str(turn.get("content") or "") for turn in value if isinstance(turn, dict)]
+    return found
+
+
+@dataclass
+class Found:
+    """Places of rows that were found, by what they were found to be; those of `duplicates` come later."""
+
+    exact: list[int] = field(default_factory=list)
+    near: list[int] = field(default_factory=list)
+    probes: list[int] = field(default_factory=list)
+
+
+class Duplicates:
+    """Tells whether a row was seen before, in this source or an earlier one; 16 bytes a row, near ones more.
+
+    The similarity of two rows is the Jaccard index of their sets of 5 words in a row. Candidates come from
+    MinHash in bands and are verified: a row is a near duplicate when its true similarity to an earlier one
+    is at least 0.8.
+
+    Source: Broder 1997, doi:10.1109/SEQUEN.1997.666900; bands as in Leskovec et al., Mining of Massive
+    Datasets, 3.4; `methods.md` B05.
+    """
+
+    def __init__(self, near: bool) -> None:
+        self.near = near
+        self._seen: set[bytes] = set()
+        self._bands: dict[tuple[int, bytes], list[int]] = {}
+        self._shingles: list[frozenset[int]] = []
+
+    def kind_of(self, row: Row) -> str | None:
+        """`exact`, `near`, or None for a row that is new, which is then known."""
+        text = " \0 ".join(" ".join(words(part)) for part in texts_of(row))
+        key = _digest(text)
+        if key in self._seen:
+            return "exact"
+        if self.near and self._is_near(text.replace("\0", " ").split()):
+            return "near"
+        self._seen.add(key)
+        return None
+
+    def _is_near(self, found: Sequence[str]) -> bool:
+        shingles = frozenset(_hashes(found, min(SHINGLE, len(found))))
+        if not shingles:
+            return False
+        keys = list(enumerate(_bands(shingles)))
+        candidates = {other for key in keys for other in self._bands.get(key, ())}
+        for other in candidates:
+            both = len(shingles & self._shingles[other])
+            if both >= SIMILARITY * (len(shingles) + len(self._shingles[other]) - both):
+                return True
+        for key in keys:
+            self._bands.setdefault(key, []).append(len(self._shingles))
+        self._shingles.append(shingles)
+        return False
+
+
+class ProbeItems:
+    """The texts that probes ask or score, as hashes: of their n-grams of 13 words, and of short ones whole.
+
+    A row holds an item when it shares an n-gram with one, or when one of its texts is a short item, word for
+    word. Shorter items than 5 words are not looked for, nor short ones within longer rows.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._ngrams: set[int] = set()
+        self._short: set[bytes] = set()
+        for text in texts:
+            found = words(text)
+            if len(found) >= NGRAM:
+                self._ngrams.update(_hashes(found, NGRAM))
+            elif len(found) >= FEWEST_WORDS:
+                self._short.add(_digest(" ".join(found)))
+
+    def __len__(self) -> int:
+        return len(self._ngrams) + len(self._short)
+
+    def are_in(self, row: Row) -> bool:
+        """Whether a row holds one."""
+        for text in texts_of(row):
+            found = words(text)
+            if FEWEST_WORDS <= len(found) < NGRAM and _digest(" ".join(found)) in self._short:
+                return True
+            if len(found) >= NGRAM and not self._ngrams.isdisjoint(_hashes(found, NGRAM)):
+                return True
+        return False
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _hashes(found: Sequence[str], length: int) -> Iterator[int]:
+    """64-bit hashes of every `length` words in a row; the same in every process."""
+    for start in range(len(found) - length + 1):
+        gram = " ".join(found[start : start + length]).encode()
+        yield int.from_bytes(hashlib.blake2b(gram, digest_size=8).digest(), "little")
+
+
+def _bands(shingles: frozenset[int]) -> list[bytes]:
+    """MinHash of a set, in bands: the least of (a * x + b) mod p over its members, for 128 pairs (a, b)."""
+    import numpy as np
+
+    a, b = _permutations()
+    least = [
+        min((first * x + second) % _PRIME for x in shingles) for first, second in zip(a, b, strict=True)
+    ]
+    table = np.array(least, dtype=np.uint64).reshape(BANDS, ROWS_OF_A_BAND)
+    return [band.tobytes() for band in table]
