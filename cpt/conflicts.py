@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from cpt.errors import PlanError
 from cpt.hooks.base import Hook, points
+from cpt.hooks.replay import Replay
 from cpt.model_spec import ModelSpec
 from cpt.recipe import StageSpec
 from cpt.settings import did_you_mean
@@ -36,7 +37,8 @@ def check_recalls(
         if target != "all" and target not in names:
             hint = did_you_mean(target, [*names, "all"])
             raise PlanError(f"{own}: of: {target!r} is no stage before this one{hint}")
-        if "mix" not in points(hook):
+        rehearses = getattr(hook, "mode", "") == "loss"
+        if "mix" not in points(hook) and not rehearses:
             continue
         for node in (lineage[1:] or lineage) if target == "all" else (names[target],):
             if node.kind == "base":
@@ -47,6 +49,13 @@ def check_recalls(
             if node.id.endswith(UNKNOWN):
                 continue
             formats = kind_of(node.kind, where).formats[:1]
+            if rehearses and formats == ("prompt",):
+                raise PlanError(
+                    f"{own}: {node.name} left prompts without answers, and there is nothing in them to "
+                    f"rehearse; name another stage, or a source"
+                )
+            if rehearses:
+                continue
             if not set(formats) & set(kind.formats):
                 raise PlanError(
                     f"{own}: {node.name} left {formats[0]} rows, and a {kind.name} stage trains on "
@@ -75,12 +84,23 @@ def check_hooks(
     for single in ("ema", "interpolate"):
         if sum(hook.name == single for hook in hooks) > 1:
             raise PlanError(f"{where}: hooks: {single} is listed twice; it has one result")
-    shares = [getattr(hook, "share", 0.0) for hook in hooks if hook.name == "replay"]
+    mixing = [hook for hook in hooks if hook.name == "replay" and "mix" in points(hook)]
+    shares = [hook.value.highest for hook in mixing if isinstance(hook, Replay)]
     if sum(shares) >= 1:
         raise PlanError(
             f"{where}: hooks: replay shares sum to {sum(shares):g} and leave nothing for new data"
         )
-    if len({getattr(hook, "unit", "") for hook in hooks if hook.name == "replay"}) > 1:
+    modes = {getattr(hook, "mode", "") for hook in mixing}
+    if len(modes) > 1:
+        raise PlanError(
+            f"{where}: hooks: replay entries act in a stream and in batches; use one mode for all"
+        )
+    if modes == {"batch"} and kind.pack(spec) is not None:
+        raise PlanError(
+            f"{where}: hooks.replay: mode: batch counts rows of a batch, and this stage packs pieces of "
+            f"several sources into each; use mode: stream"
+        )
+    if len({getattr(hook, "unit", "") for hook in mixing}) > 1:
         raise PlanError(
             f"{where}: hooks: replay entries count in different units; use tokens or samples for all"
         )

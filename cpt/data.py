@@ -1,7 +1,7 @@
 """Data configs -> rows. Bad rows are counted, reported, and refused beyond a limit."""
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +41,7 @@ class Reader:
     Attributes:
         format: of the first row that has one.
         num_good, num_bad: rows that arrived, and that were left out.
+        wants: whether a good row is wanted; others are passed over and count as neither.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Reader:
         self.format: RowFormat | None = None
         self.num_good = self.num_bad = 0
         self.examples_of_bad: tuple[str, ...] = ()
+        self.wants: Callable[[Row], bool] | None = None
         self._columns: dict[str, None] = {}
 
     def __iter__(self) -> Iterator[tuple[int, Row]]:
@@ -73,6 +75,8 @@ class Reader:
             reason = fault(row, self.format)
             if reason is None:
                 self._refuse_another_format()
+                if self.wants is not None and not self.wants(row):
+                    continue
                 self.num_good += 1
                 yield number, row
             else:

@@ -37,6 +37,10 @@ class Kind(Protocol):
         """Whether a stage, set like this, needs the model of a role."""
         ...
 
+    def pack(self, spec: StageSpec) -> tuple[int, bool] | None:
+        """(tokens of a packed row, whether sequences are cut), or None."""
+        ...
+
     def check(self, spec: StageSpec, where: str) -> None:
         """Refuse what the kind cannot honour."""
 

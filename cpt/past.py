@@ -45,8 +45,19 @@ class PastStage:
         folder = self.folder / "memory" / key if self.folder else None
         return folder if folder and folder.is_dir() else None
 
-    def rows(self, most: int = NUM_EXEMPLARS) -> list[dict[str, Any]]:
-        """The stage's exemplars: a uniform sample of the rows that it trained on.
+    @property
+    def num_seen(self) -> int:
+        """Different rows of its own data that it trained on, of which the exemplars are a sample."""
+        if self.folder is None:
+            return 0
+        return sum(
+            round(min(1.0, entry["epochs"]) * entry["rows"])
+            for entry in manifest.read(self.folder).data
+            if not entry["replayed"]
+        )
+
+    def rows(self, most: int | None = None) -> list[dict[str, Any]]:
+        """The stage's exemplars: a uniform sample of the rows that it trained on; the first `most` of them.
 
         Raises:
             StoreError: the file is damaged.

@@ -48,8 +48,12 @@ def make(
     kind_of: Callable[[str, str], Kind],
     check_train: Callable[[str, Mapping[str, Any], str], dict[str, Any]],
     backend: Backend,
+    suite_hash: str = "",
 ) -> Plan:
     """Resolve a recipe into nodes with ids.
+
+    Args:
+        suite_hash: of the recipe's probes, whose items a stage may drop from its data.
 
     Raises:
         RecipeError, PlanError, DataError: everything that is wrong, one line each, before any weights load.
@@ -59,7 +63,11 @@ def make(
     warnings: list[str] = []
     for name, spec in recipe.stages.items():
         try:
-            nodes.append(_node(recipe, name, spec, nodes, kind_of, check_train, backend, warnings))
+            nodes.append(
+                _node(
+                    recipe, name, spec, nodes, kind_of, check_train, backend, warnings, suite_hash
+                )
+            )
         except CptError as error:
             problems.append(error)
             # A stand-in with the right parent, so that later stages are checked too.
@@ -86,6 +94,7 @@ def _node(
     check_train: Callable[[str, Mapping[str, Any], str], dict[str, Any]],
     backend: Backend,
     warnings: list[str],
+    suite_hash: str,
 ) -> Node:
     where = spec.file or f"{recipe.file}: stages.{name}"
     kind = kind_of(spec.kind, where)
@@ -97,6 +106,11 @@ def _node(
     kind.check(spec, where)
     if any(data.streaming for data in spec.data) and int(spec.train.get("max_steps", -1)) <= 0:
         raise PlanError(f"{where}: streaming data has no end; set train.max_steps")
+    if spec.hygiene.probes in ("drop", "refuse") and recipe.probes is None:
+        raise PlanError(
+            f"{where}: hygiene.probes: {spec.hygiene.probes}, and the chain has no probes; name a suite "
+            f"under `probes:`, or remove it"
+        )
     if spec.rewards and "prompt" not in kind.formats:
         raise RecipeError(
             f"{where}: rewards: a {kind.name} stage samples nothing to reward; remove it"
@@ -118,7 +132,7 @@ def _node(
     seed = spec.seed if spec.seed is not None else recipe.seed
     recalled = {node.name: node.id for node in earlier}
     try:
-        inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled)
+        inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled, suite_hash)
     except CptError as error:  # a data set that is not there, say; the stage that wants it is named
         raise type(error)(f"{where}: {error}") from None
     return Node(

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cpt.data_spec import DataSpec
 from cpt.model_spec import ModelChange, ModelSpec
+from cpt.past import NUM_EXEMPLARS
 from cpt.settings import Settings, did_you_mean
 
 #: Under this name the loader notes where a stage or a chain was read; no recipe can say it.
@@ -30,6 +31,22 @@ class HookSpec(Settings):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
+class HygieneSpec(Settings):
+    """Which rows are left out of what a stage trains on, before shares are computed.
+
+    `probes` where nothing is said: rows that are rehearsed must hold no item of the chain's probes, and new
+    rows are not looked at. To drop rows makes the stage depend on the suite; to refuse them does not.
+    """
+
+    duplicates: Literal["keep", "exact", "near"] = "keep"
+    probes: Literal["keep", "drop", "refuse"] | None = None
+
+    def content(self, suite_hash: str) -> dict[str, str]:
+        """What enters the content address of a stage: only what leaves rows out."""
+        found = {"duplicates": self.duplicates} if self.duplicates != "keep" else {}
+        return found | ({"probes": suite_hash} if self.probes == "drop" else {})
+
+
 class StageSpec(Settings):
     """One stage, complete in itself."""
 
@@ -44,6 +61,12 @@ class StageSpec(Settings):
     rewards: list[str] = Field(default_factory=list, description="names, or module:function")
     train: dict[str, Any] = Field(default_factory=dict, description="TRL's fields, and batch_size")
     hooks: list[HookSpec] = Field(default_factory=list)
+    hygiene: HygieneSpec = Field(
+        default=HygieneSpec(), description="duplicates, and items of the chain's probes"
+    )
+    exemplars: int = Field(
+        default=NUM_EXEMPLARS, ge=1, description="rows left for later stages to rehearse"
+    )
     model: ModelChange | None = Field(default=None, description="declared changes of the tokenizer")
     micro_batch: int | None = Field(default=None, ge=1)
     checkpoint_every: int | None = Field(

@@ -8,6 +8,7 @@ from cpt.hooks.base import Hook
 from cpt.hooks.stack import in_order
 from cpt.ids import short_hash
 from cpt.interfaces import Kind
+from cpt.past import NUM_EXEMPLARS
 from cpt.recipe import StageSpec
 
 #: Fields of `train:` that change what is shown or how fast it goes, not what is trained.
@@ -31,9 +32,14 @@ def stage_inputs(
     hooks: Sequence[Hook],
     seed: int,
     recalled: Mapping[str, str],
+    suite_hash: str = "",
 ) -> dict[str, Any]:
-    """What a stage's id hashes: everything that would train differently, and nothing else."""
-    return {
+    """What a stage's id hashes: everything that would train differently, and nothing else.
+
+    Args:
+        suite_hash: of the probes whose items a stage may drop from its data.
+    """
+    inputs = {
         "kind": kind.name,
         "version": kind.version,
         "parents": dict(parents),
@@ -52,6 +58,12 @@ def stage_inputs(
         "model": spec.model.content() if spec.model else None,
         "seed": seed,
     }
+    # Settings that came later: a stage that leaves them alone keeps its id.
+    if hygiene := spec.hygiene.content(suite_hash):
+        inputs["hygiene"] = hygiene
+    if spec.exemplars != NUM_EXEMPLARS:
+        inputs["exemplars"] = spec.exemplars
+    return inputs
 
 
 def stage_id(inputs: Mapping[str, Any]) -> str:

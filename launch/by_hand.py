@@ -15,6 +15,7 @@ from cpt.recipe import StageSpec, keys
 from cpt.roles import check_role, roles_of
 from cpt.settings import did_you_mean
 from cpt.stage_id import stage_id, stage_inputs
+from eval.suite import load_suite
 from launch.backend import backend
 from launch.checks import check_backend, check_batches, check_usable
 from launch.installed import ATTENTION, lacking, named_in, refuse_missing
@@ -100,9 +101,14 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
             stage = _earlier(before, named, f"{file}: {role}")
             roles[role], parents[role] = str(stage.folder or stage.checkpoint), stage.id
     seed = int(given.get("seed", spec.seed if spec.seed is not None else 17))
-    inputs = stage_inputs(
-        spec, kind, parents, hooks, seed, {stage.name: stage.id for stage in before}
-    )
+    suite = Path(str(given["suite"])) if "suite" in given else None
+    suite_hash = load_suite(suite).hash if suite and spec.hygiene.probes == "drop" else ""
+    if spec.hygiene.probes in ("drop", "refuse") and suite is None:
+        raise RecipeError(
+            f"{file}: hygiene.probes: {spec.hygiene.probes}, and no suite is given; write suite=<file>"
+        )
+    recalled = {stage.name: stage.id for stage in before}
+    inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled, suite_hash)
     made_in = dtype_of(before) or "float32"
     dtype = check_dtype(given.get("dtype", made_in), f"{file}: dtype")
     if dtype != made_in:  # in a chain the base model's id has it
@@ -124,7 +130,7 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
         num_processes=size,
         checkpoint_every=None,
         load=load,
-        suite=Path(str(given["suite"])) if "suite" in given else None,
+        suite=suite,
     )
 
 

@@ -66,7 +66,7 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
             PlanError(f"num_processes: {size}: single runs one process; use launch: ddp")
         )
     try:
-        plan = plans.make(recipe, kind_of, check_train, chosen)
+        plan = plans.make(recipe, kind_of, check_train, chosen, suite.hash if suite else "")
         for node in plan.nodes[1:]:
             assert node.spec is not None
             every = node.spec.checkpoint_every or recipe.checkpoint_every

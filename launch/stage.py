@@ -24,7 +24,9 @@ from cpt.errors import ProbeError
 from cpt.memory import keep_freed_memory
 from cpt.model_source import materialise
 from cpt.model_spec import ModelSpec
+from cpt.replay.hygiene import ProbeItems
 from cpt.store import Store, locked
+from eval.suite import Suite, load_suite
 from launch.backend import assert_topology, backend
 from launch.by_hand import job_by_hand
 from launch.console import Console, guarded, silenced
@@ -59,6 +61,7 @@ def execute(job: Job, console: Console, is_held: bool = False) -> None:
                 job,
                 console.say,
                 partial(assert_topology, chosen=chosen, num_processes=job.num_processes),
+                partial(probe_items, job) if job.suite is not None else None,
             )
         if job.suite is not None:
             measure(job, console, live)
@@ -100,13 +103,21 @@ def make_base(spec: ModelSpec, store: Store, console: Console) -> None:
         store.publish(stage_id)
 
 
-def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
-    """Measure the job's suite on its checkpoint, unless its result is there."""
-    from cpt import checkpoint
-    from cpt.world import current
-    from eval.probe import probe_model, result_path, write_result
-    from eval.suite import load_suite
+def probe_items(job: Job) -> ProbeItems:
+    """What the job's suite asks, for the hygiene of its data."""
+    from eval.contents import item_texts
 
+    return ProbeItems(
+        item_texts(_suite(job), Store(job.store).cache if job.store else ids.cache_dir())
+    )
+
+
+def _suite(job: Job) -> Suite:
+    """The job's suite.
+
+    Raises:
+        ProbeError: it is no longer what it was when the chain was planned.
+    """
     assert job.suite is not None
     suite = load_suite(job.suite)
     if job.suite_hash and suite.hash != job.suite_hash:
@@ -114,6 +125,16 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
             f"{job.suite}: the suite changed while the chain runs; run the same command again, and "
             f"every checkpoint is measured with the new one"
         )
+    return suite
+
+
+def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
+    """Measure the job's suite on its checkpoint, unless its result is there."""
+    from cpt import checkpoint
+    from cpt.world import current
+    from eval.probe import probe_model, result_path, write_result
+
+    suite = _suite(job)
     if result_path(job.output, suite).is_file():
         return
     world = current()

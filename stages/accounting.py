@@ -7,6 +7,7 @@ from cpt.data import Reader, Rows, refuse_beyond
 from cpt.data_spec import MAX_BAD
 from cpt.errors import DataError
 from cpt.stream import Stream
+from stages.hygiene import SourceHygiene
 from stages.tokenise import Tokenised
 
 MANY_EPOCHS = 8
@@ -49,11 +50,16 @@ def refuse_bad(part: Tokenised, read: Read | None, num_rows: int, max_bad: float
 
 
 def describe_sources(
-    parts: Sequence[Tokenised], read: Sequence[Read | None], num_new: int, mixed: Stream, unit: str
+    parts: Sequence[Tokenised],
+    read: Sequence[Read | None],
+    num_new: int,
+    mixed: Stream,
+    unit: str,
+    looks: Sequence[SourceHygiene],
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Of each source, the new ones first, what the manifest says, and what a person should know."""
     description, notes = [], []
-    for number, (part, source) in enumerate(zip(parts, read, strict=True)):
+    for number, (part, source, look) in enumerate(zip(parts, read, looks, strict=True)):
         name, epochs, is_new = part.name, mixed.epochs[number], number < num_new
         entry: dict[str, Any] = {
             "name": name,
@@ -64,7 +70,10 @@ def describe_sources(
             "epochs": round(epochs, 3),
             "replayed": not is_new,
             "dropped_rows": part.num_dropped,
+            **look.counts(),
         }
+        if look.told():
+            notes.append(f"{name}: {look.told()}")
         num_bad, examples = part.num_refused, part.examples[:1]
         if source is not None:
             num_bad += source.num_bad

@@ -13,10 +13,12 @@ from cpt.errors import DataError
 from cpt.hooks.base import Mixture
 from cpt.hooks.stack import HookStack
 from cpt.recipe import StageSpec
+from cpt.replay.schedule import Schedule
 from cpt.stream import Source
 from cpt.world import World
 from stages.accounting import check, describe_sources, refuse_bad
 from stages.base import Job, StageKind
+from stages.hygiene import Hygiene, MakeItems
 from stages.mixing import exemplars, is_enough, write_held_out, write_train
 from stages.supply import HELD_OUT, REST, TRAIN, Supply, open_supply, supply_once
 from stages.tokenise import Tokenised, tokenise
@@ -32,11 +34,13 @@ def stage_supply(
     tokenizer: Any,
     world: World,
     say: Callable[[str], None],
+    probe_items: MakeItems = None,
 ) -> Supply:
     """The stage's stream: made by the main process, once; opened by all, and again by a resumed stage."""
     # The id leaves out what does not change the weights; here it changes held-out rows, or refuses.
     data = [entry.model_dump(mode="json") for entry in job.spec.data]
-    key = ids.short_hash([VERSION, job.id, data], 16)
+    hygiene = [job.spec.hygiene.model_dump(mode="json"), job.suite_hash]
+    key = ids.short_hash([VERSION, job.id, data, hygiene], 16)
 
     def make(folder: Path) -> None:
         supply(
@@ -47,6 +51,7 @@ def stage_supply(
             tokenizer,
             folder,
             lambda line: say(f"{job.name}: {line}"),
+            probe_items,
         )
 
     return supply_once(job.partial / "data", key, world, make)
@@ -60,11 +65,13 @@ def supply(
     tokenizer: Any,
     folder: Path,
     say: Callable[[str], None] = lambda line: None,
+    probe_items: MakeItems = None,
 ) -> Supply:
     """Make the stage's stream, in `folder`.
 
     Its order, its shares and its number of steps depend on the data, the recipe and the seed alone, not on
-    the number of processes. A last step that new data do not fill is filled from their next cycle.
+    the number of processes. A last step that new data do not fill is filled from their next cycle. Rows that
+    hygiene leaves out are gone before shares are computed.
 
     Raises:
         DataError: no data, bad data, or nothing left after tokenising.
@@ -73,20 +80,27 @@ def supply(
     new = [rows.rows if isinstance(rows, Rows) else rows for rows in fresh]
     specs = [rows.spec for rows in fresh]
     mixture = hooks.mix(Mixture(list(zip(specs, new, strict=True))))
-    unit, share_of_old = _replayed(mixture)
+    unit, share_of_old, in_batches = _replayed(mixture)
+    hygiene = Hygiene(spec.hygiene, probe_items)
     weights = sum(data.weight for data in specs)
     names = _unique([data.label for data in specs] + [old.name for old in mixture.old])
     shares = [data.weight / weights * (1 - share_of_old) for data in specs]
     shares += [old.share for old in mixture.old]
+    schedules = [*(None for _ in specs), *(old.schedule for old in mixture.old)]
+    most = _highest_shares(shares, schedules, len(fresh))
     given = [rows for _, rows in mixture.fresh] + [
         old.rows.rows if isinstance(old.rows, Rows) else old.rows for old in mixture.old
     ]
     # What was left out of the data sets; rows that an earlier stage left were none of them bad.
     read = [*fresh, *(None if isinstance(old.rows, list) else old.rows for old in mixture.old)]
     with ExitStack() as opened:
-        parts = []
-        for number, rows in enumerate(given):
+        parts, looks = [], []
+        for number, all_rows in enumerate(given):
             source = read[number]
+            look = hygiene.of(names[number], number < len(fresh))
+            numbers = source.numbers if isinstance(source, Rows) else ()
+            rows, numbers = look.filtered(all_rows, numbers)
+            looks.append(look)
             part = tokenise(
                 kind,
                 spec,
@@ -95,10 +109,11 @@ def supply(
                 rows,
                 folder,
                 say,
-                source.numbers if isinstance(source, Rows) else (),
-                is_enough(kind, spec, shares[number], unit),
+                numbers,
+                is_enough(kind, spec, most[number], unit),
             )
             opened.enter_context(closing(part))
+            look.check()
             is_new = number < len(fresh)
             max_bad = MAX_BAD if is_new else mixture.old[number - len(fresh)].max_bad
             num_rows = rows.num_good if isinstance(rows, Reader) else len(rows)
@@ -112,18 +127,20 @@ def supply(
                 fresh=number < len(fresh),
                 # By place: what a source is called, or where it lies, is no part of the stage's id.
                 key=f"new {number}" if number < len(fresh) else f"old {number - len(fresh)}",
+                schedule=schedules[number],
             )
             for number, (part, share) in enumerate(zip(parts, shares, strict=True))
         ]
-        mixed, num_steps = write_train(folder / TRAIN, kind, spec, seed, sources, parts)
+        mixed, num_steps = write_train(folder / TRAIN, kind, spec, seed, sources, parts, in_batches)
         held_out = [
             opened.enter_context(closing(_held_out(kind, spec, data, tokenizer, folder, say)))
             for data in spec.data
             if data.validation
         ]
         write_held_out(folder / HELD_OUT, kind, spec, held_out)
-        kept = exemplars(len(fresh), parts, mixed, seed)
-    description, notes = describe_sources(parts, read, len(fresh), mixed, unit)
+        kept = exemplars(len(fresh), parts, mixed, seed, spec.exemplars)
+    description, notes = describe_sources(parts, read, len(fresh), mixed, unit, looks)
+    notes += mixture.notes
     notes += [
         f"{part.name}: left out {part.num_refused} bad rows: {part.examples[0]}"
         for part in held_out
@@ -140,17 +157,35 @@ def supply(
     return open_supply(folder)
 
 
-def _replayed(mixture: Mixture) -> tuple[str, float]:
-    """What replay shares count, and their sum."""
+def _replayed(mixture: Mixture) -> tuple[str, float, bool]:
+    """What replay shares count, their sum, and whether each batch has them."""
     share_of_old = sum(old.share for old in mixture.old)
-    if share_of_old >= 1:
-        raise DataError(
-            f"replay shares sum to {share_of_old:g}; they must leave something for new data"
-        )
+    most = sum(old.share if old.schedule is None else old.schedule.highest for old in mixture.old)
+    if most >= 1:
+        raise DataError(f"replay shares sum to {most:g}; they must leave something for new data")
     units = {old.unit for old in mixture.old} or {"tokens"}
     if len(units) > 1:
         raise DataError("replay entries of one stage count in one unit: tokens or samples")
-    return units.pop(), share_of_old
+    if len({old.in_batches for old in mixture.old}) > 1:
+        raise DataError("replay entries of one stage have one mode: stream or batch")
+    return units.pop(), share_of_old, any(old.in_batches for old in mixture.old)
+
+
+def _highest_shares(
+    shares: list[float], schedules: list[Schedule | None], num_new: int
+) -> list[float]:
+    """Of each source the most that it may come to have of the stream."""
+    least = sum(
+        share if schedule is None else min(schedule.start, schedule.end)
+        for share, schedule in zip(shares[num_new:], schedules[num_new:], strict=True)
+    )
+    whole = sum(shares[:num_new])
+    return [
+        share / whole * (1 - least)
+        if number < num_new
+        else (share if schedule is None else schedule.highest)
+        for number, (share, schedule) in enumerate(zip(shares, schedules, strict=True))
+    ]
 
 
 def _unique(names: list[str]) -> list[str]:

@@ -8,9 +8,10 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+from cpt.errors import DataError
 from cpt.packing import pack
-from cpt.past import NUM_EXEMPLARS
 from cpt.recipe import StageSpec
+from cpt.replay.fluid import Part, length_of_epochs, length_of_room, strata
 from cpt.rows import Row
 from cpt.stream import Mixer, Source, Stream, interleave
 from stages.base import StageKind
@@ -46,23 +47,34 @@ def write_train(
     seed: int,
     sources: Sequence[Source],
     parts: Sequence[Tokenised],
+    in_batches: bool = False,
 ) -> tuple[Stream, int]:
     """Write what the stage trains on.
 
+    Args:
+        in_batches: every batch, rather than the stream, has the shares of what is replayed.
+
     Returns: what was mixed, and the number of optimizer steps.
+
+    Raises:
+        DataError: shares of batches that are packed, or that no whole row can meet.
     """
     per_step = kind.rows_per_step(spec)
     steps = int(spec.train.get("max_steps", -1))
     epochs = float(spec.train.get("num_train_epochs", 1.0))
     packing = kind.pack(spec)
+    pattern = _pattern(sources, per_step, packing is not None) if in_batches else []
     if packing is None:
         uses = kind.uses_of_a_row(spec)
         batches = -(-steps // uses)
         wanted: dict[str, Any] = {"rows": batches * per_step} if steps > 0 else {"epochs": epochs}
-        mixed = interleave(sources, seed, multiple_of=per_step, **wanted)
+        room = batches * per_step if steps > 0 else None
+        wanted["length"] = _length(sources, parts, room, False, epochs)
+        mixed = interleave(sources, seed, multiple_of=per_step, pattern=pattern, **wanted)
         _write_whole(path, parts, mixed.order)
         return mixed, steps if steps > 0 else len(mixed) // per_step * uses
-    mixer = Mixer(sources, seed)
+    room = steps * per_step * packing[0] if steps > 0 else None
+    mixer = Mixer(sources, seed, _length(sources, parts, room, True, epochs))
     if steps < 1:
         while not mixer.has_seen(epochs):
             mixer.draw()
@@ -100,7 +112,44 @@ def write_held_out(
     )
 
 
-def exemplars(num_new: int, parts: Sequence[Tokenised], mixed: Stream, seed: int) -> list[Row]:
+def _pattern(sources: Sequence[Source], per_step: int, is_packed: bool) -> list[int]:
+    """The sources of each place of a batch."""
+    if is_packed:
+        raise DataError(
+            "replay: mode: batch counts rows of a batch, and packed rows hold pieces of several sources; "
+            "use mode: stream"
+        )
+    shares = [0.0 if source.fresh else source.share for source in sources]
+    return strata(shares, per_step, [source.name for source in sources])
+
+
+def _length(
+    sources: Sequence[Source],
+    parts: Sequence[Tokenised],
+    room: int | None,
+    is_packed: bool,
+    epochs: float,
+) -> float | None:
+    """How much the whole stage will take, in the unit of the shares; None where no share changes.
+
+    Args:
+        room: tokens of all packed rows, or the number of rows; None where epochs end the stage.
+    """
+    if all(source.schedule is None for source in sources):
+        return None
+    known: list[Part] = [(source.share, source.fresh, source.schedule) for source in sources]
+    totals = [float(sum(source.amounts)) for source in sources]
+    if room is None:
+        return length_of_epochs(known, totals, epochs)
+    rows = [max(len(part), 1) for part in parts]
+    amounts = [total / number for total, number in zip(totals, rows, strict=True)]
+    rooms = [part.total / number for part, number in zip(parts, rows, strict=True)]
+    return length_of_room(known, amounts, rooms if is_packed else [1.0] * len(parts), room)
+
+
+def exemplars(
+    num_new: int, parts: Sequence[Tokenised], mixed: Stream, seed: int, most: int
+) -> list[Row]:
     """A uniform sample of the new rows that the stage saw, in the order in which it saw them first."""
     seen = array("q")
     drawn = [0] * len(parts)
@@ -108,8 +157,8 @@ def exemplars(num_new: int, parts: Sequence[Tokenised], mixed: Stream, seed: int
         if source < num_new and drawn[source] < len(parts[source]):  # its first cycle
             seen.append(place)
         drawn[source] += 1
-    if len(seen) > NUM_EXEMPLARS:
-        kept = sorted(random.Random(f"{seed}/exemplars").sample(range(len(seen)), NUM_EXEMPLARS))
+    if len(seen) > most:
+        kept = sorted(random.Random(f"{seed}/exemplars").sample(range(len(seen)), most))
         seen = array("q", (seen[index] for index in kept))
     found = []
     for place in seen:

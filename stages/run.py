@@ -6,6 +6,7 @@ Each part leaves a trace in `<id>.partial`, and an interrupted stage continues b
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from stages import kind_of
 from stages.base import Job, Material
 from stages.checks import check_reference, eos_note, eos_rate
 from stages.context import context
+from stages.hygiene import MakeItems, clean_rows
 from stages.interruption import (
     check_topology,
     continue_counts,
@@ -52,6 +54,7 @@ def run(
     job: Job,
     say: Callable[[str], None],
     check_accelerator: Callable[[Any], None] = lambda accelerator: None,
+    probe_items: MakeItems = None,
 ) -> tuple[Any, Any]:
     """Train one stage and publish its folder, or continue where it was interrupted.
 
@@ -59,6 +62,7 @@ def run(
         job: what to do.
         say: told what happens.
         check_accelerator: refuses processes other than those that were asked for.
+        probe_items: what the chain's probes ask, for the stage's hygiene.
 
     Returns: the model and the tokenizer, as they were saved.
     """
@@ -68,7 +72,7 @@ def run(
         check_topology(job.partial, job, world)
     world.barrier()
     with StageLog(job.partial / "log.txt" if world.is_main else None, say, job.verbose) as log:
-        stage = _StageRun(job, world, log, check_accelerator)
+        stage = _StageRun(job, world, log, check_accelerator, probe_items)
         return stage.finished(), stage.tokenizer
 
 
@@ -81,6 +85,7 @@ class _StageRun:
         world: World,
         log: StageLog,
         check_accelerator: Callable[[Any], None],
+        probe_items: MakeItems,
     ) -> None:
         self.job, self.world, self.log = job, world, log
         self.check_accelerator = check_accelerator
@@ -91,10 +96,14 @@ class _StageRun:
         self.start = start_folder(self.before)
         self.tokenizer = open_tokenizer(job, self.before, self.start)
         ctx = context(job, self.kind, self.tokenizer, self.start, world, log.say)
+        ctx.clean = partial(clean_rows, job.spec.hygiene, probe_items)
         self.hooks = HookStack(build_hooks(job), ctx)
         self.hooks.recall(self.before)
         # Before any weights load, and while nothing waits in a collective.
-        self.data = stage_supply(job, self.kind, self.hooks, self.tokenizer, world, log.say)
+        self.data = stage_supply(
+            job, self.kind, self.hooks, self.tokenizer, world, log.say, probe_items
+        )
+        self.hooks.ctx.num_steps = self.data.num_steps
         log.say(f"{job.name}: loading {self.before[-1].id}")
         self.model = open_model(job, self.tokenizer, self.start)
         check_shapes(self.model, self.hooks, self.before, self.start, job)

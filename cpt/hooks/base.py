@@ -30,6 +30,7 @@ from cpt.data import Reader, Rows
 from cpt.data_spec import MAX_BAD, DataSpec
 from cpt.past import Past, PastStage
 from cpt.rehearsal import Example
+from cpt.replay.schedule import Schedule
 from cpt.rows import Row, RowFormat
 from cpt.world import World
 
@@ -89,6 +90,8 @@ class StageContext:
         load: an earlier stage's model, to be measured and thrown away.
         cached: (key, how it is made) -> tensors that are made once: by the main process or by all of them
             together, and kept beside the stages.
+        num_steps: optimizer steps of the whole stage, once its data are there.
+        clean: (name, rows that are rehearsed beside the stream) -> those that the stage's hygiene leaves.
         learning_rate: of the optimizer step that is under way.
         say: tells the person at the terminal.
     """
@@ -104,30 +107,45 @@ class StageContext:
     encode: Callable[[Sequence[Row]], list[Example]] | None = None
     load: "Callable[[PastStage], PreTrainedModel] | None" = None
     cached: "Callable[[object, Callable[[], Tensors]], Tensors] | None" = None
+    clean: Callable[[str, list[Row]], list[Row]] | None = None
+    num_steps: int = 0
     learning_rate: float = 0.0
     say: Callable[[str], None] = lambda line: None
+
+
+#: Of a setting that a hook was given later: where it has its default, the stage's id stays what it was.
+LATER = {"later": True}
 
 
 @dataclass
 class Mixture:
     """Rows that the stage will train on, before they become one stream.
 
-    `fresh` are the stage's own sources, `old` what hooks add with a share of the final stream.
+    `fresh` are the stage's own sources, `old` what hooks add with a share of the final stream, `notes` what
+    the manifest should say of them.
     """
 
     fresh: list[tuple[DataSpec, list[Row] | Reader]]
     old: list["OldRows"] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class OldRows:
-    """Rows of earlier stages, or of a general corpus, with their share of the final stream."""
+    """Rows of earlier stages, or of a general corpus, with their share of the final stream.
+
+    Attributes:
+        in_batches: every batch has its share, rather than the stream.
+        schedule: the share over the stage, where it changes.
+    """
 
     name: str
     rows: list[Row] | Rows | Reader
     share: float
     unit: Literal["tokens", "samples"]
     max_bad: float = MAX_BAD
+    in_batches: bool = False
+    schedule: Schedule | None = None
 
 
 class Hook(Protocol):
@@ -192,6 +210,10 @@ class Hook(Protocol):
         """Leave files to later stages."""
         return
 
+    def idle(self) -> frozenset[str]:
+        """Points at which the hook does nothing, set as it is."""
+        return frozenset()
+
     def compares(self) -> bool:
         """Whether an earlier stage's model stands beside this one's, so that their shapes must agree."""
         return False
@@ -208,5 +230,7 @@ class Hook(Protocol):
 def points(hook: Hook) -> tuple[str, ...]:
     """The points at which a hook acts."""
     return tuple(
-        point for point in POINTS if getattr(type(hook), point) is not getattr(Hook, point)
+        point
+        for point in POINTS
+        if getattr(type(hook), point) is not getattr(Hook, point) and point not in hook.idle()
     )

@@ -1,33 +1,63 @@
-"""Rehearsal: a share of the stream comes from earlier stages or from a general corpus."""
+"""Rehearsal: old rows in the stage's stream or batches, or a loss on them beside its own."""
 
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 
-from cpt.data import open_rows
+from cpt.data import Reader, Rows
 from cpt.data_spec import MAX_BAD, DataSpec
 from cpt.errors import HookError
-from cpt.hooks.base import Hook, Mixture, OldRows, StageContext
-from cpt.past import Past
-from cpt.rows import Row, format_of
+from cpt.hooks.base import LATER, Hook, Mixture, OldRows, StageContext
+from cpt.past import Past, PastStage
+from cpt.replay.choice import Choice, Load, loader, rows_of_source, rows_of_stages
+from cpt.replay.pool import Part, parts_of
+from cpt.replay.refusals import refuse
+from cpt.replay.schedule import Schedule, ScheduleSpec
+from cpt.replay.settings import BY_MODEL, BufferSpec, Select
+from cpt.rows import Row, RowFormat, format_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from cpt.params import View
+    from cpt.replay.term import Term
+    from cpt.tokens import Tokens
+
+#: Of a data set in `mode: loss`, where no buffer says how many: what the stage can use, up to this.
+MOST_ROWS = 10_000
 
 
 @dataclass
 class Replay(Hook):
-    """Experience replay in the data stream.
+    """Experience replay.
 
-    share = old / (old + new) of the stage's final stream, in tokens unless `unit` says samples: with new
-    data N and the shares of all replay entries summing to s, entry i adds share_i / (1 - s) * N, drawn
-    without replacement per cycle. New data are never truncated. share 0 changes nothing.
+    `mode: stream`: share = old / (old + new) of the stage's final stream, in tokens unless `unit` says
+    samples: with new data N and the shares of all entries summing to s, entry i adds share_i / (1 - s) * N,
+    drawn without replacement per cycle. New data are never truncated. share 0 changes nothing.
+    `mode: batch`: likewise, and every batch of B rows holds round(share * B) old ones.
+    `mode: loss`: coefficient * (mean negative log-likelihood over the label tokens of `batch_size` old rows)
+    is added to the loss of every optimizer step, in any kind of stage (the "ptx" term of RLHF). Pairs give
+    their chosen answers; prompts alone have no answer to rehearse. The stage's own loss keeps its weight.
 
     Settings:
         of: the earlier stages whose exemplars are rehearsed; `previous`, `all`, or names.
         source: a data set instead; the base model has no exemplars.
-        share: of the final stream, in [0, 1).
-        unit: what the share counts.
+        mode: where old rows act.
+        share: of the final stream, in [0, 1); 0.1 unless said. Not in `mode: loss`.
+        unit: what the share counts: tokens, and samples in batches, unless said.
+        coefficient: of the loss; 0.1 unless said. Only in `mode: loss`, as is
+        batch_size: old rows of an optimizer step, over all processes; 8 unless said.
+        schedule: from which share or coefficient the stage comes to the one above, and how soon.
+        buffer: how many rows are rehearsed, and how they are shared out over stages.
+        select: which rows of each stage fill the buffer; or `collateral`, which draws them by what is
+            forgotten (`mode: loss`).
+        score: the column of `select: quality`.
 
-    Source: Rolnick et al. 2019, arXiv:1811.11682; `methods.md` A06, A24.
+    Source: Rolnick et al. 2019, arXiv:1811.11682; Ouyang et al. 2022, arXiv:2203.02155, eq. 2 (loss);
+    `methods.md` A06, A24, A36, A37, A48, C04, P012, P087.
     """
 
     name: ClassVar[str] = "replay"
@@ -35,15 +65,51 @@ class Replay(Hook):
 
     of: str | list[str] | None = None
     source: DataSpec | None = None
-    share: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    unit: Literal["tokens", "samples"] = "tokens"
-    rows: list[Row] = field(default_factory=list, init=False, repr=False)
+    share: Annotated[float | None, Field(ge=0, lt=1)] = None
+    unit: Literal["tokens", "samples"] | None = None
+    mode: Literal["stream", "batch", "loss"] = field(default="stream", metadata=LATER)
+    coefficient: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = field(
+        default=None, metadata=LATER
+    )
+    batch_size: Annotated[int | None, Field(ge=1)] = field(default=None, metadata=LATER)
+    schedule: ScheduleSpec | None = field(default=None, metadata=LATER)
+    buffer: BufferSpec | None = field(default=None, metadata=LATER)
+    select: Select = field(default="uniform", metadata=LATER)
+    score: str | None = field(default=None, metadata=LATER)
+    parts: list[Part] = field(default_factory=list, init=False, repr=False)
+    parent: PastStage | None = field(default=None, init=False, repr=False)
+    term: "Term | None" = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.of is not None and self.source is not None:
-            raise ValueError("name either `of` (earlier stages) or `source` (a data set)")
+        refuse(self)
         if self.of is None and self.source is None:
             self.of = "previous"
+        if self.mode == "loss":
+            self.coefficient = 0.1 if self.coefficient is None else self.coefficient
+            self.batch_size = self.batch_size or 8
+            # Of the instance: in the other modes nothing is asked of the backend.
+            self.needs = frozenset({"logits"})  # type: ignore[misc]
+            self.facts = frozenset({"second_forward"})  # type: ignore[misc]
+            return
+        self.share = 0.1 if self.share is None else self.share
+        self.unit = self.unit or ("samples" if self.mode == "batch" else "tokens")
+
+    @property
+    def value(self) -> Schedule:
+        """The share, or the coefficient, over the stage."""
+        end = (self.coefficient if self.mode == "loss" else self.share) or 0.0
+        return Schedule.of(end, self.schedule)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it changes nothing."""
+        return self.value.highest == 0
+
+    def idle(self) -> frozenset[str]:
+        """A loss mixes no rows, rows are no loss, and only collateral damage looks at each step."""
+        if self.mode != "loss":
+            return frozenset({"measure", "penalty", "track"})
+        return frozenset({"mix"} if self.select == "collateral" else {"mix", "track"})
 
     def recalls(self) -> tuple[str, ...]:
         """The stages whose exemplars are read."""
@@ -51,45 +117,136 @@ class Replay(Hook):
             return ()
         return (self.of,) if isinstance(self.of, str) else tuple(self.of)
 
+    def compares(self) -> bool:
+        """Rows are looked at with the models of the stages that left them."""
+        return self.select in BY_MODEL and not self.is_off
+
+    @property
+    def label(self) -> str:
+        """What is rehearsed, for people."""
+        return f"replay of {self.source.label if self.source else '-'.join(self.recalls())}"
+
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Read the exemplars.
 
         Raises:
-            HookError: there is nothing to rehearse, or rows of a format that the stage cannot train on.
+            HookError: there is nothing to rehearse, a buffer that cannot be filled, or rows of a format that
+                the stage cannot train on.
         """
-        if self.share == 0 or self.source is not None:
+        if self.is_off:
+            return
+        self.parent = past[-1]
+        if self.source is not None:
             return
         stages = past.select(self.of or "previous")
-        self.rows = [row for stage in stages for row in stage.rows()]
-        if not self.rows:
+        uniform = self.select in ("uniform", "collateral")
+        self.parts = parts_of(stages, self.buffer, ctx.seed, uniform)
+        if not self.parts:
             raise HookError(
                 f"replay of {', '.join(stage.name for stage in stages)}: no exemplars there; "
                 f"name a `source:` instead (the base model has none)"
             )
-
-        strange = {str(format_of(row, ctx.formats)) for row in self.rows} - set(ctx.formats)
-        if strange:
+        if self.mode == "loss":
+            return
+        found = {str(format_of(row, ctx.formats)) for part in self.parts for row in part.rows}
+        if strange := found - set(ctx.formats):
             raise HookError(
                 f"replay: a {ctx.kind} stage trains on {' or '.join(ctx.formats)} rows and cannot mix in "
-                f"{', '.join(sorted(strange))} rows; name a `source:` of its own format"
+                f"{', '.join(sorted(strange))} rows; name a `source:` of its own format, or rehearse them "
+                f"with mode: loss"
             )
 
     def mix(self, data: Mixture, ctx: StageContext) -> Mixture:
         """Add the rows with their share; the stage makes the stream for all sources at once."""
-        if self.share > 0:
-            # A whole corpus, which only the process that mixes reads.
-            rows = open_rows(self.source, ctx.formats) if self.source is not None else self.rows
-            max_bad = self.source.max_bad if self.source else MAX_BAD
-            label = self.source.label if self.source else "-".join(self.recalls())
-            name = f"replay of {label}"
-            taken = sum(old.name == name for old in data.old)
-            data.old.append(
-                OldRows(
-                    name if not taken else f"{name} {taken + 1}",
-                    rows,
-                    self.share,
-                    self.unit,
-                    max_bad,
-                )
+        if self.is_off:
+            return data
+        # A whole corpus, which only the process that mixes reads; nor do the others wait in a collective.
+        alone = ctx if ctx.world.size == 1 else replace(ctx, cached=None)
+        rows, notes = self._rows(ctx.formats, loader(alone), alone)
+        data.notes += notes
+        taken = sum(old.name == self.label for old in data.old)
+        assert self.unit is not None
+        data.old.append(
+            OldRows(
+                self.label if not taken else f"{self.label} {taken + 1}",
+                rows,
+                self.value.end,
+                self.unit,
+                self.max_bad,
+                self.mode == "batch",
+                None if self.value.is_constant else self.value,
             )
+        )
         return data
+
+    def measure(self, model: "PreTrainedModel", ctx: StageContext) -> None:
+        """Read, choose and tokenise the rows of the loss.
+
+        Raises:
+            HookError: no row has a token to predict.
+        """
+        if self.is_off:
+            return
+        from cpt.replay.term import Term
+
+        assert self.parent is not None
+        assert self.batch_size is not None
+        load = loader(ctx, model)
+        rows, notes = self._rows(get_args(RowFormat), load, ctx)
+        listed = list(rows.rows if isinstance(rows, Rows) else rows)
+        self.term = Term(
+            ctx.clean(self.label, listed) if ctx.clean is not None else listed,
+            self.batch_size,
+            self.label,
+            self.max_bad,
+            self.parent if self.select == "collateral" else None,
+            load,
+            ctx,
+        )
+        for note in [*self.term.notes, *notes]:
+            ctx.say(f"{self.label}: {note}")
+
+    def penalty(self, model: "nn.Module", tokens: "Tokens", ctx: StageContext) -> "Tensor | None":
+        """This micro-batch's part of coefficient * mean negative log-likelihood of the step's old rows."""
+        coefficient = self.value.at(ctx.step / max(ctx.num_steps, 1))
+        if self.term is None or coefficient == 0:
+            return None
+        mean = self.term.part_of_mean(model, tokens, ctx)
+        return None if mean is None else coefficient * mean
+
+    def track(self, view: "View", ctx: StageContext) -> None:
+        """Learn from the step which rows are forgotten."""
+        if self.term is not None:
+            self.term.end_step(ctx)
+
+    def state_dict(self) -> "dict[str, Tensor]":
+        """What `collateral` has learnt of its bins; other draws are a function of the step."""
+        return {} if self.term is None else self.term.state_dict()
+
+    def load_state_dict(self, state: "Mapping[str, Tensor]") -> None:
+        """Take it back; a stage whose training is over draws no more."""
+        if self.term is not None:
+            self.term.load_state_dict(state)
+
+    def _rows(
+        self, formats: tuple[RowFormat, ...], load: Load, ctx: StageContext
+    ) -> tuple[list[Row] | Rows | Reader, list[str]]:
+        """The rows that are rehearsed, and how they were chosen."""
+        if self.source is None:
+            return rows_of_stages(self.parts, self._choice(load, ctx))
+        size = self.buffer.size if self.buffer else None
+        if self.mode == "loss" and size is None:
+            size = min(MOST_ROWS, max(ctx.num_steps, 1) * (self.batch_size or 8))
+        return rows_of_source(self.source, formats, size, ctx.seed, self._choice(load, ctx))
+
+    def _choice(self, load: Load, ctx: StageContext) -> Choice | None:
+        """How rows are chosen; None where a uniform sample is what is rehearsed."""
+        if self.select in ("uniform", "collateral"):
+            return None
+        assert self.parent is not None
+        return Choice(self.select, self.score, self.parent, self.max_bad, load, ctx)
+
+    @property
+    def max_bad(self) -> float:
+        """Share of bad rows that is tolerated."""
+        return self.source.max_bad if self.source else MAX_BAD

@@ -77,5 +77,7 @@ def settings_of(hook: Hook) -> dict[str, Any]:
     for setting in fields(hook):  # type: ignore[arg-type]
         if setting.init:
             value = getattr(hook, setting.name)
+            if setting.metadata.get("later") and value == setting.default:
+                continue
             values[setting.name] = value.content() if hasattr(value, "content") else value
     return values

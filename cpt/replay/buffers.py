@@ -58,7 +58,9 @@ class Reservoir(Generic[T]):
             ValueError: it was of another size.
         """
         if state["size"] != self.size:
-            raise ValueError(f"the saved reservoir holds {state['size']} rows, this one {self.size}")
+            raise ValueError(
+                f"the saved reservoir holds {state['size']} rows, this one {self.size}"
+            )
         version, numbers, spare = state["random"]
         self.num_seen, self.items = state["num_seen"], list(state["items"])
         self._random.setstate((version, tuple(numbers), spare))
@@ -146,4 +148,6 @@ def reservoir_parts(size: int, seen: Sequence[int], seed: int) -> list[int]:
     if size >= sum(seen):
         return list(seen)
     generator = np.random.default_rng(seed)
-    return [int(n) for n in generator.multivariate_hypergeometric(list(seen), size, method="marginals")]
+    return [
+        int(n) for n in generator.multivariate_hypergeometric(list(seen), size, method="marginals")
+    ]

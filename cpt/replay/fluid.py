@@ -56,7 +56,7 @@ class Fluid:
         return given >= self.given(number, total + coming), self._due[number][1]
 
     def _time_of(self, number: int, reached: float) -> float:
-        """The amount of the stream at which a source would have given so much; infinite where it never will."""
+        """The amount of the stream at which a source would have given so much; infinite if it never will."""
         low, high = reached, 2 * reached
         while self.given(number, high) < reached:
             low, high = high, 2 * high
@@ -104,9 +104,7 @@ def length_of_room(
     return room / per_amount
 
 
-def length_of_epochs(
-    parts: Sequence[Part], totals: Sequence[float], epochs: float
-) -> float:
+def length_of_epochs(parts: Sequence[Part], totals: Sequence[float], epochs: float) -> float:
     """Amount of a stage that ends when every new source was seen so often; `totals` are the sources' own."""
     return max(
         total * epochs / share

@@ -5,12 +5,18 @@ words are, whatever stands between them.
 """
 
 import hashlib
+import random
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING
 
 from cpt.rows import Row
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 #: Of one n-gram that a row and a probe share: as in GPT-3 (Brown et al. 2020, arXiv:2005.14165, app. C).
 NGRAM = 13
@@ -43,21 +49,12 @@ def texts_of(row: Row) -> list[str]:
     return found
 
 
-@dataclass
-class Found:
-    """Places of rows that were found, by what they were found to be; those of `duplicates` come later."""
-
-    exact: list[int] = field(default_factory=list)
-    near: list[int] = field(default_factory=list)
-    probes: list[int] = field(default_factory=list)
-
-
 class Duplicates:
-    """Tells whether a row was seen before, in this source or an earlier one; 16 bytes a row, near ones more.
+    """Tells whether a row was seen before, in this source or an earlier one.
 
     The similarity of two rows is the Jaccard index of their sets of 5 words in a row. Candidates come from
     MinHash in bands and are verified: a row is a near duplicate when its true similarity to an earlier one
-    is at least 0.8.
+    is at least 0.8. Costs some 100 bytes of memory a row; for near ones also 2 kB a row and 8 bytes a word.
 
     Source: Broder 1997, doi:10.1109/SEQUEN.1997.666900; bands as in Leskovec et al., Mining of Massive
     Datasets, 3.4; `methods.md` B05.
@@ -67,7 +64,7 @@ class Duplicates:
         self.near = near
         self._seen: set[bytes] = set()
         self._bands: dict[tuple[int, bytes], list[int]] = {}
-        self._shingles: list[frozenset[int]] = []
+        self._shingles: list[NDArray[np.uint64]] = []
 
     def kind_of(self, row: Row) -> str | None:
         """`exact`, `near`, or None for a row that is new, which is then known."""
@@ -81,13 +78,14 @@ class Duplicates:
         return None
 
     def _is_near(self, found: Sequence[str]) -> bool:
-        shingles = frozenset(_hashes(found, min(SHINGLE, len(found))))
-        if not shingles:
+        import numpy as np
+
+        shingles = np.unique(np.fromiter(_hashes(found, min(SHINGLE, len(found))), np.uint64))
+        if not len(shingles):
             return False
         keys = list(enumerate(_bands(shingles)))
-        candidates = {other for key in keys for other in self._bands.get(key, ())}
-        for other in candidates:
-            both = len(shingles & self._shingles[other])
+        for other in {other for key in keys for other in self._bands.get(key, ())}:
+            both = len(np.intersect1d(shingles, self._shingles[other], assume_unique=True))
             if both >= SIMILARITY * (len(shingles) + len(self._shingles[other]) - both):
                 return True
         for key in keys:
@@ -138,13 +136,25 @@ def _hashes(found: Sequence[str], length: int) -> Iterator[int]:
         yield int.from_bytes(hashlib.blake2b(gram, digest_size=8).digest(), "little")
 
 
-def _bands(shingles: frozenset[int]) -> list[bytes]:
-    """MinHash of a set, in bands: the least of (a * x + b) mod p over its members, for 128 pairs (a, b)."""
+def _bands(shingles: "NDArray[np.uint64]") -> list[bytes]:
+    """MinHash of a set [S], in bands: the least of (a * x + b) mod p over it, for 128 pairs (a, b)."""
     import numpy as np
 
     a, b = _permutations()
-    least = [
-        min((first * x + second) % _PRIME for x in shingles) for first, second in zip(a, b, strict=True)
-    ]
-    table = np.array(least, dtype=np.uint64).reshape(BANDS, ROWS_OF_A_BAND)
-    return [band.tobytes() for band in table]
+    low = shingles & np.uint64(0xFFFFFFFF)  # a * x then stays below 2^63
+    least = np.full(len(a), _PRIME, dtype=np.uint64)
+    for start in range(0, len(low), 4096):
+        values = (a[:, None] * low[None, start : start + 4096] + b[:, None]) % np.uint64(_PRIME)
+        np.minimum(least, values.min(1), out=least)
+    return [band.tobytes() for band in least.reshape(BANDS, ROWS_OF_A_BAND)]
+
+
+@cache
+def _permutations() -> "tuple[NDArray[np.uint64], NDArray[np.uint64]]":
+    import numpy as np
+
+    draw = random.Random("minhash")
+    number = BANDS * ROWS_OF_A_BAND
+    a = [draw.randrange(1, 1 << 31) for _ in range(number)]
+    b = [draw.randrange(_PRIME) for _ in range(number)]
+    return np.array(a, dtype=np.uint64), np.array(b, dtype=np.uint64)

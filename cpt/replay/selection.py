@@ -1,7 +1,7 @@
 """Which rows of a stage are worth keeping: each function gives the places of the chosen rows.
 
-Legend: N rows, D dimensions of an embedding, M rows to choose. Ties go to the row that comes first, and no row
-is chosen twice. Where M rows are not there, all that can be chosen are.
+Legend: N rows, D dimensions of an embedding, M rows to choose. Ties go to the row that comes first, and no
+row is chosen twice. Where M rows are not there, all that can be chosen are.
 """
 
 from typing import TYPE_CHECKING
@@ -73,7 +73,10 @@ def kcenter(embeddings: "NDArray[np.floating]", size: int) -> list[int]:
 
 
 def kmeans(
-    embeddings: "NDArray[np.floating]", size: int, generator: "np.random.Generator", rounds: int = 100
+    embeddings: "NDArray[np.floating]",
+    size: int,
+    generator: "np.random.Generator",
+    rounds: int = 100,
 ) -> list[int]:
     """The row nearest to each of M centroids; of a row that is nearest to two, the next nearest follows.
 
@@ -137,7 +140,9 @@ def quality(scores: "NDArray[np.floating]", size: int) -> list[int]:
     return [int(p) for p in np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")[:size]]
 
 
-def _squared(phi: "NDArray[np.floating]", centroids: "NDArray[np.floating]") -> "NDArray[np.float64]":
+def _squared(
+    phi: "NDArray[np.floating]", centroids: "NDArray[np.floating]"
+) -> "NDArray[np.float64]":
     """[N, M] squared distances, computed in pieces of one centroid: N * D numbers at a time."""
     import numpy as np
 

@@ -1,0 +1,138 @@
+"""Rows that a stage leaves out before shares are computed: duplicates, and items of the chain's probes."""
+
+from collections.abc import Callable, Sequence
+
+from cpt.data import Reader
+from cpt.errors import DataError
+from cpt.recipe import HygieneSpec
+from cpt.replay.hygiene import Duplicates, ProbeItems
+from cpt.rows import Row
+
+#: What the probes of the chain ask, read when a row is first compared with them; None without a suite.
+MakeItems = Callable[[], ProbeItems] | None
+
+
+class Hygiene:
+    """Looks at the sources of one stage, one after the other: a row of a later one repeats an earlier one."""
+
+    def __init__(self, spec: HygieneSpec, make_items: MakeItems) -> None:
+        """Prepare to look.
+
+        Raises:
+            DataError: probes are asked for and there are none.
+        """
+        if spec.probes in ("drop", "refuse") and make_items is None:
+            raise DataError(
+                f"hygiene: probes: {spec.probes}, and there is no suite to take them from; name one under "
+                f"`probes:` in the chain (by hand: suite=<file>)"
+            )
+        self.spec = spec
+        self._make_items = make_items
+        self._items: ProbeItems | None = None
+        self._duplicates = (
+            Duplicates(near=spec.duplicates == "near") if spec.duplicates != "keep" else None
+        )
+
+    def of(self, name: str, is_new: bool) -> "SourceHygiene":
+        """For one source."""
+        wanted = self.spec.probes or ("keep" if is_new else "refuse")
+        items = None
+        if wanted != "keep" and self._make_items is not None:
+            if self._items is None:
+                self._items = self._make_items()
+            items = self._items
+        return SourceHygiene(name, self._duplicates, items, wanted == "refuse")
+
+
+class SourceHygiene:
+    """What is left out of one source, and how much of it there was.
+
+    Attributes:
+        num_exact, num_near, num_probes: rows that were found.
+    """
+
+    def __init__(
+        self, name: str, duplicates: Duplicates | None, items: ProbeItems | None, refuses: bool
+    ) -> None:
+        self.name = name
+        self.num_exact = self.num_near = self.num_probes = self.num_rows = 0
+        self._duplicates, self._items, self._refuses = duplicates, items, refuses
+        self._example = ""
+
+    @property
+    def looks(self) -> bool:
+        """Whether it looks at the rows at all."""
+        return self._duplicates is not None or self._items is not None
+
+    def keeps(self, row: Row) -> bool:
+        """Whether a row stays; counts it."""
+        self.num_rows += 1
+        if self._items is not None and self._items.are_in(row):
+            self.num_probes += 1
+            self._example = self._example or str(next(iter(row.values())))[:80]
+            return self._refuses  # `check` refuses them all at once
+        kind = self._duplicates.kind_of(row) if self._duplicates is not None else None
+        self.num_exact += kind == "exact"
+        self.num_near += kind == "near"
+        return kind is None
+
+    def filtered(
+        self, rows: list[Row] | Reader, numbers: Sequence[int] = ()
+    ) -> tuple[list[Row] | Reader, Sequence[int]]:
+        """The rows that stay, and their numbers in the source; rows that arrive are looked at as they do.
+
+        Raises:
+            DataError: what `check` refuses; no row is left.
+        """
+        if not self.looks:
+            return rows, numbers
+        if isinstance(rows, Reader):
+            rows.wants = self.keeps
+            return rows, numbers
+        places = [place for place, row in enumerate(rows) if self.keeps(row)]
+        self.check()
+        if rows and not places:
+            raise DataError(f"data {self.name}: {self.told()}, and no row is left")
+        return [rows[place] for place in places], [
+            numbers[place] for place in places
+        ] if numbers else ()
+
+    def check(self) -> None:
+        """Refuse a source, once it is read.
+
+        Raises:
+            DataError: it holds items of probes, and these are refused.
+        """
+        if self._refuses and self.num_probes:
+            raise DataError(
+                f"data {self.name}: {self.num_probes} of {self.num_rows} rows hold items of the chain's "
+                f"probes ({self._example!r} ...), which then no longer measure what is retained; leave them "
+                f"out with hygiene: {{probes: drop}} in the stage, or say hygiene: {{probes: keep}}"
+            )
+
+    def told(self) -> str:
+        """What was left out, in words; empty where nothing was."""
+        duplicates = self.num_exact + self.num_near
+        parts = []
+        if duplicates:
+            near = f", {self.num_near} of them near ones" if self.num_near else ""
+            parts.append(f"{duplicates} duplicates{near}")
+        if self.num_probes:
+            parts.append(f"{self.num_probes} rows with items of probes")
+        return f"left out {' and '.join(parts)}" if parts else ""
+
+    def counts(self) -> dict[str, int]:
+        """For the manifest; nothing where nothing was looked for."""
+        found = {}
+        if self._duplicates is not None:
+            found = {"exact_duplicates": self.num_exact, "near_duplicates": self.num_near}
+        if self._items is not None:
+            found["probe_items"] = self.num_probes
+        return found
+
+
+def clean_rows(spec: HygieneSpec, make_items: MakeItems, name: str, rows: list[Row]) -> list[Row]:
+    """Rows that are rehearsed beside the stream, as those within it are looked at."""
+    kept, _ = Hygiene(spec, make_items).of(name, is_new=False).filtered(rows)
+    assert isinstance(kept, list)
+    return kept
