@@ -128,7 +128,7 @@ O_si = max(0, sum over steps of -g_i dw_i) / (D_i^2 + damping)    along stage s;
 
         for name, weights, _ in view.shards():
             new = weights.float()
-            before = self.last[name].to(new.device)
+            before = self.last.get(name, new).to(new.device)
             if name in self.gradient:
                 path = self.path.get(name)
                 path = torch.zeros_like(new) if path is None else path.to(new.device)

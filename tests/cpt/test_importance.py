@@ -126,7 +126,7 @@ def test_the_same_seed_gives_the_same_and_another_one_other_labels() -> None:
 
 
 def test_weights_that_are_not_there_are_named() -> None:
-    with pytest.raises(HookError, match="1 of 2 protected weights .* 'nothing.weight'"):
+    with pytest.raises(HookError, match=r"1 of 2 protected weights .* 'nothing.weight'"):
         parameters_of(Toy(X, [[0.0, 0.0]]), ["head.weight", "nothing.weight"])
 
 
