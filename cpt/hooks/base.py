@@ -28,6 +28,7 @@ from pydantic import ConfigDict
 
 from cpt.data import Reader, Rows
 from cpt.data_spec import MAX_BAD, DataSpec
+from cpt.hooks.card import Card
 from cpt.past import Past, PastStage
 from cpt.rehearsal import Example
 from cpt.replay.schedule import Schedule
@@ -46,7 +47,6 @@ Tensors = dict[str, "Tensor"]
 #: What a closed-form gradient is reported as: its term's value, and its norm; or other numbers by name.
 Told = Mapping[str, "Tensor | float"]
 Need = Literal["logits", "parameters", "gradients", "adapter"]
-Evidence = Literal["production-validated", "newer", "academic", "research"]
 
 #: The points in the order in which they act.
 POINTS = (
@@ -92,6 +92,7 @@ class StageContext:
             together, and kept beside the stages.
         num_steps: optimizer steps of the whole stage, once its data are there.
         clean: (name, rows that are rehearsed beside the stream) -> those that the stage's hygiene leaves.
+        new_rows: embeddings that the stage itself has added for new tokens.
         learning_rate: of the optimizer step that is under way.
         say: tells the person at the terminal.
     """
@@ -109,6 +110,7 @@ class StageContext:
     cached: "Callable[[object, Callable[[], Tensors]], Tensors] | None" = None
     clean: Callable[[str, list[Row]], list[Row]] | None = None
     num_steps: int = 0
+    new_rows: int = 0
     learning_rate: float = 0.0
     say: Callable[[str], None] = lambda line: None
 
@@ -155,10 +157,12 @@ class Hook(Protocol):
     name: ClassVar[str]
     needs: ClassVar[frozenset[Need]] = frozenset()
     facts: ClassVar[frozenset[str]] = frozenset()
-    evidence: ClassVar[Evidence] = "academic"
+    card: ClassVar[Card | None] = None
     version: ClassVar[int] = 1
     kinds: ClassVar[frozenset[str] | None] = None
     order: ClassVar[int] = 0
+    #: Whether the stages that it recalls must have listed the same hook.
+    reads_memory: ClassVar[bool] = False
 
     def recalls(self) -> tuple[str, ...]:
         """Earlier stages that the hook reads, by name; `previous`, `base` and `all` count as names."""
@@ -213,6 +217,10 @@ class Hook(Protocol):
     def idle(self) -> frozenset[str]:
         """Points at which the hook does nothing, set as it is."""
         return frozenset()
+
+    def rehearses(self) -> bool:
+        """Whether it needs rows that the stages it recalls have left."""
+        return False
 
     def compares(self) -> bool:
         """Whether an earlier stage's model stands beside this one's, so that their shapes must agree."""

@@ -10,6 +10,7 @@ from cpt.data import Reader, Rows
 from cpt.data_spec import MAX_BAD, DataSpec
 from cpt.errors import HookError
 from cpt.hooks.base import LATER, Hook, Mixture, OldRows, StageContext
+from cpt.hooks.card import Card
 from cpt.past import Past, PastStage
 from cpt.replay.choice import Choice, Load, loader, rows_of_source, rows_of_stages
 from cpt.replay.pool import Part, parts_of
@@ -56,12 +57,38 @@ class Replay(Hook):
             forgotten (`mode: loss`).
         score: the column of `select: quality`.
 
-    Source: Rolnick et al. 2019, arXiv:1811.11682; Ouyang et al. 2022, arXiv:2203.02155, eq. 2 (loss);
-    `methods.md` A06, A24, A36, A37, A48, C04, P012, P087.
+    Source: Rolnick et al. 2019, arXiv:1811.11682; Ouyang et al. 2022, arXiv:2203.02155, eq. 2 (loss).
     """
 
     name: ClassVar[str] = "replay"
-    evidence: ClassVar = "production-validated"
+    card: ClassVar = Card(
+        family="replay",
+        formula="""stream, batch: share = old / (old + new) of the final stream, or of each batch
+               loss  = mean over all label tokens of the mixed stream
+loss:          loss  = stage's own + coefficient * mean over label tokens of old rows
+schedule:      value(s) = end + (start - end) * exp(-s / tau), s: part of the stage done
+collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
+        when="First of all, wherever earlier data or a general corpus can be read again. Begin "
+        "with a share of 0.1 to 0.3 in sft, 0.05 to 0.5 in pretrain, more the further the new "
+        "data are from the old. In dpo and grpo, whose rows are of another form, with mode: loss "
+        "and a coefficient of 0.1 to 0.5.",
+        cost="stream, batch: no extra pass; at equal new tokens the stage has 1 / (1 - share) times "
+        "the steps. loss: a forward and a backward pass of batch_size more rows a step. select: one "
+        "forward pass over the old rows, once.",
+        state="0",
+        fails="A small set repeated for many epochs is learnt by heart (the log tells the "
+        "epochs). Old rows in another chat template teach that template. Rows that a probe asks "
+        "make the probe worthless.",
+        evidence="production-validated",
+        sources=(
+            "Rolnick et al. 2019, arXiv:1811.11682",
+            "Ibrahim et al. 2024, arXiv:2403.08763 (continual pretraining)",
+            "Ouyang et al. 2022, arXiv:2203.02155, eq. 2 (pretraining loss beside RL)",
+            "Vitter 1985, doi:10.1145/3147.3165 (reservoir)",
+            "Welling 2009, doi:10.1145/1553374.1553517 (herding)",
+            "methods.md A06, A24, A36, A37, A48, B05, C04, D06, P012, P087",
+        ),
+    )
 
     of: str | list[str] | None = None
     source: DataSpec | None = None
@@ -125,6 +152,10 @@ class Replay(Hook):
     def label(self) -> str:
         """What is rehearsed, for people."""
         return f"replay of {self.source.label if self.source else '-'.join(self.recalls())}"
+
+    def rehearses(self) -> bool:
+        """The stages' exemplars, unless there is a data set instead."""
+        return self.of is not None
 
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Read the exemplars.

@@ -15,6 +15,11 @@ TABLE: dict[str, str] = {
     "replay": "cpt.hooks.replay:Replay",
     "kl": "cpt.hooks.kl:KL",
     "lora": "cpt.hooks.lora:Lora",
+    "l2_sp": "cpt.hooks.l2_sp:L2SP",
+    "ewc": "cpt.hooks.ewc:EWC",
+    "online_ewc": "cpt.hooks.ewc:OnlineEWC",
+    "si": "cpt.hooks.si:SI",
+    "mas": "cpt.hooks.mas:MAS",
     "ema": "cpt.hooks.ema:EMA",
     "interpolate": "cpt.hooks.interpolate:Interpolate",
 }

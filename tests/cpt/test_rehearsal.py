@@ -36,9 +36,7 @@ def test_labels_and_predictions_are_counted_without_the_first_token() -> None:
 def test_padding_is_behind_the_mask_and_weighs_nothing() -> None:
     batch = collate([example(5, prompt=2), example(3)], "cpu", scale=0.25)
     assert batch.forward["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
-    assert batch.weight.tolist() == [[0, 0.25, 0.25, 0.25, 0][:1] + [0.25, 0.25, 0.25, 0]] + [
-        [0.25, 0.25, 0, 0, 0]
-    ]
+    assert batch.weight.tolist() == [[0, 0.25, 0.25, 0.25, 0], [0.25, 0.25, 0, 0, 0]]
     assert batch.predictions().tolist() == [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]
 
 
