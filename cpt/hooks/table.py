@@ -66,14 +66,24 @@ def _written(hook: type[Hook]) -> type[Settings]:
 
     A strict dataclass would take nothing but an instance of itself from pydantic.
     """
-    types = get_type_hints(hook, include_extras=True)
+    written = [setting for setting in fields(hook) if setting.init]  # type: ignore[arg-type]
+    types = _types(hook, {setting.name for setting in written})
     settings: dict[str, Any] = {}
-    for setting in fields(hook):  # type: ignore[arg-type]
-        if setting.init:
-            is_needed = setting.default is MISSING and setting.default_factory is MISSING
-            # Only what was written is taken over; the hook has its own defaults.
-            settings[setting.name] = (types[setting.name], ... if is_needed else None)
+    for setting in written:
+        is_needed = setting.default is MISSING and setting.default_factory is MISSING
+        # Only what was written is taken over; the hook has its own defaults.
+        settings[setting.name] = (types[setting.name], ... if is_needed else None)
     return create_model(hook.__name__, __base__=Settings, **settings)
+
+
+def _types(hook: type[Hook], names: set[str]) -> dict[str, Any]:
+    """Types of the settings alone: what a hook keeps for itself may be typed for a checker only."""
+    types: dict[str, Any] = {}
+    for owner in reversed(hook.__mro__):
+        own = {n: t for n, t in owner.__dict__.get("__annotations__", {}).items() if n in names}
+        holder = type(owner.__name__, (), {"__annotations__": own, "__module__": owner.__module__})
+        types |= get_type_hints(holder, include_extras=True)
+    return types
 
 
 def settings_of(hook: Hook) -> dict[str, Any]:
