@@ -137,15 +137,16 @@ class Mixer:
         return index, row
 
     def _due(self) -> int:
-        among, total = list(self._cycles), self.total
+        among, total, whole = list(self._cycles), self.total, 1.0
         if self._pattern:
             index = self._pattern[len(self) % len(self._pattern)]
             if index >= 0:
                 return index
             among, total = self._fresh, sum(self._given[index] for index in self._fresh)
+            whole = sum(self._given_sources[index].share for index in self._fresh)
         chosen, best = -1, (True, math.inf)
         for index in among:  # of two alike, the first
-            share, given = self._given_sources[index].share, self._given[index]
+            share, given = self._given_sources[index].share / whole, self._given[index]
             cycle = self._cycles[index]
             amount = cycle.amounts[cycle.coming]
             if self._fluid is not None:

@@ -17,6 +17,7 @@ from cpt.replay.pool import Part, parts_of
 from cpt.replay.refusals import refuse
 from cpt.replay.schedule import Schedule, ScheduleSpec
 from cpt.replay.settings import BY_MODEL, BufferSpec, Select
+from cpt.replay.term import Term
 from cpt.rows import Row, RowFormat, format_of
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from cpt.params import View
-    from cpt.replay.term import Term
     from cpt.tokens import Tokens
 
 #: Of a data set in `mode: loss`, where no buffer says how many: what the stage can use, up to this.
@@ -105,7 +105,7 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
     score: str | None = field(default=None, metadata=LATER)
     parts: list[Part] = field(default_factory=list, init=False, repr=False)
     parent: PastStage | None = field(default=None, init=False, repr=False)
-    term: "Term | None" = field(default=None, init=False, repr=False)
+    term: Term | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         refuse(self)
@@ -218,8 +218,6 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
         """
         if self.is_off:
             return
-        from cpt.replay.term import Term
-
         assert self.parent is not None
         assert self.batch_size is not None
         load = loader(ctx, model)

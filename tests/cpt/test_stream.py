@@ -1,9 +1,13 @@
+import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from cpt.errors import DataError
+from cpt.replay.fluid import length_of_epochs, length_of_room, strata
+from cpt.replay.schedule import Schedule
 from cpt.stream import Mixer, Source, Stream, interleave
 
 
@@ -155,3 +159,94 @@ def test_what_cannot_be_mixed_is_refused() -> None:
         interleave([rows("new", 3, 0.8), rows("old", 0, 0.2, False)], 1)
     with pytest.raises(DataError, match="leave nothing for new data"):
         interleave([rows("old", 3, 1.0, False)], 1)
+
+
+def scheduled(share: float, start: float, tau: float, number: int = 90) -> Source:
+    schedule = Schedule(start=start, end=share, tau=tau)
+    return Source("old", [1] * number, share, False, schedule=schedule)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "tau"), [(0.5, 0.1, 0.05), (0.0, 0.3, 0.2), (0.4, 0, 0.3)]
+)
+def test_a_share_that_changes_is_exact_in_every_prefix_too(
+    start: float, end: float, tau: float
+) -> None:
+    old = scheduled(end, start, tau)
+    sources = [rows("new", 70, 0.6), rows("more", 40, 0.2), old, rows("other", 30, 0.1, False)]
+    length = 2000
+    given = [0, 0, 0, 0]
+    assert old.schedule is not None
+    mixed = interleave(sources, 5, rows=length, length=length)
+    for total, (source, _) in enumerate(mixed.order, start=1):
+        given[source] += 1
+        of_old = length * old.schedule.integral(total / length)
+        left = total - of_old - 0.1 * total
+        wanted = [left * 0.75, left * 0.25, of_old, 0.1 * total]
+        assert all(abs(have - want) <= 1 for have, want in zip(given, wanted, strict=True))
+    assert mixed.shares[2] == pytest.approx(old.schedule.mean, abs=1 / length)
+
+
+def test_a_schedule_that_does_not_change_is_no_schedule() -> None:
+    constant = interleave([texts("new", 80, 0.8), texts("old", 9, 0.2, False)], 1)
+    new, old = texts("new", 80, 0.8), texts("old", 9, 0.2, False)
+    same = replace(old, schedule=Schedule(0.2, 0.2))
+    assert pairs(interleave([new, same], 1, length=1e4)) == pairs(constant)
+
+
+def test_the_length_of_a_stage_is_known_before_it_is_mixed() -> None:
+    new, old = texts("new", 300, 0.9), texts("old", 100, 0.1, False)
+    old = replace(old, schedule=Schedule(0.5, 0.1, 0.05))
+    parts = [(source.share, source.fresh, source.schedule) for source in (new, old)]
+    totals = [float(sum(source.amounts)) for source in (new, old)]
+    of_epochs = length_of_epochs(parts, totals, 2.0)
+    mixed = interleave([new, old], 3, epochs=2.0, length=of_epochs)
+    total = sum((new, old)[source].amounts[row] for source, row in mixed.order)
+    assert total == pytest.approx(of_epochs, abs=400)
+    # 500 rows, of which the old ones' share of tokens is 0.12.
+    amounts = [totals[0] / 300, totals[1] / 100]
+    of_rows = length_of_room(parts, amounts, [1.0, 1.0], 500)
+    mixed = interleave([new, old], 3, rows=500, length=of_rows)
+    total = sum((new, old)[source].amounts[row] for source, row in mixed.order)
+    assert total == pytest.approx(of_rows, rel=0.02)
+    assert mixed.shares[1] == pytest.approx(0.12, abs=0.005)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 32, 100])
+@pytest.mark.parametrize("shares", [[0.0, 0.25], [0, 0.3, 0.1], [0, 0, 0.5, 0.05, 0.1]], ids=str)
+def test_every_batch_holds_the_rounded_share(size: int, shares: list[float]) -> None:
+    counts = [math.floor(share * size + 0.5) for share in shares]
+    names = [str(number) for number in range(len(shares))]
+    if any(share and not count for share, count in zip(shares, counts, strict=True)):
+        with pytest.raises(DataError, match="is less than half a row; raise batch_size"):
+            strata(shares, size, names)
+        return
+    pattern = strata(shares, size, names)
+    sources = [
+        rows(str(number), 13, share or (1 - sum(shares)) / shares.count(0), share == 0)
+        for number, share in enumerate(shares)
+    ]
+    order = [source for source, _ in interleave(sources, 1, rows=20 * size, pattern=pattern).order]
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        for number, share in enumerate(shares):
+            if share:
+                assert batch.count(number) == counts[number]
+
+
+def test_new_sources_share_what_batches_leave_them() -> None:
+    sources = [rows("a", 50, 0.6), rows("b", 50, 0.2), rows("old", 9, 0.2, False)]
+    pattern = strata([0, 0, 0.2], 5, ["a", "b", "old"])
+    mixed = interleave(sources, 1, rows=500, pattern=pattern)
+    assert mixed.shares == (0.6, 0.2, 0.2)
+    # Each in its own order, whatever comes between, and in its share of what is left at any time.
+    alone = interleave([rows("a", 50, 0.75), rows("b", 50, 0.25)], 1, rows=400)
+    for source in (0, 1):
+        assert only(mixed, source) == only(alone, source)
+    new = [source for source, _ in mixed.order if source < 2]
+    assert all(abs(new[:end].count(0) - 0.75 * end) <= 1 for end in range(len(new)))
+
+
+def test_batches_that_leave_no_row_for_new_data_are_refused() -> None:
+    with pytest.raises(DataError, match="take all 4 rows of a batch"):
+        strata([0, 0.5, 0.45], 4, ["new", "old", "older"])
