@@ -3,6 +3,7 @@
 from dataclasses import MISSING, fields
 from functools import cache
 from importlib import import_module, metadata
+from inspect import get_annotations
 from typing import Any, get_type_hints
 
 from pydantic import create_model
@@ -80,7 +81,7 @@ def _types(hook: type[Hook], names: set[str]) -> dict[str, Any]:
     """Types of the settings alone: what a hook keeps for itself may be typed for a checker only."""
     types: dict[str, Any] = {}
     for owner in reversed(hook.__mro__):
-        own = {n: t for n, t in owner.__dict__.get("__annotations__", {}).items() if n in names}
+        own = {n: t for n, t in get_annotations(owner).items() if n in names}
         holder = type(owner.__name__, (), {"__annotations__": own, "__module__": owner.__module__})
         types |= get_type_hints(holder, include_extras=True)
     return types
