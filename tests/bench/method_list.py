@@ -30,8 +30,7 @@ def _replay(share: float, size: int | None = None) -> Method:
     settings: dict[str, Any] = {"of": "all", "share": share, "unit": "samples"}
     if size is None:
         return Method(f"replay {share}, all items", [{"replay": settings}])
-    # Of one task, then of two: the same number of items for each.
-    settings["buffer"] = {"per_stage": size}
+    settings["buffer"] = {"size": f"{size} a task", "policy": "quota"}
     return Method(f"replay {share}, {size} items a task", [{"replay": settings}])
 
 
@@ -50,7 +49,9 @@ TASK_TABLES: list[tuple[Method, Reference]] = [
     (_replay(0.2), _ta(0.997, 0.914, 0.059, 0.231)),
     (_replay(0.5), _ta(0.994, 0.978, 0.061, 0.613)),
     (
-        _one("der++, 16 items a task", "der", of="all", per_stage=16, alpha=0.05, beta=0.5, k=16),
+        _one(
+            "der++, 16 items a task", "der", of="all", size="16 a task", alpha=0.05, beta=0.5, k=16
+        ),
         _ta(1.0, 0.370, 0.029, 0.214),
     ),
     (
@@ -106,7 +107,7 @@ TASK_TABLES: list[tuple[Method, Reference]] = [
                         "of": "all",
                         "share": 0.2,
                         "unit": "samples",
-                        "buffer": {"per_stage": 16},
+                        "buffer": {"size": "16 a task", "policy": "quota"},
                     }
                 },
                 {"lwf": {"inputs": "general", "rows_of": "all", "beta": 1.0}},
