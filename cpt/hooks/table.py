@@ -3,6 +3,7 @@
 from dataclasses import MISSING, fields
 from functools import cache
 from importlib import import_module, metadata
+from inspect import get_annotations
 from typing import Any, get_type_hints
 
 from pydantic import create_model
@@ -67,7 +68,7 @@ def _written(hook: type[Hook]) -> type[Settings]:
     A strict dataclass would take nothing but an instance of itself from pydantic.
     """
     written = [setting for setting in fields(hook) if setting.init]  # type: ignore[arg-type]
-    types = _types(hook, {setting.name for setting in written})
+    types = types_of(hook)
     settings: dict[str, Any] = {}
     for setting in written:
         is_needed = setting.default is MISSING and setting.default_factory is MISSING
@@ -76,11 +77,12 @@ def _written(hook: type[Hook]) -> type[Settings]:
     return create_model(hook.__name__, __base__=Settings, **settings)
 
 
-def _types(hook: type[Hook], names: set[str]) -> dict[str, Any]:
-    """Types of the settings alone: what a hook keeps for itself may be typed for a checker only."""
+def types_of(hook: type[Hook]) -> dict[str, Any]:
+    """Types of a hook's settings alone: what it keeps for itself may be typed for a checker only."""
+    names = {setting.name for setting in fields(hook) if setting.init}  # type: ignore[arg-type]
     types: dict[str, Any] = {}
     for owner in reversed(hook.__mro__):
-        own = {n: t for n, t in owner.__dict__.get("__annotations__", {}).items() if n in names}
+        own = {name: kind for name, kind in get_annotations(owner).items() if name in names}
         holder = type(owner.__name__, (), {"__annotations__": own, "__module__": owner.__module__})
         types |= get_type_hints(holder, include_extras=True)
     return types
