@@ -19,6 +19,7 @@ from cpt.hooks import table
 from cpt.hooks.base import Mixture, OldRows, StageContext
 from cpt.hooks.stack import HookStack
 from cpt.recipe import StageSpec
+from cpt.replay.schedule import Schedule
 from cpt.settings import validate
 from cpt.world import World
 from stages import kind_of
@@ -47,8 +48,8 @@ def write(file: Path, rows: list[Any]) -> str:
 class Old:
     """A hook that adds rows, without a past."""
 
-    def __init__(self, rows: list[Any], share: float, unit: Any = "tokens") -> None:
-        self.added = OldRows("replay of old", rows, share, unit)
+    def __init__(self, rows: list[Any], share: float, unit: Any = "tokens", **more: Any) -> None:
+        self.added = OldRows("replay of old", rows, share, unit, **more)
 
 
 def stack(kind: str, *olds: Old) -> HookStack:
@@ -626,3 +627,68 @@ def test_a_finished_stage_keeps_no_tokens(tmp_path: Path, tiny_tokenizer: Any) -
     remove_leftovers(partial)
     assert list(partial.iterdir()) == []
     assert len(done.train) == 16  # what is mapped can still be read
+
+
+@pytest.mark.parametrize(("share", "size"), [(0.25, 8), (0.3, 8), (0.5, 2)])
+def test_every_batch_holds_its_share_of_old_rows(
+    tmp_path: Path, tiny_tokenizer: Any, share: float, size: int
+) -> None:
+    old = Old([{"text": "y" * (n % 9 + 1)} for n in range(11)], share, "samples", in_batches=True)
+    done = make("sft", tiny_tokenizer, texts(tmp_path, 50), old, batch_size=size)
+    lines = said(tiny_tokenizer, done)
+    counts = [
+        sum(line.startswith("y") for line in lines[start : start + size])
+        for start in range(0, len(lines), size)
+    ]
+    assert set(counts) == {int(share * size + 0.5)}
+    assert {line[:4] for line in lines} >= {f"{n:04d}" for n in range(50)}
+
+
+def test_batches_that_are_packed_have_no_rows_to_count(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    old = Old([{"text": "y"}], 0.25, "samples", in_batches=True)
+    with pytest.raises(DataError, match="packed rows hold pieces of several sources; use mode: st"):
+        make("pretrain", tiny_tokenizer, texts(tmp_path, 9), old, batch_size=4, max_length=64)
+
+
+@pytest.mark.parametrize("unit", ["tokens", "samples"])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("sft", {"max_steps": 60}),
+        ("sft", {"num_train_epochs": 2}),
+        ("pretrain", {"max_length": 64, "max_steps": 40}),
+        ("pretrain", {"max_length": 64, "num_train_epochs": 2}),
+    ],
+    ids=str,
+)
+def test_a_share_that_changes_follows_its_schedule(
+    tmp_path: Path, tiny_tokenizer: Any, kind: str, settings: dict[str, Any], unit: str
+) -> None:
+    """Old texts of 40 tokens, new ones of 11: 0.5 at first, 0.1 in the end, with the schedule's own mean."""
+    schedule = Schedule(start=0.5, end=0.1, tau=0.1)
+    old = Old([{"text": "y" * 39}] * 30, 0.1, unit, schedule=schedule)
+    done = make(kind, tiny_tokenizer, texts(tmp_path, 150), old, batch_size=8, **settings)
+    everything = "".join(said(tiny_tokenizer, done)).split("<|im_end|>")[:-1]
+    amounts = [len(line) + 1 if unit == "tokens" else 1 for line in everything]
+    is_old = [line.startswith("y") for line in everything]
+
+    def share(start: float, end: float) -> float:
+        first, last = int(start * len(everything)), int(end * len(everything))
+        part = list(zip(amounts, is_old, strict=True))[first:last]
+        return sum(amount for amount, old in part if old) / sum(amount for amount, _ in part)
+
+    assert share(0, 1) == pytest.approx(schedule.mean, abs=0.02)
+    assert share(0, 0.05) > 0.3
+    assert share(0.6, 1) == pytest.approx(0.1, abs=0.03)
+    assert done.description[1]["share"] == pytest.approx(schedule.mean, abs=0.02)
+
+
+def test_schedules_and_modes_that_do_not_go_together(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    rows: list[Any] = [{"text": "y"}]
+    data = texts(tmp_path, 9)
+    high = Old(rows, 0.2, schedule=Schedule(start=0.8, end=0.2))
+    with pytest.raises(DataError, match="replay shares sum to 1; they must leave something"):
+        make("sft", tiny_tokenizer, data, high, Old(rows, 0.2))
+    both = [Old(rows, 0.2, "samples", in_batches=True), Old(rows, 0.2, "samples")]
+    with pytest.raises(DataError, match="have one mode: stream or batch"):
+        make("sft", tiny_tokenizer, data, *both)

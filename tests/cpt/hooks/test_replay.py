@@ -1,12 +1,15 @@
 """Rehearsal: exact shares, each source under its own format, nothing without rows."""
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from cpt.data import open_rows
 from cpt.data_spec import DataSpec
 from cpt.errors import HookError, RecipeError
 from cpt.hooks import table
@@ -14,8 +17,12 @@ from cpt.hooks.base import Mixture, StageContext
 from cpt.hooks.replay import Replay
 from cpt.hooks.stack import HookStack
 from cpt.past import of_folder
+from cpt.replay import selection
+from cpt.replay.buffers import reservoir_parts
+from cpt.replay.settings import BufferSpec
 from cpt.world import World
 from stages import kind_of
+from stages.context import context, examples
 from stages.material import supply
 from tests.tiny_stages import TinyStages
 
@@ -203,3 +210,146 @@ class TestRefusals:
         ]
         with pytest.raises(Exception, match=r"count in one unit"):
             stages.train(stages.job("sft", hooks))
+
+
+def full_ctx(stages: TinyStages, tokenizer: Any, kind: str = "sft") -> StageContext:
+    """What a stage on top of the sft stage gives its hooks."""
+    job = stages.job(kind)
+    start = str(stages.sft.output / "checkpoint")
+    return context(job, kind_of(kind, ""), tokenizer, start, World(), lambda line: None)
+
+
+def mixed(hook: Replay, stages: TinyStages, ctx: StageContext) -> tuple[list[Any], list[str]]:
+    """The rows that a hook mixes in, and its notes."""
+    data = Mixture([])
+    hook.recall(of_folder(stages.sft.output), ctx)
+    hook.mix(data, ctx)
+    ((rows,),) = [[old.rows] for old in data.old]
+    return rows if isinstance(rows, list) else rows.rows, data.notes  # type: ignore[union-attr]
+
+
+def of_model(folder: Path, rows: list[Any], tokenizer: Any, job: Any) -> tuple[Any, list[float]]:
+    """[N, H] mean last hidden states of length 1, and mean token losses, by transformers alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "checkpoint").eval()
+    phi, losses = [], []
+    for example in examples(rows, tokenizer, job.spec):
+        ids, labels = torch.tensor([example.input_ids]), torch.tensor([example.labels])
+        with torch.no_grad():
+            seen = model(input_ids=ids, labels=labels, output_hidden_states=True)
+        phi.append(torch.nn.functional.normalize(seen.hidden_states[-1][0].mean(0), dim=0))
+        losses.append(float(seen.loss))
+    return torch.stack(phi).numpy(), losses
+
+
+class TestBuffers:
+    def test_quota_gives_stages_equal_parts(self, stages: TinyStages, tiny_tokenizer: Any) -> None:
+        hook = Replay(of="all", share=0.2, buffer=BufferSpec(size=11))
+        rows, _ = mixed(hook, stages, full_ctx(stages, tiny_tokenizer))
+        assert sum("text" in row for row in rows) == 6  # the oldest has the odd one
+        assert sum("messages" in row for row in rows) == 5
+        again, _ = mixed(hook, stages, full_ctx(stages, tiny_tokenizer))
+        assert again == rows
+
+    def test_reservoir_is_a_sample_of_all_rows_seen(
+        self, stages: TinyStages, tiny_tokenizer: Any
+    ) -> None:
+        past = of_folder(stages.sft.output)
+        seen = [stage.num_seen for stage in past.stages[1:]]
+        assert seen == [24, 24]
+        hook = Replay(of="all", share=0.2, buffer=BufferSpec(size=10, policy="reservoir"))
+        rows, _ = mixed(hook, stages, full_ctx(stages, tiny_tokenizer))
+        expected = reservoir_parts(10, seen, seed=5)
+        assert sum("text" in row for row in rows) == expected[0]
+        assert len(rows) == 10
+
+    def test_a_data_set_has_one_too(self, stages: TinyStages, tiny_tokenizer: Any) -> None:
+        source = DataSpec.model_validate(stages.data("talks"))
+        hook = Replay(source=source, buffer=BufferSpec(size=6))
+        rows, _ = mixed(hook, stages, full_ctx(stages, tiny_tokenizer))
+        assert len(rows) == 6
+        everything = open_rows(source, ("messages",))
+        assert all(row in everything.rows for row in rows)  # type: ignore[union-attr]
+
+    def test_less_room_than_stages_is_refused(self, stages: TinyStages) -> None:
+        hook = Replay(of="all", buffer=BufferSpec(size=1))
+        with pytest.raises(HookError, match="a buffer of 1 rows has none for some of 2 stages"):
+            hook.recall(of_folder(stages.sft.output), ctx("sft"))
+
+    def test_more_than_a_stage_left_is_refused_where_it_saw_more(
+        self, stages: TinyStages, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "sft"
+        shutil.copytree(stages.sft.output, folder)
+        lines = (folder / "exemplars.jsonl").read_text().splitlines(keepends=True)
+        (folder / "exemplars.jsonl").write_text("".join(lines[:10]))
+        hook = Replay(buffer=BufferSpec(size=20))
+        with pytest.raises(
+            HookError, match=r"left 10 of the 24 that it saw; set `exemplars: 20` in"
+        ):
+            hook.recall(of_folder(folder), ctx("sft"))
+        # All that there ever was is no less than was asked for.
+        Replay(buffer=BufferSpec(size=200)).recall(of_folder(stages.sft.output), ctx("sft"))
+
+
+class TestSelection:
+    def test_by_embeddings_of_the_stage_that_left_the_rows(
+        self, stages: TinyStages, tiny_tokenizer: Any
+    ) -> None:
+        rows = of_folder(stages.sft.output).select("pretrain")[0].rows()
+        phi, _ = of_model(stages.pretrain.output, rows, tiny_tokenizer, stages.job("sft"))
+        found = {
+            "herding": selection.herding(phi, 7),
+            "kcenter": selection.kcenter(phi, 7),
+            "kmeans": selection.kmeans(phi, 7, np.random.default_rng(5)),
+        }
+        for select, places in found.items():
+            hook = Replay(of="pretrain", buffer=BufferSpec(size=7), select=select)  # type: ignore[arg-type]
+            chosen, notes = mixed(hook, stages, full_ctx(stages, tiny_tokenizer))
+            assert chosen == [rows[place] for place in places]
+            assert notes == [
+                f"replay of pretrain: 7 of 24 rows, by {select} on embeddings of pretrain "
+                f"({stages.pretrain.output.name})"
+            ]
+
+    def test_the_hardest_of_the_model_that_the_stage_starts_from(
+        self, stages: TinyStages, tiny_tokenizer: Any
+    ) -> None:
+        rows = of_folder(stages.sft.output).select("pretrain")[0].rows()
+        _, losses = of_model(stages.sft.output, rows, tiny_tokenizer, stages.job("sft"))
+        hook = Replay(of="pretrain", buffer=BufferSpec(size=5), select="difficult")
+        chosen, _ = mixed(hook, stages, full_ctx(stages, tiny_tokenizer))
+        assert chosen == [rows[place] for place in selection.difficult(np.array(losses), 5)]
+
+    def test_by_a_score_of_somebody_elses(
+        self, stages: TinyStages, tiny_tokenizer: Any, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "rated.jsonl"
+        scores = [3, 9.5, 1, 7]
+        rows = [{"text": f"text {n}", "rating": score} for n, score in enumerate(scores)]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        source = DataSpec.model_validate({"path": str(file)})
+        hook = Replay(source=source, buffer=BufferSpec(size=2), select="quality", score="rating")
+        chosen, _ = mixed(hook, stages, full_ctx(stages, tiny_tokenizer))
+        assert [row["rating"] for row in chosen] == [9.5, 7]
+        hook = Replay(source=source, buffer=BufferSpec(size=2), select="quality", score="stars")
+        with pytest.raises(HookError, match="row 1 has no number in the column 'stars'"):
+            mixed(hook, stages, full_ctx(stages, tiny_tokenizer))
+
+    def test_in_a_stage_and_its_manifest(self, stages: TinyStages) -> None:
+        hook = {"of": "all", "share": 0.5, "select": "herding", "buffer": {"size": 6}}
+        trained = stages.train(stages.job("sft", {"replay": hook}, max_steps=1))
+        notes = [note for note in trained.manifest["notes"] if "by herding" in note]
+        assert len(notes) == 2
+        (entry,) = [entry for entry in trained.manifest["data"] if entry["replayed"]]
+        assert entry["rows"] == 6
+
+    def test_what_was_measured_is_kept(self, stages: TinyStages, tiny_tokenizer: Any) -> None:
+        hook = Replay(of="pretrain", buffer=BufferSpec(size=4), select="kcenter")
+        first, _ = mixed(hook, stages, full_ctx(stages, tiny_tokenizer))
+        ctx = full_ctx(stages, tiny_tokenizer)
+        ctx.load = None
+        again, _ = mixed(hook, stages, ctx)
+        assert again == first
