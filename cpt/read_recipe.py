@@ -100,6 +100,10 @@ def expand_change(parts: Sequence[str], value: Any, text: str) -> Any:
         return expand_data(value, folder, text)
     if last == "source" and parts[-2] != "source" and "hooks" in parts[-4:-2]:
         return expand_data(value, folder, text)
+    if (
+        last == "probes" and len(parts) > 1
+    ):  # of a stage's hygiene; the chain's own is a suite's file
+        return value
     if last in PATHS:
         return absolute({last: value}, folder)[last]
     return expand({last: value}, folder, text)[last]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt.files import read_json
+from eval.progress import Meter, quiet
 from eval.suite import Probe, Suite, materialise
 from eval.view import view_file
 
@@ -30,9 +31,11 @@ def _items(probe: Probe, suite: Suite, cache: Path) -> Iterator[Any]:
     from eval.harness import load_tasks
 
     folder = materialise(suite, cache / "suites" / f"{suite.name}-{suite.hash}")
-    loaded = load_tasks(probe.name, probe.task, folder if probe.local else None)
-    for task in loaded["tasks"].values():
-        yield from task.eval_docs
+    with quiet(Meter(None), verbose=False):
+        loaded = load_tasks(probe.name, probe.task, folder if probe.local else None)
+        documents = [task.eval_docs for task in loaded["tasks"].values()]
+    for found in documents:
+        yield from found
 
 
 def _texts(value: Any) -> Iterator[str]:

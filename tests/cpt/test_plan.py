@@ -53,6 +53,29 @@ def test_the_naive_baseline_has_no_hooks_and_its_own_name(chain: Any) -> None:
             ["stages.sft.hooks=[replay, {replay: {unit: samples}}]"],
             ["replay entries count in different units"],
         ),
+        (
+            [
+                "stages.sft.hooks=[{replay: {share: 0.5, schedule: {start: 0.9}}}, {replay: {share: 0.1}}]"
+            ],
+            ["replay shares sum to 1 and leave nothing"],
+        ),
+        (
+            ["stages.sft.hooks=[{replay: {mode: batch}}, {replay: {unit: samples}}]"],
+            ["replay entries act in a stream and in batches"],
+        ),
+        (
+            [
+                "stages.pretrain.hooks=[{replay: {source: {path: ./texts.jsonl}, mode: batch}}]",
+            ],
+            ["pretrain.yaml", "mode: batch counts rows of a batch", "use mode: stream"],
+        ),
+        (
+            ["stages.sft.from=base", "stages.sft.hooks=[{replay: {mode: loss, of: base}}]"],
+            ["hooks.replay: the base model left no rows"],
+        ),
+        (["stages.sft.hygiene.probes=drop"], ["hygiene.probes: drop, and the chain has no probes"]),
+        (["stages.sft.hygiene.probes=leave"], ["hygiene.probes: input should be 'keep', 'drop'"]),
+        (["stages.sft.exemplars=0"], ["exemplars: input should be greater than or equal to 1"]),
         (["stages.sft.hooks=[{kl: {of: pretran}}]"], ["'pretran' is no stage", "'pretrain'?"]),
         (["stages.sft.hooks=[{kl: {of: dpo}}]"], ["'dpo' is no stage before this one"]),
         (
@@ -102,6 +125,21 @@ def test_conflicts_are_refused_with_a_way_out(
     assert len(message.splitlines()) == 1, message
     for part in parts:
         assert part in message
+
+
+def test_a_loss_on_old_rows_needs_no_rows_of_the_stages_own_format(chain: Any) -> None:
+    loss = "hooks=[{replay: {of: all, mode: loss}}]"
+    plan = chain.plan(f"stages.dpo.{loss}", f"stages.grpo.{loss}")
+    assert [key for key, _ in plan.node("grpo").hooks] == ["replay"]
+    assert "replay" in table_of(plan, Store(chain.folder / "runs"), None, 0, "single")
+
+
+def test_prompts_are_no_rows_for_a_loss(chain: Any, refused: Refused) -> None:
+    chain.stages["more"] = chain.stages["dpo"] | {
+        "hooks": [{"replay": {"of": "grpo", "mode": "loss"}}]
+    }
+    chain.chain["stages"]["more"] = "more.yaml"
+    assert "hooks.replay: grpo left prompts without answers" in refused(chain.plan)
 
 
 TOKEN: dict[str, Any] = {"add_tokens": ["<tool>"]}

@@ -38,6 +38,9 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
     kl = {"kl": {"of": "base", "beta": 0.5}}
     general = {"replay": {"source": stages.data("general"), "share": 0.25}}
     blend = {"interpolate": {"of": "base", "alpha": 0.5}}
+    # 3 rows a step for 4 micro-batches of all processes: one has none.
+    loss = {"of": "all", "mode": "loss", "batch_size": 3, "coefficient": 0.5}
+    rehearsed = {"replay": {**loss, "select": "collateral"}}
     sft: Wanted = ("sft", [replay, kl, {"ema": {"decay": 0.5}}], {"checkpoint_every": 2})
     measured = {"strength": 0.001, "samples": 7}
     penalties = [
@@ -56,7 +59,7 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
         "sft": sft,
         "pretrain": ("pretrain", [general], {}),
         "dpo with an adapter": adapter,
-        "dpo": ("dpo", [kl, blend], {}),
+        "dpo": ("dpo", [kl, blend, rehearsed], {}),
         "penalties": ("sft", penalties, {"checkpoint_every": 2}),
         "grpo": ("grpo", [kl], {}),  # every process samples its own completions
         "penalties again": ("sft", penalties, {"checkpoint_every": 2}),
