@@ -27,6 +27,7 @@ from pydantic import ConfigDict
 
 from cpt.data import Reader, Rows
 from cpt.data_spec import MAX_BAD, DataSpec
+from cpt.hooks.card import Card
 from cpt.past import Past, PastStage
 from cpt.rows import Row, RowFormat
 from cpt.world import World
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from cpt.tokens import OutputHead, Tokens
 
 Need = Literal["logits", "parameters", "gradients", "adapter"]
-Evidence = Literal["production-validated", "academic"]
 
 #: The points in the order in which they act.
 POINTS = ("recall", "mix", "adapt", "penalty", "pull", "project", "track", "merge", "keep")
@@ -109,7 +109,7 @@ class Hook(Protocol):
     name: ClassVar[str]
     needs: ClassVar[frozenset[Need]] = frozenset()
     facts: ClassVar[frozenset[str]] = frozenset()
-    evidence: ClassVar[Evidence] = "academic"
+    card: ClassVar[Card | None] = None
     version: ClassVar[int] = 1
     kinds: ClassVar[frozenset[str] | None] = None
     order: ClassVar[int] = 0
