@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from cpt.hooks.card import Card
 from cpt.recipe import StageSpec
 from cpt.rows import Row, RowFormat
 from stages.trl_fields import fields
@@ -98,6 +99,7 @@ class StageKind(Protocol):
         reduction: whether its loss is a mean over tokens or over sequences.
         sequences_per_row: 2 where a row is a pair.
         checks_eos: whether the rate of EOS is compared with the parent's.
+        card: what `cpt methods` tells of it, beside what its attributes say.
     """
 
     name: ClassVar[str]
@@ -108,6 +110,7 @@ class StageKind(Protocol):
     reduction: ClassVar[Literal["token", "sequence"]] = "token"
     sequences_per_row: ClassVar[int] = 1
     checks_eos: ClassVar[bool] = True
+    card: ClassVar[Card | None] = None
 
     def check(self, spec: StageSpec, where: str) -> None:
         """Refuse what this kind cannot honour; when planning.
