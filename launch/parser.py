@@ -38,6 +38,10 @@ cache/probes of the runs folder""",
     "schema": """examples:
   cpt schema > recipe.schema.json
   cpt schema --stage > stage.schema.json""",
+    "methods": """examples:
+  cpt methods
+  cpt methods kl
+  cpt methods --json""",
 }
 
 
@@ -62,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument(
             "-v", "--verbose", action="store_true", help="show what the libraries say"
         )
-        if name not in ("diff", "schema"):
+        if name not in ("diff", "schema", "methods"):
             added.add_argument(
                 "--runs",
                 type=Path,
@@ -115,4 +119,7 @@ def parser() -> argparse.ArgumentParser:
     )
     schema = verb("schema", "print the JSON schema of a recipe, for editors")
     schema.add_argument("--stage", action="store_true", help="of one stage file instead")
+    listed = verb("methods", "list hooks and stage kinds, or print the card of one")
+    listed.add_argument("name", nargs="?", help="a hook or a stage kind")
+    listed.add_argument("--json", action="store_true", help="for tools")
     return top

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from cpt.errors import RecipeError
 from cpt.hooks import table
 from cpt.recipe import FILE, Recipe, StageSpec
 from stages import KINDS, kind_of
@@ -65,9 +66,12 @@ def _stage() -> tuple[dict[str, Any], dict[str, Any]]:
 def _hooks(definitions: dict[str, Any]) -> list[dict[str, Any]]:
     choices: list[dict[str, Any]] = [{"enum": sorted(table.names())}]
     for name in sorted(table.names()):
-        settings = TypeAdapter(table.hook_class(name, "schema")).json_schema(
-            ref_template="#/$defs/{model}"
-        )
+        try:
+            kind = table.hook_class(name, "schema")
+        except RecipeError:  # another package's, which no recipe can list; `cpt methods` says why
+            choices[0]["enum"].remove(name)
+            continue
+        settings = TypeAdapter(kind).json_schema(ref_template="#/$defs/{model}")
         definitions |= settings.pop("$defs", {})
         if "source" in settings["properties"]:
             settings["properties"]["source"] = {"anyOf": DATA}

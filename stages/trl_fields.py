@@ -17,10 +17,22 @@ from stages.trl_rules import BOUNDS, FORMER, OURS, ROLLOUT_CONFIGS, RUNNER_OWNED
 
 
 @functools.cache
+def _table() -> dict[str, Any]:
+    text = Path(__file__).with_name("trl_fields.json").read_text(encoding="utf-8")
+    return dict(json.loads(text))
+
+
+@functools.cache
 def fields(config: str) -> dict[str, dict[str, Any]]:
     """Every field of one TRL config, and ours: name -> {type, choices, default, help}."""
-    table = json.loads(Path(__file__).with_name("trl_fields.json").read_text(encoding="utf-8"))
-    return {**table["common"], **table["configs"][config], **OURS}
+    return {**_table()["common"], **_table()["configs"][config], **OURS}
+
+
+def own_fields(config: str) -> dict[str, dict[str, Any]]:
+    """The fields that not every TRL config has, without those that the runner owns."""
+    common = _table()["common"]
+    own = {name: entry for name, entry in fields(config).items() if name not in common}
+    return {name: entry for name, entry in own.items() if name not in RUNNER_OWNED}
 
 
 def check_train(config: str, train: Mapping[str, Any], where: str) -> dict[str, Any]:

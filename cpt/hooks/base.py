@@ -165,6 +165,9 @@ class Hook(Protocol):
 
 def points(hook: Hook) -> tuple[str, ...]:
     """The points at which a hook acts."""
-    return tuple(
-        point for point in POINTS if getattr(type(hook), point) is not getattr(Hook, point)
-    )
+    return points_of(type(hook))
+
+
+def points_of(kind: type[Hook]) -> tuple[str, ...]:
+    """The points at which the hooks of a class act: those that it overrides."""
+    return tuple(point for point in POINTS if getattr(kind, point) is not getattr(Hook, point))
