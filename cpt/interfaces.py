@@ -29,12 +29,21 @@ class Kind(Protocol):
         ...
 
     @property
+    def joins(self) -> bool:
+        """Whether its rows are tokens with labels, which joint training mixes with others'."""
+        ...
+
+    @property
     def roles(self) -> frozenset[str]:
         """Which of reference, reward, teacher it can have."""
         ...
 
     def uses(self, role: str, spec: StageSpec) -> bool:
         """Whether a stage, set like this, needs the model of a role."""
+        ...
+
+    def rows_per_step(self, spec: StageSpec) -> int:
+        """Rows of the stream that one optimizer step takes."""
         ...
 
     def check(self, spec: StageSpec, where: str) -> None:

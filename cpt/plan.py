@@ -10,6 +10,7 @@ from cpt.hooks import table
 from cpt.hooks.base import Hook
 from cpt.hooks.stack import in_order
 from cpt.interfaces import Backend, Kind
+from cpt.joint import Joined, join, joined_so_far
 from cpt.recipe import Recipe, StageSpec
 from cpt.roles import roles_of
 from cpt.stage_id import stage_id, stage_inputs
@@ -27,6 +28,7 @@ class Node:
     parents: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
     hooks: tuple[tuple[str, Hook], ...] = ()
+    joined: tuple[Joined, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def _node(
     spec = spec.model_copy(
         update={"train": check_train(kind.config, spec.train, where), "file": where}
     )
-    if recipe.baseline == "naive":
+    if recipe.baseline is not None:
         spec = spec.model_copy(update={"hooks": []})
     kind.check(spec, where)
     if any(data.streaming for data in spec.data) and int(spec.train.get("max_steps", -1)) <= 0:
@@ -102,6 +104,18 @@ def _node(
             f"{where}: rewards: a {kind.name} stage samples nothing to reward; remove it"
         )
     parent = _parent(spec, earlier, where)
+    seed = spec.seed if spec.seed is not None else recipe.seed
+    joined: tuple[Joined, ...] = ()
+    if recipe.baseline == "joint" and kind.joins:
+        before = _lineage(parent, earlier)
+        joined = (*joined_so_far(before), Joined(name, spec, seed))
+        spec = join(joined, kind_of, where)
+        if lost := [node.name for node in before[1:] if not node.joined]:
+            warnings.append(
+                f"{where}: baseline joint: starts from the base model, without what {', '.join(lost)} "
+                f"trained; joint preference training is another method"
+            )
+        parent = earlier[0]
     known = {node.name: node for node in earlier}
     roles = {
         role: parent if target == "previous" else known[target]
@@ -115,15 +129,32 @@ def _node(
     check_hooks(hooks, spec, kind, backend, where, warnings)
     lines = {role: _lineage(node, earlier) for role, node in roles.items()}
     check_shapes(hooks, lines, spec, lineage, recipe.model, where, warnings)
-    seed = spec.seed if spec.seed is not None else recipe.seed
     recalled = {node.name: node.id for node in earlier}
     try:
         inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled)
+        if len(joined) > 1:  # alone it is the naive stage
+            inputs["joined"] = [_joined_inputs(each, kind_of, where) for each in joined]
     except CptError as error:  # a data set that is not there, say; the stage that wants it is named
         raise type(error)(f"{where}: {error}") from None
     return Node(
-        name, kind.name, stage_id(inputs), spec, seed, parents, inputs, tuple(in_order(hooks))
+        name,
+        kind.name,
+        stage_id(inputs),
+        spec,
+        seed,
+        parents,
+        inputs,
+        tuple(in_order(hooks)),
+        joined,
     )
+
+
+def _joined_inputs(
+    joined: Joined, kind_of: Callable[[str, str], Kind], where: str
+) -> dict[str, Any]:
+    """What of a joined stage decides about its rows."""
+    inputs = stage_inputs(joined.spec, kind_of(joined.spec.kind, where), {}, (), joined.seed, {})
+    return {key: inputs[key] for key in ("kind", "version", "data", "train", "seed")}
 
 
 def _parent(spec: StageSpec, earlier: Sequence[Node], where: str) -> Node:

@@ -81,8 +81,10 @@ class Recipe(Settings):
     num_processes: int | None = Field(default=None, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)
     trackers: list[str] = Field(default_factory=list, description="wandb, tensorboard, ...")
-    baseline: Literal["naive"] | None = Field(
-        default=None, description="naive: the chain without hooks"
+    baseline: Literal["naive", "joint"] | None = Field(
+        default=None,
+        description="naive: the chain without hooks; joint: without hooks, and each stage on labelled "
+        "text trains from the base model on its own data and those of all such stages before it",
     )
     file: str = Field(default="", alias="<file>", exclude=True, repr=False)
 

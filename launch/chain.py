@@ -146,6 +146,7 @@ def _job(chain: Chain, node: plans.Node, verbose: bool) -> Job:
         suite_hash=chain.suite.hash if chain.suite else "",
         store=chain.store.root,
         verbose=verbose,
+        joined=node.joined if len(node.joined) > 1 else (),
     )
 
 

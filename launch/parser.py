@@ -16,6 +16,7 @@ plan may be for another machine; cpt run refuses it before any weights load""",
     "run": """examples:
   cpt run recipes/quickstart/chain.yaml
   cpt run recipes/quickstart/chain.yaml baseline=naive        the same chain without its hooks
+  cpt run recipes/quickstart/chain.yaml baseline=joint        without hooks, all labelled text at once
   cpt run recipes/quickstart/chain.yaml --until sft
 the same command continues an interrupted chain; exit codes: 0 done, 1 failed, 2 bad input,
 3 stopped by the gate, 4 pre-empted (run it again)""",

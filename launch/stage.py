@@ -21,6 +21,7 @@ from typing import Any
 from cpt import ids
 from cpt import read_recipe as recipes
 from cpt.errors import ProbeError
+from cpt.joint import Joined
 from cpt.memory import keep_freed_memory
 from cpt.model_source import materialise
 from cpt.model_spec import ModelSpec
@@ -162,6 +163,15 @@ def job_to_json(job: Job) -> str:
     tree: dict[str, Any] = {name: getattr(job, name) for name in Job.__dataclass_fields__}
     tree["spec"] = job.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
     tree["file"] = job.spec.file
+    tree["joined"] = [
+        {
+            "name": each.name,
+            "seed": each.seed,
+            "file": each.spec.file,
+            "spec": each.spec.model_dump(mode="json", by_alias=True, exclude_none=True),
+        }
+        for each in job.joined
+    ]
     return json.dumps(
         {key: str(value) if isinstance(value, Path) else value for key, value in tree.items()}
     )
@@ -172,6 +182,10 @@ def job_from_json(text: str) -> Job:
     tree = json.loads(text)
     tree["spec"] = recipes.check_stage(tree["spec"], tree.pop("file"))
     tree["trackers"] = tuple(tree["trackers"])
+    tree["joined"] = tuple(
+        Joined(each["name"], recipes.check_stage(each["spec"], each["file"]), each["seed"])
+        for each in tree["joined"]
+    )
     for name in ("output", "suite", "store"):
         tree[name] = Path(tree[name]) if tree[name] is not None else None
     return Job(**tree)

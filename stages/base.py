@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from cpt.hooks.card import Card
+from cpt.joint import Joined
 from cpt.recipe import StageSpec
 from cpt.rows import Row, RowFormat
 from stages.trl_fields import fields
@@ -28,6 +29,7 @@ class Job:
         inputs: what the id hashes, for the manifest.
         backend: its name, and the number of processes it was asked for.
         load: dtype, attention and trust_remote_code for every model of the chain.
+        joined: in joint training, the stages whose rows it trains on, itself last; else none.
         suite, suite_hash: probe suite, measured when the stage is done, and what it was when planned.
     """
 
@@ -49,6 +51,7 @@ class Job:
     suite_hash: str = ""
     store: Path | None = None
     verbose: bool = False
+    joined: tuple[Joined, ...] = ()
 
     @property
     def partial(self) -> Path:
@@ -98,6 +101,7 @@ class StageKind(Protocol):
         roles: which of reference, reward, teacher it can have; `uses` says whether it needs them.
         reduction: whether its loss is a mean over tokens or over sequences.
         sequences_per_row: 2 where a row is a pair.
+        joins: whether its rows are tokens with labels, so that joint training can mix them with others'.
         checks_eos: whether the rate of EOS is compared with the parent's.
         card: what `cpt methods` tells of it, beside what its attributes say.
     """
@@ -109,6 +113,7 @@ class StageKind(Protocol):
     roles: ClassVar[frozenset[str]] = frozenset()
     reduction: ClassVar[Literal["token", "sequence"]] = "token"
     sequences_per_row: ClassVar[int] = 1
+    joins: ClassVar[bool] = False
     checks_eos: ClassVar[bool] = True
     card: ClassVar[Card | None] = None
 

@@ -25,6 +25,7 @@ class SFT(StageKind):
     name: ClassVar[str] = "sft"
     config: ClassVar[str] = "SFTConfig"
     formats: ClassVar[tuple[RowFormat, ...]] = ("messages", "completion", "text")
+    joins: ClassVar[bool] = True
     max_length: ClassVar[int] = 1024
     card: ClassVar = Card(
         family="objective",

@@ -30,9 +30,9 @@ def fields(config: str) -> dict[str, dict[str, Any]]:
 
 def own_fields(config: str) -> dict[str, dict[str, Any]]:
     """The fields that not every TRL config has, without those that the runner owns."""
-    common = _table()["common"]
-    own = {name: entry for name, entry in fields(config).items() if name not in common}
-    return {name: entry for name, entry in own.items() if name not in RUNNER_OWNED}
+    everywhere = set.intersection(*(set(fields(each)) for each in _table()["configs"]))
+    hidden = everywhere | RUNNER_OWNED.keys()
+    return {name: entry for name, entry in fields(config).items() if name not in hidden}
 
 
 def check_train(config: str, train: Mapping[str, Any], where: str) -> dict[str, Any]:
