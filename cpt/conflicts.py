@@ -96,6 +96,20 @@ def check_hooks(
             raise PlanError(f"{where}: hooks.{hook.name}: {backend.refusal(need)}")
 
 
+def check_rate(spec: StageSpec, model: ModelSpec, where: str) -> None:
+    """Refuse to pretrain on at a higher rate than the base model ever had: it would begin to forget at once.
+
+    Raises:
+        PlanError: names the rate and the peak of the base model's pretraining, where that is known.
+    """
+    rate, peak = float(spec.train.get("learning_rate", 0.0)), model.peak_learning_rate
+    if spec.kind == "pretrain" and peak is not None and rate > peak:
+        raise PlanError(
+            f"{where}: train.learning_rate: {rate:g} is above the peak of the base model's own "
+            f"pretraining, {peak:g}; warm up to 0.1 to 0.5 of it, {peak / 10:g} to {peak / 2:g}"
+        )
+
+
 def compares_models(hook: Hook) -> bool:
     """Whether a hook puts an earlier stage's model beside this one's, so that their shapes must agree."""
     return (hook.name == "kl" and getattr(hook, "beta", 1) != 0) or (

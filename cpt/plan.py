@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cpt.conflicts import UNKNOWN, check_hooks, check_recalls, check_shapes
+from cpt.conflicts import UNKNOWN, check_hooks, check_rate, check_recalls, check_shapes
 from cpt.errors import CptError, PlanError, RecipeError
 from cpt.hooks import table
 from cpt.hooks.base import Hook
@@ -97,6 +97,7 @@ def _node(
     if recipe.baseline is not None:
         spec = spec.model_copy(update={"hooks": []})
     kind.check(spec, where)
+    check_rate(spec, recipe.model, where)
     if any(data.streaming for data in spec.data) and int(spec.train.get("max_steps", -1)) <= 0:
         raise PlanError(f"{where}: streaming data has no end; set train.max_steps")
     if spec.rewards and "prompt" not in kind.formats:

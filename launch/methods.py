@@ -92,7 +92,8 @@ def _ours(name: str, costs: Mapping[str, Any]) -> Method:
 
 def _theirs(entry: metadata.EntryPoint, costs: Mapping[str, Any]) -> Method:
     package = entry.dist.name if entry.dist else "unknown"
-    if table.others().get(entry.name) != entry:
+    chosen = table.others().get(entry.name)
+    if chosen is None or chosen != entry:  # an EntryPoint does not compare with None
         owner = "cpt" if entry.name in table.TABLE else "another package"
         problem = f"{entry.value} of {package} is not used: {owner} has a hook of that name"
         return Method(entry.name, "hook", package, problem=problem)

@@ -98,6 +98,7 @@ class StageKind(Protocol):
         version: raised by hand when the same settings would train differently.
         config: the TRL config class whose fields `train:` speaks.
         formats: row formats that it trains on.
+        data_formats: those of its own data, where only replay may bring the others.
         roles: which of reference, reward, teacher it can have; `uses` says whether it needs them.
         reduction: whether its loss is a mean over tokens or over sequences.
         sequences_per_row: 2 where a row is a pair.
@@ -110,6 +111,7 @@ class StageKind(Protocol):
     version: ClassVar[int] = 1
     config: ClassVar[str]
     formats: ClassVar[tuple[RowFormat, ...]]
+    data_formats: ClassVar[tuple[RowFormat, ...] | None] = None
     roles: ClassVar[frozenset[str]] = frozenset()
     reduction: ClassVar[Literal["token", "sequence"]] = "token"
     sequences_per_row: ClassVar[int] = 1

@@ -76,7 +76,7 @@ def supply(
     Raises:
         DataError: no data, bad data, or nothing left after tokenising.
     """
-    fresh = [open_rows(data, kind.formats) for data in spec.data]
+    fresh = [open_rows(data, kind.data_formats or kind.formats) for data in spec.data]
     new = [rows.rows if isinstance(rows, Rows) else rows for rows in fresh]
     specs = [rows.spec for rows in fresh]
     mixture = hooks.mix(Mixture(list(zip(specs, new, strict=True))))
@@ -180,7 +180,7 @@ def _held_out(
     folder: Path,
     say: Callable[[str], None],
 ) -> Tokenised:
-    rows = load_rows(data, kind.formats, "validation")
+    rows = load_rows(data, kind.data_formats or kind.formats, "validation")
     name = f"{data.label} (held out)"
     part = tokenise(kind, spec, tokenizer, name, rows.rows, folder, say, rows.numbers)
     refuse_bad(part, rows, len(rows.rows))

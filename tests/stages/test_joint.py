@@ -95,7 +95,7 @@ def test_one_step_on_everything_equals_training_on_the_concatenated_data(
     sft = stages.job("sft", **settings)
     wide = sft.spec.model_copy(update={"train": sft.spec.train | {"batch_size": 48}})
     trained = stages.train(replace(joint(sft, talks), spec=wide))
-    data: Any = [stages.data("chats"), stages.data("talks")]
+    data = {"path": [str(stages.root / f"{name}.jsonl") for name in ("chats", "talks")]}
     whole = stages.job("sft", data=data, parent=stages.base, max_steps=1, batch_size=48)
     plain = stages.train(whole)
     assert trained.log[0]["loss"] == pytest.approx(plain.log[0]["loss"], rel=1e-6)
