@@ -36,18 +36,28 @@ def check_recalls(
         if target != "all" and target not in names:
             hint = did_you_mean(target, [*names, "all"])
             raise PlanError(f"{own}: of: {target!r} is no stage before this one{hint}")
-        if "mix" not in points(hook):
+        reached = (lineage[1:] or lineage) if target == "all" else (names[target],)
+        if hook.reads_memory:
+            for node in reached:
+                if not node.id.endswith(UNKNOWN) and hook.name not in {
+                    h.name for _, h in node.hooks
+                }:
+                    raise PlanError(
+                        f"{own}: of: {node.name} does not list {hook.name}, which measures while a stage "
+                        f"trains; list it there too, or protect it with another hook"
+                    )
+        if not hook.rehearses():
             continue
-        for node in (lineage[1:] or lineage) if target == "all" else (names[target],):
+        for node in reached:
             if node.kind == "base":
                 raise PlanError(
-                    f"{own}: the base model left no rows to rehearse; name a data set: "
+                    f"{own}: the base model left no rows; name a data set: "
                     f"{hook.name}: {{source: <data config>}}"
                 )
             if node.id.endswith(UNKNOWN):
                 continue
             formats = kind_of(node.kind, where).formats[:1]
-            if not set(formats) & set(kind.formats):
+            if "mix" in points(hook) and not set(formats) & set(kind.formats):
                 raise PlanError(
                     f"{own}: {node.name} left {formats[0]} rows, and a {kind.name} stage trains on "
                     f"{' or '.join(kind.formats)}; name a source of that format"
@@ -110,13 +120,6 @@ def check_rate(spec: StageSpec, model: ModelSpec, where: str) -> None:
         )
 
 
-def compares_models(hook: Hook) -> bool:
-    """Whether a hook puts an earlier stage's model beside this one's, so that their shapes must agree."""
-    return (hook.name == "kl" and getattr(hook, "beta", 1) != 0) or (
-        hook.name == "interpolate" and getattr(hook, "alpha", 0) != 1
-    )
-
-
 def check_shapes(
     hooks: Sequence[Hook],
     roles: "Mapping[str, Sequence[Node]]",
@@ -142,8 +145,14 @@ def check_shapes(
     adapts = any("adapt" in points(hook) for hook in hooks)
     named = {node.name: lineage[: number + 1] for number, node in enumerate(lineage)}
     named["previous"] = lineage
-    others = {f"hooks.{h.name}": named[h.recalls()[0]] for h in hooks if compares_models(h)}
-    for own, line in {**roles, **others}.items():
+    others = [
+        (f"hooks.{hook.name}", line)
+        for hook in hooks
+        if hook.compares()
+        for name in hook.recalls()
+        for line in ([lineage] if name == "all" else [named[name]])
+    ]
+    for own, line in [*roles.items(), *others]:
         # Below an adapter the stage's own start is no second model: it has the stage's embeddings.
         if adapts and line[-1] is below[-1] and own != "hooks.interpolate":
             continue

@@ -44,9 +44,19 @@ class View:
     model: "nn.Module"
     world: World
 
-    def shards(self) -> Iterator[tuple[str, "Tensor", "Tensor | None"]]:
-        """(bare name, weights, gradient); writing into either changes the model's."""
+    def shards(
+        self, with_gradient: bool = False
+    ) -> Iterator[tuple[str, "Tensor", "Tensor | None"]]:
+        """(bare name, weights, gradient); writing into either changes the model's.
+
+        Args:
+            with_gradient: one of zeros where the loss gave none, as for an expert that no token went to.
+        """
         for name, parameter in trainable(self.model):
+            if with_gradient and parameter.grad is None:
+                import torch
+
+                parameter.grad = torch.zeros_like(parameter)
             yield name, parameter.detach(), parameter.grad
 
     def sum_(self, value: "Tensor") -> "Tensor":

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cpt import manifest
+from cpt import ids, manifest
 from cpt.errors import HookError, StoreError
 from cpt.settings import did_you_mean
 
@@ -29,6 +29,20 @@ class PastStage:
     def adapter(self) -> Path | None:
         """Folder of the stage's adapter, if it trained one."""
         folder = self.folder / "adapter" if self.folder else None
+        return folder if folder and folder.is_dir() else None
+
+    @property
+    def identity(self) -> list[Any]:
+        """What its weights and rows are, to the bit where it is a stage of ours."""
+        if self.folder is None:
+            return [self.checkpoint]
+        entry = manifest.read(self.folder)
+        file = self.folder / EXEMPLARS
+        return [self.id, entry.files, ids.sha256_file(file) if file.is_file() else ""]
+
+    def memory(self, key: str) -> Path | None:
+        """What a hook of the stage kept for later ones."""
+        folder = self.folder / "memory" / key if self.folder else None
         return folder if folder and folder.is_dir() else None
 
     def rows(self, most: int = NUM_EXEMPLARS) -> list[dict[str, Any]]:

@@ -1,15 +1,19 @@
-"""One view of a batch for every trainer, and exact KL in chunks of tokens.
+"""One view of a batch for every trainer, and exact terms over the vocabulary.
 
 Legend: B sequences, T positions, H hidden size, V vocabulary, N selected positions.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
+
+from cpt.chunked import CHUNK, Head, chunked
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+Direction = Literal["reverse", "forward", "js"]
 
 
 @dataclass
@@ -22,23 +26,14 @@ class Tokens:
             at any accumulation and any number of processes.
         forward: every argument of the trainer's own forward through the backbone.
         hidden: [B, T, H], the last hidden states of that forward, with their graph.
+        part: which micro-batch of the optimizer step this is, over all ranks, and how many there are; a hook
+            with a batch of its own takes its rows `part[0]::part[1]`.
     """
 
     weight: "Tensor"
     forward: Mapping[str, Any] = field(default_factory=dict)
     hidden: "Tensor | None" = None
-
-
-class Head(Protocol):
-    """[N, H] -> [N, V]: an `OutputHead`, or any module."""
-
-    def __call__(self, hidden: "Tensor") -> "Tensor":
-        """The logits."""
-        ...
-
-    def parameters(self) -> "Iterator[nn.Parameter]":
-        """What of it can be trained."""
-        ...
+    part: tuple[int, int] = (0, 1)
 
 
 class OutputHead:
@@ -81,16 +76,17 @@ def token_kl(
     reference_hidden: "Tensor",
     reference_head: "Callable[[Tensor], Tensor]",
     weight: "Tensor",
-    direction: Literal["reverse", "forward"],
-    chunk: int = 256,
+    direction: Direction,
+    chunk: int = CHUNK,
+    temperature: float = 1.0,
 ) -> "Tensor":
-    """Sum of weight * KL over the selected tokens, exact over the vocabulary.
+    """Sum of weight * T^2 KL over the selected tokens, exact over the vocabulary.
 
-    reverse: KL(student || reference) = sum_v p_s (log p_s - log p_r), with the gradient
-    p_s (log p_s - log p_r - KL) for the student's logits; forward: KL(reference || student), with
-    p_s - p_r. Logits exist for `chunk` tokens at a time and are turned into the gradient for the hidden
-    states and the head at once, so nothing is computed twice and memory is a few chunk * V whatever the
-    batch, plus one gradient of the head where it is trained.
+    With p_s and p_r the softmax of logits / T, and the gradient for the student's logits behind each:
+    reverse: KL(student || reference) = sum_v p_s (log p_s - log p_r), T p_s (log p_s - log p_r - KL);
+    forward: KL(reference || student), T (p_s - p_r);
+    js: the mean of KL(p_s || m) and KL(p_r || m) with m = (p_s + p_r) / 2, T p_s (r - E_s r) with
+    r = (log p_s - log m) / 2. T^2 keeps the gradient's size where T is raised.
 
     Args:
         student_hidden: [B, T, H] with graph.
@@ -98,100 +94,70 @@ def token_kl(
         reference_hidden: [B, T, H'].
         reference_head: maps [N, H'] to [N, V].
         weight: [B, T]; positions with weight 0 cost nothing.
-        direction: which of the two.
-        chunk: tokens per chunk.
+        direction: which of the three.
+        chunk: tokens per chunk of `cpt.chunked`.
+        temperature: T.
 
-    Source: Kullback and Leibler 1951; the directions as in `methods.md` A23 and A15. The gradient in the
-    forward pass as in Hsu et al. 2024 (Liger), arXiv:2410.10989.
+    Source: Kullback and Leibler 1951; Lin 1991 (js); T^2 as in Hinton et al. 2015, arXiv:1503.02531; the
+    directions as in `methods.md` A23 and A15.
     """
     import torch
 
     chosen = weight != 0
-    learns = torch.is_grad_enabled()
-    trained = [parameter for parameter in student_head.parameters() if parameter.requires_grad]
-    total: Tensor = _token_kl().apply(
-        student_hidden[chosen],  # [N, H]
-        student_head,
-        reference_hidden[chosen],
-        reference_head,
-        weight[chosen],
-        direction,
-        chunk,
-        learns,
-        *trained,
-    )
-    return total
+    reference = reference_hidden[chosen]
+
+    def score(logits: "Tensor", piece: slice) -> "tuple[Tensor, Tensor]":
+        log_s = torch.log_softmax(logits / temperature, dim=-1)
+        log_r = torch.log_softmax(reference_head(reference[piece]).float() / temperature, dim=-1)
+        kl, gradient = divergence(log_s, log_r, direction)
+        return (kl, gradient) if temperature == 1 else (kl * temperature**2, gradient * temperature)
+
+    return chunked(student_hidden[chosen], student_head, weight[chosen], score, chunk)[0]
 
 
-@cache
-def _token_kl() -> Any:
+def divergence(log_s: "Tensor", log_r: "Tensor", direction: Direction) -> "tuple[Tensor, Tensor]":
+    """[n, V] log probabilities -> divergence [n] and its gradient for the student's logits [n, V]."""
     import torch
 
-    class TokenKL(torch.autograd.Function):
-        """`token_kl`, whose forward pass also makes its gradient."""
-
-        @staticmethod
-        def forward(
-            ctx: Any,
-            student: "Tensor",
-            student_head: "Callable[[Tensor], Tensor]",
-            reference: "Tensor",
-            reference_head: "Callable[[Tensor], Tensor]",
-            weight: "Tensor",
-            direction: str,
-            chunk: int,
-            learns: bool,
-            *trained: "Tensor",
-        ) -> "Tensor":
-            total = student.new_zeros((), dtype=torch.float32)
-            for_hidden = torch.zeros_like(student)
-            for_trained = [torch.zeros_like(parameter) for parameter in trained]
-            # Weights are near 1 / tokens of a step: in fp16 the gradient would vanish before it meets its
-            # scaler, which multiplies what comes from above.
-            largest = weight.float().abs().amax() if len(weight) else weight.new_ones(())
-            for start in range(0, student.shape[0], chunk):
-                piece = slice(start, start + chunk)
-                with torch.set_grad_enabled(learns):
-                    hidden = student[piece].detach().requires_grad_()
-                    logits = student_head(hidden)  # [n, V]
-                log_s = torch.log_softmax(logits.detach().float(), dim=-1)
-                log_r = torch.log_softmax(reference_head(reference[piece]).float(), dim=-1)
-                kl, gradient = _divergence(log_s, log_r, direction)
-                weights = weight[piece].float()
-                total += (kl * weights).sum()
-                if not learns:
-                    continue
-                made = torch.autograd.grad(
-                    logits,
-                    [hidden, *trained],
-                    gradient.mul_(weights[:, None] / largest).to(logits.dtype),
-                    materialize_grads=True,  # of an adapter that is switched off, say
-                )
-                for_hidden[piece] = made[0]
-                for sum_, part in zip(for_trained, made[1:], strict=True):
-                    sum_ += part
-            ctx.save_for_backward(largest, for_hidden, *for_trained)
-            return total
-
-        @staticmethod
-        def backward(ctx: Any, upstream: "Tensor") -> Any:
-            largest, for_hidden, *for_trained = ctx.saved_tensors
-            upstream = upstream * largest
-            return (
-                for_hidden * upstream,
-                *[None] * 7,
-                *[gradient * upstream for gradient in for_trained],
-            )
-
-    return TokenKL
-
-
-def _divergence(log_s: "Tensor", log_r: "Tensor", direction: str) -> "tuple[Tensor, Tensor]":
-    """[n, V] log probabilities -> KL [n] and its gradient for the student's logits [n, V]."""
     student = log_s.exp()
     if direction == "forward":
         reference = log_r.exp()
         return (reference * (log_r - log_s)).sum(-1), student - reference
+    if direction == "js":
+        log_m = torch.logaddexp(log_s, log_r) - math.log(2)
+        ratio = (log_s - log_m) / 2
+        own = (student * ratio).sum(-1)
+        js = own + (log_r.exp() * (log_r - log_m)).sum(-1) / 2
+        return js, ratio.sub_(own[:, None]).mul_(student)
     ratio = log_s - log_r
     kl = (student * ratio).sum(-1)
     return kl, ratio.sub_(kl[:, None]).mul_(student)
+
+
+def token_nll(
+    hidden: "Tensor", head: Head, labels: "Tensor", weight: "Tensor", chunk: int = CHUNK
+) -> "tuple[Tensor, Tensor]":
+    """Sum of weight * -log p(label) over the selected tokens; gradient p - onehot(label) for the logits.
+
+    Args:
+        hidden: [B, T, H] with graph.
+        head: maps [N, H] to [N, V].
+        labels: [B, T]; position t predicts labels[:, t + 1].
+        weight: [B, T]; positions with weight 0 cost nothing, and the last one must have none.
+        chunk: tokens per chunk of `cpt.chunked`.
+
+    Returns: the sum, with its graph, and -log p of the selected tokens [N], without one.
+    """
+    import torch
+
+    chosen = weight != 0
+    target = labels.roll(-1, dims=1)[chosen]
+
+    def score(logits: "Tensor", piece: slice) -> "tuple[Tensor, Tensor]":
+        logs = torch.log_softmax(logits, dim=-1)
+        labelled = target[piece, None]
+        gradient = logs.exp()
+        gradient.scatter_add_(1, labelled, gradient.new_full(labelled.shape, -1.0))
+        return -logs.gather(1, labelled)[:, 0], gradient
+
+    return chunked(hidden[chosen], head, weight[chosen], score, chunk)

@@ -41,6 +41,14 @@ class World:
         if self.size > 1:
             self.accelerator.wait_for_everyone()
 
+    def agree_all(self, value: bool) -> bool:
+        """Whether it holds on every rank."""
+        if self.size == 1:
+            return value
+        import torch
+
+        return int(self.sum_(torch.tensor(int(value), device=self.device))) == self.size
+
     def agree(self, value: Any) -> Any:
         """The main process's value, on every rank."""
         if self.size == 1:

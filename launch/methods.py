@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 from cpt.errors import RecipeError, StoreError
 from cpt.hooks import table
@@ -145,7 +145,7 @@ def _summary(kind: type[Any]) -> str:
 
 def _settings(kind: type[Hook]) -> tuple[Setting, ...]:
     """The settings of a hook: types and defaults from its fields, what they do from its docstring."""
-    types = get_type_hints(kind, include_extras=True)
+    types = table.types_of(kind)
     said = documented(inspect.getdoc(kind) or "")
     return tuple(
         Setting(

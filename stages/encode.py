@@ -5,13 +5,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cpt.errors import DataError
+from cpt.rehearsal import IGNORED
 from cpt.rows import Row, format_of
 from stages.base import Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-IGNORED = -100
 
 
 class RefusedRowError(DataError):

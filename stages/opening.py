@@ -93,6 +93,14 @@ def open_model(job: Job, tokenizer: Any, start: str) -> Any:
     return model
 
 
+def num_new_rows(job: Job, model: Any, start: str) -> int:
+    """Embeddings that the stage's own change of the tokenizer has added to those of its start."""
+    if not job.spec.model:
+        return 0
+    before = checkpoint.load_config(start, bool(job.load.get("trust_remote_code")))
+    return int(model.get_input_embeddings().weight.shape[0] - before.get_text_config().vocab_size)
+
+
 def _verify(stage: Path) -> None:
     """Check the checkpoint in a stage folder against its manifest; other folders have none."""
     if (stage / "manifest.json").is_file():
@@ -110,6 +118,13 @@ def build_hooks(job: Job) -> list[Hook]:
         table.build(hook.name, dict(hook.settings), job.spec.file or job.name)
         for hook in job.spec.hooks
     ]
+
+
+def load_earlier(stage: PastStage, job: Job, device: Any) -> Any:
+    """A copy of an earlier stage's model, checked against what the stage wrote."""
+    if stage.folder is not None:
+        _verify(stage.folder)
+    return checkpoint.load_model(stage.checkpoint, **job.load).to(device)
 
 
 def reference_loader(

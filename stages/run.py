@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from cpt import checkpoint, past
-from cpt.hooks.base import StageContext
+from cpt.generators import untouched_generators
 from cpt.hooks.stack import HookStack
 from cpt.store import publish, replacing
 from cpt.world import World, current
 from stages import kind_of
 from stages.base import Job, Material
 from stages.checks import check_reference, eos_note, eos_rate
+from stages.context import context
 from stages.interruption import (
     check_topology,
     continue_counts,
@@ -33,6 +34,7 @@ from stages.notes import Clock, note_check, read_checks
 from stages.opening import (
     build_hooks,
     checkpoint_of,
+    num_new_rows,
     open_model,
     open_tokenizer,
     past_of,
@@ -89,13 +91,14 @@ class _StageRun:
         self.before = past_of(job)
         self.start = start_folder(self.before)
         self.tokenizer = open_tokenizer(job, self.before, self.start)
-        ctx = StageContext(job.name, self.kind.name, self.kind.formats, job.seed, world, self.start)
+        ctx = context(job, self.kind, self.tokenizer, self.start, world, log.say)
         self.hooks = HookStack(build_hooks(job), ctx)
         self.hooks.recall(self.before)
         # Before any weights load, and while nothing waits in a collective.
         self.data = stage_supply(job, self.kind, self.hooks, self.tokenizer, world, log.say)
         log.say(f"{job.name}: loading {self.before[-1].id}")
         self.model = open_model(job, self.tokenizer, self.start)
+        ctx.new_rows = num_new_rows(job, self.model, self.start)
         check_shapes(self.model, self.hooks, self.before, self.start, job)
         self.model.to(world.device)
         self.samples = self.kind.prompts(self.data.exemplars, self.tokenizer, NUM_SAMPLES)
@@ -134,6 +137,8 @@ class _StageRun:
         if folder.is_dir():
             load_trained(folder, model, self.hooks)
         else:
+            with untouched_generators():
+                self.hooks.measure(model)
             self.hooks.ctx.reference = reference_loader(model, self.before, self.start, job)
             with labels_only():
                 model = self._train(model, resume)

@@ -6,7 +6,6 @@ Planning refuses what it can know; a model that is not here yet, or a stage by h
 from typing import TYPE_CHECKING
 
 from cpt.checkpoint import load_config
-from cpt.conflicts import compares_models
 from cpt.errors import EdgeError
 from cpt.hooks.stack import HookStack
 from cpt.past import Past
@@ -25,15 +24,17 @@ def check_shapes(
     Raises:
         EdgeError: names both numbers and a way out.
     """
-    others = {
-        f"hooks.{key}": before.select(hook.recalls()[0])[0].checkpoint
+    others = [
+        (f"hooks.{key}", stage.checkpoint)
         for key, hook in hooks.hooks
-        if compares_models(hook)
-    }
-    others |= {role: checkpoint_of(name) for role, name in job.roles.items()}
+        if hook.compares()
+        for name in hook.recalls()
+        for stage in before.select(name)
+    ]
+    others += [(role, checkpoint_of(name)) for role, name in job.roles.items()]
     own = model.get_input_embeddings().weight.shape[0]
     adapts = bool(hooks.at("adapt"))
-    for name, folder in others.items():
+    for name, folder in others:
         # Below an adapter the stage's own start is no second model: it has the stage's embeddings.
         if adapts and folder == start and name != "hooks.interpolate":
             continue

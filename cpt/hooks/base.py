@@ -3,6 +3,7 @@
     hook.recall(past)                    # read what earlier stages left: checkpoints, adapters, exemplars
     data  = hook.mix(data)               # rehearsal, data mixing
     model = hook.adapt(model)            # adapters, freezing
+    hook.measure(model)                  # what must be known of earlier models before the first step
     for batch in data:
         loss = task_loss(model, batch) + sum of hook.penalty(model, tokens)
         loss.backward()                  # gradients averaged over ranks and accumulation
@@ -18,7 +19,7 @@ from earlier stages is a function of their artifacts. `state_dict` survives an i
 `keep` leaves files to later stages; the two are never mixed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -29,6 +30,7 @@ from cpt.data import Reader, Rows
 from cpt.data_spec import MAX_BAD, DataSpec
 from cpt.hooks.card import Card
 from cpt.past import Past, PastStage
+from cpt.rehearsal import Example
 from cpt.rows import Row, RowFormat
 from cpt.world import World
 
@@ -39,10 +41,25 @@ if TYPE_CHECKING:
     from cpt.params import View
     from cpt.tokens import OutputHead, Tokens
 
+#: By name.
+Tensors = dict[str, "Tensor"]
+#: What a closed-form gradient is reported as: its term's value, and its norm; or other numbers by name.
+Told = Mapping[str, "Tensor | float"]
 Need = Literal["logits", "parameters", "gradients", "adapter"]
 
 #: The points in the order in which they act.
-POINTS = ("recall", "mix", "adapt", "penalty", "pull", "project", "track", "merge", "keep")
+POINTS = (
+    "recall",
+    "mix",
+    "adapt",
+    "measure",
+    "penalty",
+    "pull",
+    "project",
+    "track",
+    "merge",
+    "keep",
+)
 
 
 class Reference(Protocol):
@@ -68,6 +85,13 @@ class StageContext:
         step: optimizer steps done so far.
         start: folder whose weights the stage starts from.
         reference: loads an earlier stage, frozen, for the backend.
+        encode: rows of texts, chats, completions or pairs (their chosen answers) -> tokens and labels.
+        load: an earlier stage's model, to be measured and thrown away.
+        cached: (key, how it is made) -> tensors that are made once: by the main process or by all of them
+            together, and kept beside the stages.
+        new_rows: embeddings that the stage itself has added for new tokens.
+        learning_rate: of the optimizer step that is under way.
+        say: tells the person at the terminal.
     """
 
     stage: str
@@ -78,6 +102,12 @@ class StageContext:
     start: str
     step: int = 0
     reference: Callable[[PastStage], Reference] | None = None
+    encode: Callable[[Sequence[Row]], list[Example]] | None = None
+    load: "Callable[[PastStage], PreTrainedModel] | None" = None
+    cached: "Callable[[object, Callable[[], Tensors]], Tensors] | None" = None
+    new_rows: int = 0
+    learning_rate: float = 0.0
+    say: Callable[[str], None] = lambda line: None
 
 
 @dataclass
@@ -113,6 +143,8 @@ class Hook(Protocol):
     version: ClassVar[int] = 1
     kinds: ClassVar[frozenset[str] | None] = None
     order: ClassVar[int] = 0
+    #: Whether the stages that it recalls must have listed the same hook.
+    reads_memory: ClassVar[bool] = False
 
     def recalls(self) -> tuple[str, ...]:
         """Earlier stages that the hook reads, by name; `previous`, `base` and `all` count as names."""
@@ -130,17 +162,27 @@ class Hook(Protocol):
         """Change what is trained: adapters, freezing."""
         return model
 
+    def measure(self, model: "PreTrainedModel", ctx: StageContext) -> None:
+        """Learn what must be known before the first step, such as an importance of each weight.
+
+        `model` has the weights that the stage starts from, also where the stage is resumed.
+        """
+        return
+
     def penalty(self, model: "nn.Module", tokens: "Tokens", ctx: StageContext) -> "Tensor | None":
         """A differentiable term of the loss: this micro-batch's part of a mean over the optimizer step."""
         return None
 
-    def pull(self, view: "View", ctx: StageContext) -> None:
-        """Add the closed-form gradient of a parameter-space penalty, once per optimizer step."""
-        return
+    def pull(self, view: "View", ctx: StageContext) -> Told | None:
+        """Add the closed-form gradient of a parameter-space penalty, once per optimizer step.
 
-    def project(self, view: "View", ctx: StageContext) -> None:
-        """Edit the gradient, after every `pull` and before clipping."""
-        return
+        Returns: for the log, the same on every rank: the penalty under "" and what else it tells by name.
+        """
+        return None
+
+    def project(self, view: "View", ctx: StageContext) -> Told | None:
+        """Edit the gradient, after every `pull` and before clipping. Returns: as `pull`."""
+        return None
 
     def track(self, view: "View", ctx: StageContext) -> None:
         """Look at the weights after the optimizer step."""
@@ -153,6 +195,14 @@ class Hook(Protocol):
     def keep(self, memory: Path, ctx: StageContext) -> None:
         """Leave files to later stages."""
         return
+
+    def rehearses(self) -> bool:
+        """Whether it needs rows that the stages it recalls have left."""
+        return False
+
+    def compares(self) -> bool:
+        """Whether an earlier stage's model stands beside this one's, so that their shapes must agree."""
+        return False
 
     def state_dict(self) -> dict[str, "Tensor"]:
         """What must survive an interruption within the stage."""

@@ -55,6 +55,10 @@ class Interpolate(Hook):
         """The earlier stage."""
         return (self.of,)
 
+    def compares(self) -> bool:
+        """The two are blended tensor by tensor."""
+        return self.alpha != 1
+
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Remember where the earlier stage is.
 

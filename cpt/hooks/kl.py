@@ -72,6 +72,10 @@ forward: KL_t = sum_v q(v) (log q(v) - log p(v))""",
         """The reference."""
         return (self.of,)
 
+    def compares(self) -> bool:
+        """The reference has this stage's vocabulary."""
+        return self.beta != 0
+
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Remember where the reference is; it is loaded when the model is there.
 

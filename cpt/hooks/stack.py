@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cpt.errors import HookError
 from cpt.hooks.base import Hook, Mixture, StageContext, points
+from cpt.hooks.norms import Norms
 from cpt.past import Past
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class HookStack:
     def __init__(self, hooks: Sequence[Hook], ctx: StageContext) -> None:
         self.hooks = in_order(hooks)
         self.ctx = ctx
-        self.terms: dict[str, float] = {}
+        self.terms: dict[str, Tensor | float] = {}
+        self.norms: Norms | None = None
 
     def at(self, point: str) -> list[tuple[str, Hook]]:
         """The hooks that act at a point."""
@@ -61,6 +63,11 @@ class HookStack:
             model = hook.adapt(model, self.ctx)
         return model
 
+    def measure(self, model: "PreTrainedModel") -> None:
+        """Let hooks look at the model before the first step."""
+        for _, hook in self.at("measure"):
+            hook.measure(model, self.ctx)
+
     @property
     def needs_tokens(self) -> bool:
         """Whether any hook has a term in the loss."""
@@ -73,16 +80,24 @@ class HookStack:
             term = hook.penalty(model, tokens, self.ctx)
             if term is None:
                 continue
-            self.terms[key] = self.terms.get(key, 0.0) + float(term.detach())
+            self._note(key, term.detach())
+            if self.norms is not None and term.requires_grad:
+                self.norms.add(key, term)
             total = term if total is None else total + term
         return total
 
     def edit_gradient(self, view: "View") -> None:
         """`pull` of every hook, then `project` of every hook."""
-        for _, hook in self.at("pull"):
-            hook.pull(view, self.ctx)
-        for _, hook in self.at("project"):
-            hook.project(view, self.ctx)
+        for point in ("pull", "project"):
+            for key, hook in self.at(point):
+                told = getattr(hook, point)(view, self.ctx) or {}
+                for name, value in told.items():
+                    # Every rank tells the same, and the log sums over them.
+                    self._note(f"{key}/{name}".rstrip("/"), value / self.ctx.world.size)
+
+    def _note(self, name: str, value: "Tensor | float") -> None:
+        # Not yet a number: on a GPU that would wait for every micro-batch.
+        self.terms[name] = self.terms.get(name, 0.0) + value
 
     @property
     def edits_gradient(self) -> bool:
@@ -138,6 +153,6 @@ class HookStack:
 
     def take_terms(self) -> dict[str, float]:
         """This process's sum of each term since the last call; for the log."""
-        taken = {f"hook/{key}": value for key, value in self.terms.items()}
+        taken = {f"hook/{key}": float(value) for key, value in self.terms.items()}
         self.terms = {}
         return taken

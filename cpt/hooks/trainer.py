@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cpt.errors import HookError
 from cpt.generators import untouched_generators
 from cpt.hooks.backbone import BackboneTap, bare_model
+from cpt.hooks.norms import EVERY, Norms
 from cpt.hooks.stack import HookStack
 from cpt.params import View
 from cpt.store import MARK, complete_checkpoints, mark_complete
@@ -52,7 +53,9 @@ class _Hooks:
         self.sequences_per_row = sequences_per_row
         self.tap = BackboneTap(self.model) if hooks.needs_tokens else None
         self.num_loss_tokens = 0.0
+        self.micro_batch = 0
         self.steps_since_log = 0
+        self.norms_since_log: dict[str, float] = {}
         self.add_callback(_callback()(self))
         if hooks.edits_gradient and self.accelerator.scaler is not None:
             raise HookError(
@@ -64,6 +67,10 @@ class _Hooks:
     def get_batch_samples(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Count the step's loss tokens over all micro-batches and ranks, for means over the step."""
         batches, num_items = super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
+        self.micro_batch = 0
+        if self.tap is not None:
+            is_measured = self.hooks.ctx.step % EVERY == 0
+            self.hooks.norms = Norms(self.model) if is_measured else None
         if self.tap is not None and self.reduction == "token" and batches:
             import torch
 
@@ -91,8 +98,9 @@ class _Hooks:
         )
         forward, hidden = self.tap.take()
         weight = self._weights(self.loss_mask(before, forward).to(hidden.device))
+        tokens = Tokens(weight, forward, hidden, self._part())
         with self.accelerator.autocast():  # as the trainer's own forward
-            term = self.hooks.penalty(bare_model(self.model), Tokens(weight, forward, hidden))
+            term = self.hooks.penalty(bare_model(self.model), tokens)
         if term is None:
             return result
         # The weights sum to 1 over the step: undo DDP's mean over ranks, and the Trainer's division by the
@@ -103,6 +111,12 @@ class _Hooks:
         if isinstance(result, tuple):
             return (result[0] + term, *result[1:])
         return result + term
+
+    def _part(self: Any) -> tuple[int, int]:
+        """Which micro-batch of the optimizer step this is, over all ranks, and of how many."""
+        world, number = self.hooks.ctx.world, self.current_gradient_accumulation_steps
+        self.micro_batch += 1
+        return world.rank * number + self.micro_batch - 1, world.size * number
 
     def _weights(self: Any, mask: "Tensor") -> "Tensor":
         """[B, T] mask -> weights that sum to 1 over the optimizer step."""
@@ -129,13 +143,19 @@ class _Hooks:
     def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
         """After backward and reduction, before clipping: `on_pre_optimizer_step` would come after it."""
         loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
-        if self.hooks.edits_gradient and self.accelerator.sync_gradients:
+        if self.accelerator.sync_gradients:
             import torch
 
+            hooks = self.hooks
+            hooks.ctx.learning_rate = float(self.optimizer.param_groups[0]["lr"])
             with torch.no_grad():
-                self.hooks.edit_gradient(
-                    View(self.accelerator.unwrap_model(self.model), self.hooks.ctx.world)
-                )
+                if hooks.norms is not None:
+                    norms = hooks.norms.take(hooks.ctx.world)
+                    self.norms_since_log |= {key: float(norm) for key, norm in norms.items()}
+                if hooks.edits_gradient:
+                    hooks.edit_gradient(
+                        View(self.accelerator.unwrap_model(self.model), hooks.ctx.world)
+                    )
         return loss
 
     def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -155,6 +175,9 @@ class _Hooks:
                 )
                 logs[name] = float(self.hooks.ctx.world.sum_(total)) / self.steps_since_log
             self.steps_since_log = 0
+            for key, norm in sorted(self.norms_since_log.items()):
+                logs[f"hook/{key}/grad_norm"] = norm
+            self.norms_since_log = {}
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
     def _save_checkpoint(self: Any, *args: Any, **kwargs: Any) -> None:

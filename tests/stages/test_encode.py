@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from cpt.errors import DataError
-from stages.encode import IGNORED, encode_chat, encode_completion, encode_rows
+from cpt.rehearsal import IGNORED
+from stages.encode import encode_chat, encode_completion, encode_rows
 
 PLAIN = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + "

@@ -1,0 +1,133 @@
+"""Rows of earlier stages as batches of their own, beside the stage's: for terms and gradients of old data.
+
+Legend: B sequences, T positions.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cpt.errors import HookError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row in tokens; `labels` are the tokens themselves, or -100 where nothing is to be predicted."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+    @property
+    def num_labels(self) -> int:
+        """Tokens that are predicted; the first one never is."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
+    @property
+    def num_predictions(self) -> int:
+        """Positions that predict a token, label or not."""
+        return len(self.input_ids) - 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples side by side, padded on the right.
+
+    Attributes:
+        forward: input_ids and attention_mask [B, T], as the backbone takes them.
+        labels: [B, T], -100 where nothing is to be predicted.
+        weight: [B, T]; how much position t, which predicts token t+1, counts.
+    """
+
+    forward: "dict[str, Tensor]"
+    labels: "Tensor"
+    weight: "Tensor"
+
+    def predictions(self) -> "Tensor":
+        """[B, T], float: 1 where position t predicts a token that is no padding, label or not."""
+        import torch
+
+        attention = self.forward["attention_mask"]
+        return torch.nn.functional.pad(attention[:, 1:].float(), (0, 1))
+
+
+def collate(examples: Sequence[Example], device: Any, scale: float = 1.0) -> Batch:
+    """Pad examples into one batch, in which every label weighs `scale`.
+
+    Padding is token 0 behind the attention mask, so that no tokenizer is needed and nothing can depend on it.
+    """
+    import torch
+
+    width = max(len(example.input_ids) for example in examples)
+    input_ids = torch.zeros(len(examples), width, dtype=torch.long)
+    labels = torch.full((len(examples), width), IGNORED)
+    attention = torch.zeros(len(examples), width, dtype=torch.long)
+    for row, example in enumerate(examples):
+        end = len(example.input_ids)
+        input_ids[row, :end] = torch.tensor(example.input_ids)
+        labels[row, :end] = torch.tensor(example.labels)
+        attention[row, :end] = 1
+    input_ids, labels, attention = (x.to(device) for x in (input_ids, labels, attention))
+    weight = torch.nn.functional.pad((labels[:, 1:] != IGNORED).float(), (0, 1)) * scale
+    return Batch({"input_ids": input_ids, "attention_mask": attention}, labels, weight)
+
+
+def drawn(number: int, size: int, step: int, seed: int) -> list[int]:
+    """Which `size` of `number` rows belong to a step: without replacement per cycle, reshuffled each time.
+
+    A function of its arguments alone, so that a stage which continues needs no state.
+    """
+    found: list[int] = []
+    place = step * size
+    while len(found) < size:
+        cycle, start = divmod(place, number)
+        order = list(range(number))
+        random.Random(f"{seed}/rehearsal/{cycle}").shuffle(order)
+        taken = order[start : start + size - len(found)]
+        found += taken
+        place += len(taken)
+    return found
+
+
+class Rehearsal:
+    """Old examples, `size` of them for every optimizer step, spread over its micro-batches and ranks.
+
+    The weights of one step sum to 1 over all parts: a term made of them is a mean over the step's old label
+    tokens at any accumulation and any number of processes.
+    """
+
+    def __init__(self, examples: Sequence[Example], size: int, seed: int, name: str) -> None:
+        self.examples = [example for example in examples if example.num_labels]
+        if not self.examples:
+            raise HookError(
+                f"{name}: no old row has a token to predict; prompts alone cannot be rehearsed: "
+                f"name stages that left answers, or a `source:` of texts or chats"
+            )
+        self.size, self.seed = size, seed
+        self._drawn: tuple[int, list[Example]] = (-1, [])
+
+    def step(self, step: int) -> list[Example]:
+        """The step's examples, in order."""
+        if self._drawn[0] != step:
+            numbers = drawn(len(self.examples), self.size, step, self.seed)
+            self._drawn = (step, [self.examples[number] for number in numbers])
+        return self._drawn[1]
+
+    def batch(self, step: int, part: tuple[int, int], device: Any) -> Batch | None:
+        """One part of the step's examples; None where there are fewer of them than parts."""
+        examples = self.step(step)
+        own = examples[part[0] :: part[1]]
+        if not own:
+            return None
+        return collate(own, device, 1 / sum(example.num_labels for example in examples))
+
+
+def hidden_states(model: Any, forward: "dict[str, Tensor]") -> "Tensor":
+    """Last hidden states [B, T, H] of a bare language model."""
+    states: Tensor = model.base_model(**forward, use_cache=False).last_hidden_state
+    return states

@@ -1,0 +1,48 @@
+"""Tensors that take long to make and depend on earlier stages alone: made once, kept beside the stages."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cpt import ids
+from cpt.hooks.base import Tensors
+from cpt.store import replacing
+from cpt.world import World
+from stages.base import Job
+
+FILE = "tensors.safetensors"
+
+
+def cache_of(job: Job) -> Path:
+    """Where a stage keeps them: in the store, or beside its output where it runs by hand."""
+    return (job.store / "cache" if job.store else job.output.parent / "cache") / "measured"
+
+
+def cached(folder: Path, world: World, key: object, make: Callable[[], Tensors]) -> Tensors:
+    """Tensors made from what `key` says: read, or made by all processes together and written by the main one.
+
+    A damaged file is made again.
+
+    Args:
+        folder: of all of them.
+        world: the other processes.
+        key: everything that they depend on.
+        make: run by every process at once, with the same result in each; it may use collectives.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    file = folder / ids.short_hash(key, 16) / FILE
+    made: Tensors | None = None
+    if file.is_file():
+        try:
+            made = load_file(str(file))
+        except (SafetensorError, OSError):
+            made = None
+    if not world.agree_all(made is not None):
+        made = {name: value.detach().cpu().contiguous() for name, value in make().items()}
+        if world.is_main:
+            with replacing(file.parent) as partial:
+                save_file(made, str(partial / FILE))
+        world.barrier()
+    assert made is not None
+    return made

@@ -1,0 +1,76 @@
+"""What a stage gives its hooks besides their arguments."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from cpt.hooks.base import StageContext
+from cpt.recipe import StageSpec
+from cpt.rehearsal import IGNORED, Example
+from cpt.rows import Row, format_of
+from cpt.world import World
+from stages.base import Job, StageKind
+from stages.cache import cache_of, cached
+from stages.encode import applying_template, encode_rows
+from stages.opening import load_earlier
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: Tokens of a rehearsed row, where the stage has no `max_length`.
+MAX_LENGTH = 1024
+
+
+def context(
+    job: Job,
+    kind: StageKind,
+    tokenizer: Any,
+    start: str,
+    world: World,
+    say: Callable[[str], None],
+) -> StageContext:
+    """The context of a stage's hooks; `reference` is set once the model is there."""
+    return StageContext(
+        job.name,
+        kind.name,
+        kind.formats,
+        job.seed,
+        world,
+        start,
+        encode=partial(examples, tokenizer=tokenizer, spec=job.spec),
+        load=partial(load_earlier, job=job, device=world.device),
+        cached=partial(cached, cache_of(job), world),
+        say=lambda line: say(f"{job.name}: {line}"),
+    )
+
+
+def examples(
+    rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", spec: StageSpec
+) -> list[Example]:
+    """Rows of earlier stages, of any format, as hooks rehearse them.
+
+    Pairs give their chosen answer. Prompts have no answer and so no labels. Sequences are cut to the stage's
+    own `max_length`.
+    """
+    most = int(spec.train.get("max_length") or MAX_LENGTH)
+    found = []
+    for row in rows:
+        form = format_of(row)
+        if form == "preference":
+            row = {"prompt": row["prompt"], "completion": row["chosen"]}
+        if form == "prompt":
+            ids = _prompt_ids(tokenizer, row["prompt"])[:most]
+            found.append(Example(ids, [IGNORED] * len(ids)))
+            continue
+        # With the labels of a stage that trains on answers.
+        found += [Example(**one) for one in encode_rows([row], tokenizer, most, True).rows]
+    return found
+
+
+def _prompt_ids(tokenizer: Any, prompt: Any) -> list[int]:
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    with applying_template(tokenizer, prompt):
+        return list(
+            tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        )
