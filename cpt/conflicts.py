@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cpt.errors import PlanError
+from cpt.errors import PlanError, RecipeError
 from cpt.hooks.base import Hook, points
 from cpt.model_spec import ModelSpec
 from cpt.recipe import StageSpec
@@ -16,6 +16,19 @@ UNKNOWN = "-unknown"
 if TYPE_CHECKING:
     from cpt.interfaces import Backend, Kind
     from cpt.plan import Node
+
+
+def check_parts(spec: StageSpec, kind: "Kind", where: str) -> None:
+    """Refuse `merge:` in a stage that trains, and one that trains without rows.
+
+    Raises:
+        RecipeError: says what to remove.
+    """
+    if kind.trains and spec.merge is not None:
+        raise RecipeError(
+            f"{where}: merge: a {kind.name} stage trains; remove it, or write kind: merge in a stage of "
+            f"its own"
+        )
 
 
 def check_recalls(
@@ -56,12 +69,33 @@ def check_recalls(
                 )
             if node.id.endswith(UNKNOWN):
                 continue
-            formats = kind_of(node.kind, where).formats[:1]
-            if "mix" in points(hook) and not set(formats) & set(kind.formats):
+            formats = _formats_left(node, lineage, kind_of, where)
+            if not formats:
                 raise PlanError(
-                    f"{own}: {node.name} left {formats[0]} rows, and a {kind.name} stage trains on "
-                    f"{' or '.join(kind.formats)}; name a source of that format"
+                    f"{own}: {node.name} merged models that left no rows to rehearse; name a data set: "
+                    f"{hook.name}: {{source: <data config>}}"
                 )
+            if "mix" in points(hook) and not formats <= {*kind.formats}:
+                raise PlanError(
+                    f"{own}: {node.name} left {' and '.join(sorted(formats))} rows, and a {kind.name} stage "
+                    f"trains on {' or '.join(kind.formats)}; name a source of that format"
+                )
+
+
+def _formats_left(
+    node: "Node",
+    lineage: "Sequence[Node]",
+    kind_of: "Callable[[str, str], Kind]",
+    where: str,
+) -> set[str]:
+    """Formats of the rows that a stage left; a merge leaves those of what it merged."""
+    if node.kind == "base" or node.id.endswith(UNKNOWN):
+        return set()
+    kind = kind_of(node.kind, where)
+    if kind.trains:
+        return {*kind.formats[:1]}
+    merged = [other for other in lineage if other.id in node.merged]
+    return {name for other in merged for name in _formats_left(other, lineage, kind_of, where)}
 
 
 def check_hooks(

@@ -19,8 +19,13 @@ class Kind(Protocol):
         ...
 
     @property
+    def trains(self) -> bool:
+        """Whether it trains a model; a merge makes one of those that are there."""
+        ...
+
+    @property
     def config(self) -> str:
-        """The TRL config class that `train:` speaks."""
+        """The TRL config class that `train:` speaks; empty where nothing is trained."""
         ...
 
     @property

@@ -37,8 +37,8 @@ class Joined:
 
 
 def joined_so_far(lineage: "Sequence[Node]") -> tuple[Joined, ...]:
-    """The stages that the nearest joint stage of a lineage trains on."""
-    return next((node.joined for node in reversed(lineage) if node.joined), ())
+    """The stages that the joint stages of a lineage train on, each once, in order."""
+    return tuple({each.name: each for node in lineage for each in node.joined}.values())
 
 
 def join(joined: Sequence[Joined], kind_of: Callable[[str, str], Kind], where: str) -> StageSpec:

@@ -31,9 +31,16 @@ def stage_inputs(
     hooks: Sequence[Hook],
     seed: int,
     recalled: Mapping[str, str],
+    steering: str | None = None,
 ) -> dict[str, Any]:
-    """What a stage's id hashes: everything that would train differently, and nothing else."""
+    """What a stage's id hashes: everything that would train differently, and nothing else.
+
+    Args:
+        steering: hash of the probe by which a merge chooses, if it does.
+    """
+    merge = {"merge": {**spec.merge.content(), "steering": steering}} if spec.merge else {}
     return {
+        **merge,
         "kind": kind.name,
         "version": kind.version,
         "parents": dict(parents),

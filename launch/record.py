@@ -55,7 +55,7 @@ def _nodes(chain: Chain) -> list[dict[str, Any]]:
             "name": node.name,
             "kind": node.kind,
             "id": node.id,
-            "parents": [names[node.parents["parent"]]] if "parent" in node.parents else [],
+            "parents": [names[stage_id] for stage_id in node.merged],
             "reference": names.get(node.parents.get("reference", "")),
             "hooks": [key for key, _ in node.hooks],
         }

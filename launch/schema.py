@@ -59,6 +59,7 @@ def _stage() -> tuple[dict[str, Any], dict[str, Any]]:
             "then": {"properties": {"train": train_schema(kind_of(name, "schema").config)}},
         }
         for name in sorted(KINDS)
+        if kind_of(name, "schema").trains
     ]
     return stage, definitions
 

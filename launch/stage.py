@@ -52,7 +52,9 @@ def execute(job: Job, console: Console, is_held: bool = False) -> None:
         world.barrier()
         done = (job.output / "manifest.json").is_file()
         live = None
-        if not done:
+        if not done and job.spec.merge is not None:
+            make_merge(job, console)
+        elif not done:
             from stages.run import run
 
             chosen = backend(job.backend)
@@ -99,6 +101,16 @@ def make_base(spec: ModelSpec, store: Store, console: Console) -> None:
             finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         ).write(unfinished)
         store.publish(stage_id)
+
+
+def make_merge(job: Job, console: Console) -> None:
+    """Make a merge stage, in this process: it needs no other. The caller holds the stage's lock."""
+    from cpt.memory import keep_freed_memory
+    from launch.steering import scorer
+    from stages.merge import make
+
+    keep_freed_memory()
+    make(job, console.say, scorer(job, console))
 
 
 def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:

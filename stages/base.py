@@ -96,7 +96,8 @@ class StageKind(Protocol):
     Attributes:
         name: key in a recipe.
         version: raised by hand when the same settings would train differently.
-        config: the TRL config class whose fields `train:` speaks.
+        trains: whether it trains a model; a merge makes one of those that are there.
+        config: the TRL config class whose fields `train:` speaks; empty where nothing is trained.
         formats: row formats that it trains on.
         data_formats: those of its own data, where only replay may bring the others.
         roles: which of reference, reward, teacher it can have; `uses` says whether it needs them.
@@ -109,6 +110,7 @@ class StageKind(Protocol):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    trains: ClassVar[bool] = True
     config: ClassVar[str]
     formats: ClassVar[tuple[RowFormat, ...]]
     data_formats: ClassVar[tuple[RowFormat, ...] | None] = None

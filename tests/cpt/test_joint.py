@@ -75,7 +75,7 @@ def test_a_stage_behind_a_preference_stage_says_what_it_leaves_out(chain: Any) -
     assert [each.name for each in plan.node("again").joined] == ["sft", "again"]
     assert plan.node("again").parents == {"parent": plan.node("base").id}
     (warning,) = [text for text in plan.warnings if "joint" in text]
-    assert "starts from the base model, without what dpo trained" in warning
+    assert "starts from the base model, without what dpo made" in warning
 
 
 def test_a_branch_joins_its_own_line_only(chain: Any) -> None:

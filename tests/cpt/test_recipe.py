@@ -174,7 +174,7 @@ def test_wrong_values_of_a_chain(chain: Any, refused: Refused, change: str, line
         ("sft", "kind", 3, "kind: input should be a valid string, not 3"),
         ("sft", "train", [], "train: input should be a valid dictionary, not []"),
         ("sft", "hooks", {"kl": {}}, "hooks: input should be a valid list, not {'kl': {}}"),
-        ("sft", "data", [], "data: list should have at least 1 item"),
+        ("sft", "data", [], "data is missing"),
         (
             "sft",
             "data",
