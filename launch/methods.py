@@ -2,25 +2,30 @@
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from cpt.errors import RecipeError, StoreError
 from cpt.hooks import table
 from cpt.hooks.base import Hook, points_of
 from cpt.hooks.card import Card
+from cpt.merging.spec import MergeSpec
+from cpt.merging.spec import Method as MergeMethod
 from cpt.settings import did_you_mean
 from launch.backend import BACKENDS
-from launch.setting_text import Setting, default_text, documented, type_text
+from launch.setting_text import Setting, default_text, documented, in_yaml, type_text
 from stages import KINDS, kind_of
 from stages.base import StageKind
 from stages.trl_fields import own_fields
 
 #: Step time and peak memory relative to no hook; `make bench-costs` writes it, and it may not be there.
 COSTS = Path(table.__file__).with_name("costs.json")
+
+
+_MORE = "and in train: all other fields of {}; cpt schema --stage lists them"
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,11 @@ def _hook(name: str, kind: type[Hook], package: str, costs: Mapping[str, Any]) -
         "hook",
         package,
         acts_at=points_of(kind),
-        stages=tuple(each for each in KINDS if kind.kinds is None or each in kind.kinds),
+        stages=tuple(
+            each
+            for each in KINDS
+            if kind_of(each, "methods").trains and (kind.kinds is None or each in kind.kinds)
+        ),
         backends=tuple(
             each.name
             for each in BACKENDS.values()
@@ -133,8 +142,8 @@ def _kind(name: str, costs: Mapping[str, Any]) -> Method:
         backends=tuple(each.name for each in BACKENDS.values() if not each.unfinished),
         summary=_summary(type(kind)),
         card=kind.card,
-        settings=_train_settings(kind),
-        more_settings=f"and in train: all other fields of {kind.config}; cpt schema --stage lists them",
+        settings=_train_settings(kind) if kind.trains else _merge_settings(),
+        more_settings=_MORE.format(kind.config) if kind.trains else "",
         **costs.get(name, {}),
     )
 
@@ -167,6 +176,28 @@ def _train_settings(kind: StageKind) -> tuple[Setting, ...]:
         )
         for name, entry in sorted(own_fields(kind.config).items())
     )
+
+
+def _merge_settings() -> tuple[Setting, ...]:
+    """The settings under `merge:`, those of all methods first, as `method: setting`."""
+    every = list(_fields_of(MergeMethod, "every method"))
+    for kind in get_args(get_args(MergeSpec)[0]):
+        method = " or ".join(get_args(kind.model_fields["method"].annotation))
+        every += _fields_of(kind, method, {"method", *MergeMethod.model_fields})
+    return tuple(every)
+
+
+def _fields_of(
+    kind: type[MergeMethod], method: str, hidden: Collection[str] = ()
+) -> Iterator[Setting]:
+    said: dict[str, str] = {}
+    for owner in reversed(kind.__mro__):
+        said |= documented(inspect.cleandoc(owner.__doc__ or ""))
+    for name, field in kind.model_fields.items():
+        if name not in hidden:
+            default = "needed" if field.is_required() else in_yaml(field.get_default())
+            bounded = Annotated[field.annotation, *field.metadata, ...]
+            yield Setting(f"{method}: {name}", type_text(bounded), default, said.get(name, ""))
 
 
 def _costs() -> dict[str, dict[str, float]]:

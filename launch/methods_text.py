@@ -18,7 +18,8 @@ def table_text(methods: Sequence[Method]) -> str:
     hooks = [each for each in methods if each.what == "hook" and not each.problem]
     kinds = [each for each in methods if each.what == "stage kind"]
     broken = [f"{each.name}: {each.problem}" for each in methods if each.problem]
-    all_kinds = tuple(each.name for each in kinds)
+    # A stage that merges has no hooks, and neither do rows that it would train on.
+    all_kinds = tuple(each.name for each in kinds if each.acts_at)
     tail = ("backends", "state", "step", "memory", "evidence")
     # One table, so that the columns of both parts stand below one another.
     rows = [("hook", "family", "acts at", "stages", *tail)]
@@ -63,12 +64,12 @@ def card_text(method: Method) -> str:
     if card:
         lines += ["formula", *textwrap.indent(card.formula, "  ").splitlines(), ""]
     facts = {
-        "acts at" if is_hook else "trains on": " ".join(method.acts_at) or "no point",
+        "acts at" if is_hook else "trains on": " ".join(method.acts_at) or "nothing",
         "stages" if is_hook else "roles": " ".join(method.stages) or "none",
         "backends": " ".join(method.backends) or "none",
     }
     lines += [f"{name:<11}{value}" for name, value in facts.items()]
-    lines += ["", "settings" if is_hook else "settings in train:"]
+    lines += ["", _where_settings_go(method)]
     lines += [line for setting in method.settings for line in _setting(setting)] or ["  none"]
     lines += [f"  {method.more_settings}"] if method.more_settings else []
     if card is None:
@@ -88,6 +89,12 @@ def card_text(method: Method) -> str:
     lines += ["", f"evidence: {card.evidence}"]
     lines += [line for source in card.sources for line in _wrapped(source, "  ")]
     return "\n".join(lines)
+
+
+def _where_settings_go(method: Method) -> str:
+    if method.what == "hook":
+        return "settings"
+    return "settings in train:" if method.more_settings else "settings in merge:, by method"
 
 
 def _measured(method: Method) -> str:

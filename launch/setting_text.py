@@ -52,8 +52,8 @@ def type_text(kind: Any) -> str:
 def default_text(setting: "dataclasses.Field[Any]") -> str:
     """The default as YAML has it."""
     if setting.default_factory is not dataclasses.MISSING:
-        return _yaml(setting.default_factory())
-    return "needed" if setting.default is dataclasses.MISSING else _yaml(setting.default)
+        return in_yaml(setting.default_factory())
+    return "needed" if setting.default is dataclasses.MISSING else in_yaml(setting.default)
 
 
 def documented(docstring: str) -> dict[str, str]:
@@ -85,5 +85,6 @@ def _bounds(marks: tuple[Any, ...]) -> list[str]:
     ]
 
 
-def _yaml(value: Any) -> str:
+def in_yaml(value: Any) -> str:
+    """A value as YAML has it."""
     return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from cpt import checkpoint, ids, past
 from cpt.errors import RecipeError
 from cpt.hooks.base import StageContext
+from cpt.hooks.card import Card
 from cpt.hooks.stack import HookStack
 from cpt.merging.merge import Folders, look, merge
 from cpt.merging.spec import GreedySoup, Method, Soup
@@ -51,6 +52,30 @@ class Merge(StageKind):
     config: ClassVar[str] = ""
     formats: ClassVar[tuple[RowFormat, ...]] = ()
     checks_eos: ClassVar[bool] = False
+    card: ClassVar = Card(
+        family="weight averaging",
+        formula="""soup:             sum_k s_k w_k with sum_k s_k = 1; greedy_soup: of those that a probe prefers
+slerp:            along the great circle between two models
+task_arithmetic:  onto + sum_k s_k (w_k - w_base); onto another base it is a rebase
+ties, dare_*:     onto + strength * what is left of the w_k - w_base, trimmed or dropped
+layerwise:        a share of two models for each block of layers""",
+        when="For branches from one ancestor: runs of one stage with other seeds (soup), experts for "
+        "several tasks (task_arithmetic 0.3 to 0.5 each, ties), or an instruction delta on a base "
+        "that was pretrained further (task_arithmetic with onto).",
+        cost="No training: each checkpoint is read once and the result written once, tensor by "
+        "tensor; greedy_soup also measures its probe for each candidate.",
+        state="0 (one tensor of each model at a time)",
+        fails="Models without a common ancestor, or far from it, have a ridge between them. Large or "
+        "opposed changes interfere: their norms and cosines are in the manifest.",
+        evidence="newer",
+        sources=(
+            "Wortsman et al. 2022, arXiv:2203.05482 (soups)",
+            "Ilharco et al. 2023, arXiv:2212.04089 (task arithmetic)",
+            "Yadav et al. 2023, arXiv:2306.01708 (TIES)",
+            "Yu et al. 2024, arXiv:2311.03099 (DARE)",
+            "methods.md B08, B09 (production-validated), B12, B13 (newer), P068 (research)",
+        ),
+    )
 
     def check(self, spec: StageSpec, where: str) -> None:
         """Refuse what only training needs, and settings that do not fit the models."""

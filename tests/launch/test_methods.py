@@ -95,7 +95,8 @@ def test_the_label_stands_in_the_card_alone(name: str) -> None:
 
 def test_what_the_class_says_is_read_from_it() -> None:
     ema = method("ema")
-    assert (ema.acts_at, ema.stages) == (("track", "merge"), tuple(KINDS))
+    trained = tuple(name for name in KINDS if kind_of(name, "").trains)
+    assert (ema.acts_at, ema.stages) == (("track", "merge"), trained)
     assert ema.backends == ("single", "ddp")  # needs the parameters
     assert method("kl").backends == ("single", "ddp", "zero1", "zero2")
     assert method("kl").acts_at == ("recall", "penalty")
@@ -123,6 +124,15 @@ def test_a_kind_lists_the_fields_of_train_that_not_every_kind_has() -> None:
     assert names < trl_fields("DPOConfig").keys()
     assert "learning_rate" not in names
     assert "DPOConfig" in method("dpo").more_settings
+
+
+def test_a_stage_that_merges_lists_the_settings_of_each_method() -> None:
+    found = {each.name: each for each in method("merge").settings}
+    assert found["task_arithmetic: onto"].default == "null"
+    assert found["ties: density"].type == "number, > 0, <= 1"
+    assert found["dare_linear or dare_ties: drop"].default == "0.9"
+    assert [name for name in found if name.endswith(": unrelated")] == ["every method: unrelated"]
+    assert "trains on  nothing" in card_text(method("merge"))
 
 
 def test_measured_costs_are_shown_where_there_are_any(
