@@ -49,6 +49,10 @@ class Anchored(Hook):
         """What multiplies half of the sum."""
         return self.factor * self.strength
 
+    def bytes_per_weight(self) -> float:
+        """Importance and centre."""
+        return 8.0 if self.scale else 0.0
+
     def recalls(self) -> tuple[str, ...]:
         """The stages whose weights are anchors."""
         return (self.of,) if isinstance(self.of, str) else tuple(self.of)

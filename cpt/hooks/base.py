@@ -200,6 +200,10 @@ class Hook(Protocol):
         """Whether it needs rows that the stages it recalls have left."""
         return False
 
+    def bytes_per_weight(self) -> float:
+        """What it holds in memory while the stage trains, per trained weight."""
+        return 0.0
+
     def compares(self) -> bool:
         """Whether an earlier stage's model stands beside this one's, so that their shapes must agree."""
         return False

@@ -40,6 +40,10 @@ class L2SP(Anchored):
         sources=("Li et al. 2018, arXiv:1802.01483, eq. 2", "methods.md A03"),
     )
 
+    def bytes_per_weight(self) -> float:
+        """The centre."""
+        return 4.0 if self.scale else 0.0
+
     def collect(self, model: "PreTrainedModel", ctx: StageContext) -> Anchors:
         """The anchors; rows of embeddings that are new here are held where they start."""
         anchors, own = Anchors(), protected(model)

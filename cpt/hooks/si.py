@@ -74,6 +74,10 @@ O_si = max(0, sum over steps of -g_i dw_i) / (D_i^2 + damping)    along stage s;
     last: Tensors = field(default_factory=dict, init=False, repr=False)
     gradient: Tensors = field(default_factory=dict, init=False, repr=False)
 
+    def bytes_per_weight(self) -> float:
+        """Path, first and last weights, the step's gradient; importance and centre where it protects."""
+        return 16.0 + (super().bytes_per_weight() if self.recalls() else 0.0)
+
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Find the stages and what they measured.
 

@@ -12,6 +12,7 @@ skill's prompts, and ||w - w0||.
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,8 +45,8 @@ class Method:
 
     Attributes:
         name: in the tables.
-        hooks: of the stages that it acts in, as a recipe lists them; `{general}` in a text stands for the
-            path of general text.
+        hooks: of the stages that it acts in, as a recipe lists them; `{general}` stands for the path of
+            general text, and "16 a task" for 16 times the number of tasks before.
         first: hooks of the stage before, where the method must have measured there.
         train: changes of the training settings.
         is_joint: one stage on all data instead of a sequence.
@@ -85,6 +86,7 @@ class Protocol:
         hooks: Sequence[Any] = (),
         train: Mapping[str, Any] | None = None,
         output: str | None = None,
+        earlier: int = 1,
     ) -> Path:
         """A stage, unless it is there; returns its folder."""
         from stages.run import run
@@ -92,7 +94,7 @@ class Protocol:
         tree = {
             "kind": kind,
             "data": data,
-            "hooks": json.loads(json.dumps(list(hooks)).replace("{general}", str(self.general))),
+            "hooks": self._filled(hooks, earlier),
             "train": {**TRAIN, "max_steps": steps, **(train or {})},
         }
         folder = self.folder / (output or name)
@@ -112,6 +114,13 @@ class Protocol:
         )
         run(job, lambda line: None)
         return folder
+
+    def _filled(self, hooks: Sequence[Any], earlier: int) -> Any:
+        """Hooks as a recipe has them: `{general}` is a path, "16 a task" as many times the tasks before."""
+        text = json.dumps(list(hooks)).replace("{general}", str(self.general))
+        return json.loads(
+            re.sub(r'"(\d+) a task"', lambda found: str(int(found[1]) * earlier), text)
+        )
 
     @property
     def general(self) -> Path:
@@ -178,6 +187,7 @@ class TaskTables(Protocol):
                     method.hooks,
                     method.train,
                     f"{_slug(method.name)}-{number}",
+                    number,
                 )
             made.append(stage)
             learnt.append(self.accuracy(self.model(stage), self.facts[number]))
