@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from cpt.errors import RecipeError
 from cpt.hooks import table
 from cpt.recipe import FILE, Recipe, StageSpec
@@ -72,7 +70,7 @@ def _hooks(definitions: dict[str, Any]) -> list[dict[str, Any]]:
         except RecipeError:  # another package's, which no recipe can list; `cpt methods` says why
             choices[0]["enum"].remove(name)
             continue
-        settings = TypeAdapter(kind).json_schema(ref_template="#/$defs/{model}")
+        settings = table.schema(kind)
         definitions |= settings.pop("$defs", {})
         if "source" in settings["properties"]:
             settings["properties"]["source"] = {"anyOf": DATA}

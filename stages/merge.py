@@ -54,7 +54,7 @@ class Merge(StageKind):
     checks_eos: ClassVar[bool] = False
     card: ClassVar = Card(
         family="weight averaging",
-        formula="""soup:             sum_k s_k w_k with sum_k s_k = 1; greedy_soup: of those that a probe prefers
+        formula="""soup:             sum_k s_k w_k, sum_k s_k = 1; greedy_soup: of those that a probe prefers
 slerp:            along the great circle between two models
 task_arithmetic:  onto + sum_k s_k (w_k - w_base); onto another base it is a rebase
 ties, dare_*:     onto + strength * what is left of the w_k - w_base, trimmed or dropped

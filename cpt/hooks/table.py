@@ -99,6 +99,11 @@ def build(name: str, settings: dict[str, Any], where: str) -> Hook:
         raise RecipeError(f"{where}: {error}") from None
 
 
+def schema(hook: type[Hook]) -> dict[str, Any]:
+    """JSON schema of a hook's settings; references are to `#/$defs/`."""
+    return _written(hook).model_json_schema(ref_template="#/$defs/{model}")
+
+
 @cache
 def _written(hook: type[Hook]) -> type[Settings]:
     """What a person can write for a hook: its settings, with the types as strict as in the rest of a recipe.
@@ -109,9 +114,11 @@ def _written(hook: type[Hook]) -> type[Settings]:
     types = types_of(hook)
     settings: dict[str, Any] = {}
     for setting in written:
-        is_needed = setting.default is MISSING and setting.default_factory is MISSING
-        # Only what was written is taken over; the hook has its own defaults.
-        settings[setting.name] = (types[setting.name], ... if is_needed else None)
+        # The defaults are for schemas: only what was written is taken over, and the hook has its own.
+        default: Any = ... if setting.default is MISSING else setting.default
+        if setting.default_factory is not MISSING:
+            default = setting.default_factory()
+        settings[setting.name] = (types[setting.name], default)
     return create_model(hook.__name__, __base__=Settings, **settings)
 
 

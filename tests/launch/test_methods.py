@@ -86,6 +86,18 @@ def test_every_setting_of_a_hook_is_explained(name: str) -> None:
         assert setting.type
 
 
+@pytest.mark.parametrize("name", table.TABLE)
+def test_the_card_tells_the_state_that_the_plan_counts(name: str) -> None:
+    try:
+        held = table.build(name, {}, "").bytes_per_weight()
+    except RecipeError:
+        pytest.skip("has settings without a default")
+    card = table.hook_class(name, "").card
+    assert card is not None
+    # Copies of a frozen model are counted apart.
+    assert held in (0.0, float(card.state.split()[0]))
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_the_label_stands_in_the_card_alone(name: str) -> None:
     kind = table.hook_class(name, "") if name in table.TABLE else type(kind_of(name, ""))
