@@ -66,9 +66,9 @@ def join(joined: Sequence[Joined], kind_of: Callable[[str, str], Kind], where: s
         train["max_steps"] = -(-rows // kinds[-1].rows_per_step(last.spec))
     elif len(joined) > 1:
         train.pop("max_steps", None)  # the data decide
-    lengths = [each.spec.train.get("max_length") for each in joined]
-    if None not in lengths:
-        train["max_length"] = max(map(int, lengths))  # for estimates: the rows are cut already
+    lengths = [int(each.spec.train.get("max_length") or 0) for each in joined]
+    if all(lengths):
+        train["max_length"] = max(lengths)  # for estimates: the rows are cut already
     changes: dict[str, Any] = {"train": train, "from_": "base", "model": _changes(joined, where)}
     return last.spec.model_copy(update=changes)
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from cpt.errors import RecipeError, StoreError
 from cpt.hooks import table
@@ -16,7 +16,7 @@ from cpt.merging.spec import MergeSpec
 from cpt.merging.spec import Method as MergeMethod
 from cpt.settings import did_you_mean
 from launch.backend import BACKENDS
-from launch.setting_text import Setting, default_text, documented, in_yaml, type_text
+from launch.setting_text import Setting, bounds, default_text, documented, in_yaml, type_text
 from stages import KINDS, kind_of
 from stages.base import StageKind
 from stages.trl_fields import own_fields
@@ -196,8 +196,8 @@ def _fields_of(
     for name, field in kind.model_fields.items():
         if name not in hidden:
             default = "needed" if field.is_required() else in_yaml(field.get_default())
-            bounded = Annotated[field.annotation, *field.metadata, ...]
-            yield Setting(f"{method}: {name}", type_text(bounded), default, said.get(name, ""))
+            words = ", ".join([type_text(field.annotation), *bounds(field.metadata)])
+            yield Setting(f"{method}: {name}", words, default, said.get(name, ""))
 
 
 def _costs() -> dict[str, dict[str, float]]:

@@ -22,7 +22,7 @@ def table_text(methods: Sequence[Method]) -> str:
     all_kinds = tuple(each.name for each in kinds if each.acts_at)
     tail = ("backends", "state", "step", "memory", "evidence")
     # One table, so that the columns of both parts stand below one another.
-    rows = [("hook", "family", "acts at", "stages", *tail)]
+    rows: list[tuple[str, ...]] = [("hook", "family", "acts at", "stages", *tail)]
     rows += [
         _row(each, "all" if each.stages == all_kinds else " ".join(each.stages)) for each in hooks
     ]

@@ -54,7 +54,10 @@ def _stage() -> tuple[dict[str, Any], dict[str, Any]]:
     stage["allOf"] = [
         {
             "if": {"properties": {"kind": {"const": name}}},
-            "then": {"properties": {"train": train_schema(kind_of(name, "schema").config)}},
+            "then": {
+                "properties": {"train": train_schema(kind_of(name, "schema").config)},
+                "required": ["data"],
+            },
         }
         for name in sorted(KINDS)
         if kind_of(name, "schema").trains

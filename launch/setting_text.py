@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -33,7 +33,7 @@ def type_text(kind: Any) -> str:
     """`number, >= 0, < 1`, `reverse or forward`, `list of text`."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return ", ".join([type_text(arguments[0]), *_bounds(arguments[1:])])
+        return ", ".join([type_text(arguments[0]), *bounds(arguments[1:])])
     if origin is Literal:
         return " or ".join(map(str, arguments))
     if origin in (Union, types.UnionType):
@@ -74,7 +74,8 @@ def documented(docstring: str) -> dict[str, str]:
     return said
 
 
-def _bounds(marks: tuple[Any, ...]) -> list[str]:
+def bounds(marks: Iterable[Any]) -> list[str]:
+    """`>= 0`, of the marks of a field."""
     # Pydantic's Field keeps its bounds as marks of its own.
     marks = tuple(each for mark in marks for each in getattr(mark, "metadata", [mark]))
     return [

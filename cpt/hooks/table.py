@@ -72,16 +72,17 @@ def _class_of(entry: metadata.EntryPoint, where: str) -> type[Hook]:
         found = entry.load()
     except Exception as error:  # the code of others can raise anything
         raise RecipeError(f"{whose} does not load: {type(error).__name__}: {error}") from error
-    if not (isinstance(found, type) and Hook in found.__mro__ and is_dataclass(found)):
+    is_hook = isinstance(found, type) and Hook in found.__mro__ and is_dataclass(found)
+    if not is_hook:
         raise RecipeError(
             f"{whose} is no hook; make it a dataclass that subclasses cpt.hooks.base.Hook"
         )
-    if getattr(found, "name", None) != entry.name:
-        own = getattr(found, "name", None)
+    kind: type[Hook] = found
+    if (own := getattr(kind, "name", None)) != entry.name:
         raise RecipeError(
             f"{whose} calls itself {own!r}; write name: ClassVar[str] = {entry.name!r}"
         )
-    return found
+    return kind
 
 
 def build(name: str, settings: dict[str, Any], where: str) -> Hook:

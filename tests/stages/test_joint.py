@@ -10,6 +10,7 @@ from cpt.hooks.base import StageContext
 from cpt.hooks.stack import HookStack
 from cpt.joint import Joined
 from cpt.world import World
+from launch.stage import job_from_json, job_to_json
 from stages import kind_of
 from stages.base import Job
 from stages.material import stage_supply
@@ -87,6 +88,11 @@ def test_the_seed_decides_the_order_alone(stages: TinyStages, tiny_tokenizer: An
     assert [row["input_ids"] for row in other.train] != order[0]
 
 
+def test_a_process_group_is_told_of_all_its_stages(stages: TinyStages) -> None:
+    job = joint(stages.job("sft"), stages.job("pretrain", max_steps=3, seed=9))
+    assert job_from_json(job_to_json(job)) == job
+
+
 def test_one_step_on_everything_equals_training_on_the_concatenated_data(
     stages: TinyStages,
 ) -> None:
@@ -114,7 +120,7 @@ def test_packed_documents_and_single_answers_are_one_mean_over_tokens(stages: Ti
         for length in row["seq_lengths"]:
             ids = row["input_ids"][start : start + length]
             labels = row["labels"][start : start + length]
-            log_p = log_probabilities(stages.sft.output, ids) if length > 1 else None
+            log_p = log_probabilities(stages.sft.output, ids)
             for place in range(1, length):
                 if labels[place] != -100:
                     values.append(-float(log_p[place - 1, ids[place]]))

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,8 +56,8 @@ def example(install: Install, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("example")
-def test_it_is_planned_under_its_name_and_as_strictly(chain: object) -> None:
-    plan = chain.plan("stages.sft.hooks=[{centralise: {share: 0.5}}]")  # type: ignore[attr-defined]
+def test_it_is_planned_under_its_name_and_as_strictly(chain: Any) -> None:
+    plan = chain.plan("stages.sft.hooks=[{centralise: {share: 0.5}}]")
     ((key, hook),) = plan.node("sft").hooks
     assert (key, table.settings_of(hook)) == ("centralise", {"share": 0.5})
     with pytest.raises(RecipeError, match=r"there is no 'shar'; did you mean 'share'\?"):
@@ -71,7 +72,7 @@ def test_it_is_planned_under_its_name_and_as_strictly(chain: object) -> None:
 def test_it_trains(stages: TinyStages) -> None:
     import torch
 
-    train = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 1}
+    train: dict[str, Any] = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 1}
     trained = stages.train(stages.job("sft", {"centralise": {}}, **train))
     plain = stages.train(stages.job("sft", **train))
     off = stages.train(stages.job("sft", {"centralise": {"share": 0.0}}, **train))
