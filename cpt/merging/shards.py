@@ -87,6 +87,11 @@ class Checkpoint:
                     self.entries[name] = entry
                     self._files[name] = file
         except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+            if not folder.is_dir():
+                raise StoreError(
+                    f"{label}: {folder}: is no folder here, and cannot be read for a merge; download a hub "
+                    f"model first (hf download) and name its folder"
+                ) from None
             raise StoreError(f"{label}: {folder}: cannot be read for a merge: {error}") from None
 
     @property

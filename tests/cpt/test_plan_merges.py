@@ -122,13 +122,14 @@ def test_later_stages_recall_all_that_was_merged(forked: Any, refused: Refused) 
 
 
 def test_a_merge_leaves_the_rows_of_what_it_merged(forked: Any, refused: Refused) -> None:
+    replay = "stages.dpo.hooks=[{replay: {of: both}}]"
+    message = refused(forked.plan, replay)
+    assert "both left messages rows, and a dpo stage trains on preference" in message
+    mixed = ("stages.both.from=[code, pretrain]", "stages.both.merge.base=base")
+    assert "both left messages and text rows" in refused(forked.plan, replay, *mixed)
     again = {**forked.stages["code"], "from": "both", "hooks": [{"replay": {"of": "both"}}]}
     forked.stages["dpo"] = again
     forked.plan()
-    message = refused(
-        forked.plan, "stages.both.from=[code, pretrain]", "stages.both.merge.base=base"
-    )
-    assert "both left messages and text rows, and a sft stage trains on messages" in message
     soup = ("stages.both.merge={method: soup}", "stages.both.from=[base]")
     assert "both merged models that left no rows" in refused(forked.plan, *soup)
 

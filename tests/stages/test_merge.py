@@ -1,7 +1,7 @@
 """The merge stage on stages that were really trained."""
 
 import json
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def experts(stages: Any) -> dict[str, Path]:
 
 
 @pytest.fixture
-def merge_of(experts: dict[str, Path], tmp_path: Path) -> Iterator[Any]:
+def merge_of(experts: dict[str, Path], tmp_path: Path) -> Any:
     """A job that merges some of the experts."""
 
     def job(*names: str, places: dict[str, str] | None = None, **merge: Any) -> Job:
@@ -52,7 +52,7 @@ def merge_of(experts: dict[str, Path], tmp_path: Path) -> Iterator[Any]:
             parents={role: Path(folder).name for role, folder in folders.items()},
         )
 
-    yield job
+    return job
 
 
 def made(job: Job, **more: Any) -> dict[str, Any]:
@@ -183,14 +183,14 @@ def test_damaged_models_and_other_tokenizers_are_refused(
         shutil.copytree(experts["talks"], copy)
     weights = copies["damaged"] / "checkpoint" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
-    job.roles["parent.2"] = str(copies["damaged"])
+    job = replace(job, roles={"parent.2": str(copies["damaged"])})
     with pytest.raises(StoreError, match="is damaged"):
         make(job, lambda line: None)
     other = copies["other"]
     entry = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").write_text(json.dumps({**entry, "files": {}, "id": "sft-other"}))
     (other / "checkpoint" / "chat_template.jinja").write_text("{{ messages }}")
-    job.roles["parent.2"] = str(other)
+    job = replace(job, roles={"parent.2": str(other)})
     with pytest.raises(EdgeError, match="both: sft and sft: chat template: it differs"):
         make(job, lambda line: None)
     assert not (job.partial / "checkpoint").exists()
