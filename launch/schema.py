@@ -52,17 +52,19 @@ def _stage() -> tuple[dict[str, Any], dict[str, Any]]:
     }
     properties["train"] = {"type": "object"}
     stage["allOf"] = [
-        {
-            "if": {"properties": {"kind": {"const": name}}},
-            "then": {
-                "properties": {"train": train_schema(kind_of(name, "schema").config)},
-                "required": ["data"],
-            },
-        }
+        {"if": {"properties": {"kind": {"const": name}}, **needed}, "then": then}
         for name in sorted(KINDS)
-        if kind_of(name, "schema").trains
+        for needed, then in [_of_kind(name)]
     ]
     return stage, definitions
+
+
+def _of_kind(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a schema asks before it takes a stage for one of a kind, besides that, and what it then wants."""
+    kind = kind_of(name, "schema")
+    if not kind.trains:
+        return {"required": ["kind"]}, {"required": ["merge"]}
+    return {}, {"properties": {"train": train_schema(kind.config)}, "required": ["data"]}
 
 
 def _hooks(definitions: dict[str, Any]) -> list[dict[str, Any]]:

@@ -96,7 +96,7 @@ def _device() -> str:
 
 def _scored_items(folders: list[str]) -> dict[str, str]:
     """Item -> probe, of all that was measured on the merged stages."""
-    found = {}
+    found: dict[str, str] = {}
     for folder in folders:
         for file in sorted(Path(folder).glob("probes/*.json")):
             for name, cell in json.loads(file.read_text(encoding="utf-8"))["probes"].items():

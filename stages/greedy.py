@@ -33,7 +33,7 @@ def greedy(number: int, score: Callable[[Places], float]) -> Choice:
 
     Source: Wortsman et al. 2022, arXiv:2203.05482, recipe 1.
     """
-    scores = {(place,): score((place,)) for place in range(number)}
+    scores: dict[Places, float] = {(place,): score((place,)) for place in range(number)}
     order = sorted(range(number), key=lambda place: (-scores[(place,)], place))
     kept: Places = (order[0],)
     for place in order[1:]:

@@ -96,7 +96,12 @@ def combination(method: Method, source: Source, seed: int, vectors: Vectors) -> 
         return lambda name: average(source.models(name), weights)
     if isinstance(method, Slerp):
         t = method.t
-        return lambda name: slerp(*source.models(name), t)
+
+        def circular(name: str) -> "Tensor":
+            one, other = source.models(name)
+            return slerp(one, other, t)
+
+        return circular
     if isinstance(method, Layerwise):
         alphas = method.alphas()
         blocks = blocks_of(source.layout.merged, method.blocks)

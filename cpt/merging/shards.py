@@ -87,6 +87,11 @@ class Checkpoint:
                     self.entries[name] = entry
                     self._files[name] = file
         except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+            if not folder.is_dir():
+                raise StoreError(
+                    f"{label}: {folder}: is no folder here, and cannot be read for a merge; download a hub "
+                    f"model first (hf download) and name its folder"
+                ) from None
             raise StoreError(f"{label}: {folder}: cannot be read for a merge: {error}") from None
 
     @property
@@ -130,7 +135,7 @@ def write(
     """
     assert not any(folder.glob("*.safetensors*")), f"{folder} holds weights already"
     parts = split(entries, most)
-    places = {}
+    places: dict[str, str] = {}
     for number, names in enumerate(parts, start=1):
         file = SINGLE if len(parts) == 1 else f"model-{number:05d}-of-{len(parts):05d}.safetensors"
         _write(folder / file, {name: entries[name] for name in names}, tensor_of)
@@ -175,7 +180,7 @@ def _write(file: Path, entries: Mapping[str, Entry], tensor_of: "Callable[[str],
                 getattr(torch, TYPES[entry.dtype][0]),
                 entry.shape,
             ), name
-            opened.write(tensor.contiguous().flatten().view(torch.uint8).numpy())
+            opened.write(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
 
 
 def _files(folder: Path) -> list[Path]:

@@ -42,7 +42,7 @@ class Method(Settings):
 
     def content(self) -> dict[str, Any]:
         """What enters the stage's id, where stages stand by their own ids and a suite by its probe's hash."""
-        left_out = {*CHANGES_NO_WEIGHT, *self.places(), "suite"}
+        left_out = {*CHANGES_NO_WEIGHT, "base", "onto", "suite"}
         return {key: value for key, value in self.model_dump().items() if key not in left_out}
 
     def problems(self, num_models: int) -> list[str]:

@@ -90,9 +90,9 @@ def test_models_must_come_from_somewhere_in_common() -> None:
     lines = {"a": ["base", "pretrain", "a"], "b": ["base", "b"]}
     check_lineage(lines, "base", "m.yaml")
     check_lineage(lines, None, "m.yaml")
-    with pytest.raises(PlanError, match="m.yaml: merge.base: pretrain is no ancestor of b.*base"):
+    with pytest.raises(PlanError, match=r"m.yaml: merge.base: pretrain is no ancestor of b.*base"):
         check_lineage(lines, "pretrain", "m.yaml")
     with pytest.raises(
-        PlanError, match="a and b and c have no ancestor in common.*unrelated: true"
+        PlanError, match=r"a and b and c have no ancestor in common.*unrelated: true"
     ):
         check_lineage({**lines, "c": ["other", "c"]} | {"b": ["base"]}, None, "m.yaml")

@@ -76,7 +76,7 @@ def test_headers_say_all_before_a_tensor_is_read(folders: Any) -> None:
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path, folders: Any) -> None:
-    with pytest.raises(StoreError, match="nowhere: .*cannot be read for a merge"):
+    with pytest.raises(StoreError, match=r"nowhere: .*cannot be read for a merge"):
         Checkpoint(tmp_path / "none", "nowhere")
     folder = folders.save("a", TENSORS)
     (folder / SINGLE).write_bytes(b"\xff" * 100)
