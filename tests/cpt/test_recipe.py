@@ -157,7 +157,10 @@ def test_the_documented_message_on_an_unknown_field_of_trl(chain: Any, refused: 
             "gate.on_regression=wran",
             "gate.on_regression: input should be 'warn' or 'stop', not 'wran'",
         ),
-        ("baseline=naiv", "baseline: input should be 'naive', not 'naiv'; did you mean 'naive'?"),
+        (
+            "baseline=naiv",
+            "baseline: input should be 'naive' or 'joint', not 'naiv'; did you mean 'naive'?",
+        ),
         ("model.dtype=fp32", "model.dtype: input should be 'float32'"),
         ("model.path=./x", "model: name one of path, gguf, random; here: path, random"),
         ("model.random.tokenizer.vocab_size=3", "model.random.tokenizer.vocab_size: "),
