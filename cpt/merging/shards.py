@@ -180,7 +180,14 @@ def _write(file: Path, entries: Mapping[str, Entry], tensor_of: "Callable[[str],
                 getattr(torch, TYPES[entry.dtype][0]),
                 entry.shape,
             ), name
-            opened.write(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
+            opened.write(_bytes(tensor))
+
+
+def _bytes(tensor: "Tensor") -> Any:
+    """A tensor's memory, uncopied; numpy has no bfloat16, so as bytes."""
+    import torch
+
+    return tensor.contiguous().flatten().view(torch.uint8).numpy()
 
 
 def _files(folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ def weighted_sum(deltas: "Sequence[Tensor]", weights: Sequence[float]) -> "Tenso
 
 def trim(delta: "Tensor", threshold: float) -> "Tensor":
     """tau with the entries of magnitude below the threshold set to 0."""
-    return delta * (delta.abs() >= threshold)
+    return delta.abs().ge_(threshold).mul_(delta)
 
 
 def disjoint_mean(deltas: "Sequence[Tensor]", weights: Sequence[float]) -> "Tensor":
@@ -31,13 +31,14 @@ def disjoint_mean(deltas: "Sequence[Tensor]", weights: Sequence[float]) -> "Tens
     import torch
 
     elected = weighted_sum(deltas, weights).sign_()
-    total, count = torch.zeros_like(elected), torch.zeros_like(elected)
+    total, count, agreed = (torch.zeros_like(elected) for _ in range(3))
     for delta, weight in zip(deltas, weights, strict=True):
-        agrees = (delta * elected) > 0
-        total.add_(delta * agrees, alpha=weight)
-        count.add_(agrees, alpha=weight)
-    # Where nobody agrees the total is 0, whatever it is divided by.
-    return total.div_(count.masked_fill_(count == 0, 1.0))
+        # The magnitude where the signs agree, else 0.
+        torch.mul(delta, elected, out=agreed).clamp_(min=0)
+        total.add_(agreed, alpha=weight)
+        count.add_(agreed.sign_(), alpha=weight)
+    # Where nobody agrees the total is 0, and so is the quotient.
+    return total.mul_(elected).div_(count.masked_fill_(count == 0, 1.0))
 
 
 def drop_and_rescale(delta: "Tensor", drop: float, seed: int, name: str, place: int) -> "Tensor":
@@ -59,4 +60,5 @@ def drop_and_rescale(delta: "Tensor", drop: float, seed: int, name: str, place: 
     digest = hashlib.sha256(f"{seed}\0{name}\0{place}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     # Not bernoulli_, whose numbers are those of whatever library torch was built with.
-    return (delta * (torch.rand(delta.shape, generator=generator) >= drop)).div_(1 - drop)
+    mask = torch.rand(delta.shape, generator=generator).ge_(drop)
+    return mask.mul_(delta).div_(1 - drop)

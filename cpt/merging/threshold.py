@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LOW = 16  # bits of a float32 that the second pass tells apart
+_FEW = 100_000  # of more entries counting bits takes a third of the time that kthvalue takes
 
 
 def num_kept(density: float, number: int) -> int:
@@ -21,6 +22,8 @@ def threshold_of(tensor: "Tensor", density: float) -> float:
     number = tensor.numel()
     if density == 1 or number == 0:
         return 0.0
+    if number > _FEW:
+        return thresholds_of_stream(lambda: [[tensor]], 1, density)[0]
     rank = number - num_kept(density, number) + 1
     return float(tensor.abs().flatten().kthvalue(rank).values)
 

@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cpt.memory import keep_freed_memory
 from cpt.merging.merge import Folders, merge
 from cpt.merging.spec import Dare, Method, Slerp, Soup, TaskArithmetic, Ties
 
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--without-mergekit", action="store_true")
     parser.add_argument("--output", type=Path, default=None)
     given = parser.parse_args()
+    keep_freed_memory()  # as every stage does
     folder = Path(tempfile.mkdtemp(prefix="cpt-merging-"))
     try:
         result = _measured(folder, given)

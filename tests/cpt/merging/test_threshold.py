@@ -3,6 +3,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+import cpt.merging.threshold as module
 from cpt.merging.threshold import num_kept, threshold_of, thresholds_of_stream
 
 
@@ -18,6 +19,13 @@ def test_as_many_stay_as_are_to_stay() -> None:
     for density in (0.001, 0.2, 0.999):
         assert int((tensor.abs() >= threshold_of(tensor, density)).sum()) == density * 1000
     assert threshold_of(tensor, 1) == 0
+
+
+def test_of_many_entries_it_is_found_by_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = torch.randn(5000, generator=torch.Generator().manual_seed(0))
+    found = [threshold_of(tensor, density) for density in (0.0002, 0.3, 0.99)]
+    monkeypatch.setattr(module, "_FEW", 100)
+    assert [threshold_of(tensor, density) for density in (0.0002, 0.3, 0.99)] == found
 
 
 @pytest.mark.parametrize("density", [0.0005, 0.2, 0.5, 0.9995, 1])
