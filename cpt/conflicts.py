@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cpt.errors import PlanError
+from cpt.errors import PlanError, RecipeError
 from cpt.hooks.base import Hook, points
 from cpt.hooks.replay import Replay
 from cpt.model_spec import ModelSpec
@@ -17,6 +17,19 @@ UNKNOWN = "-unknown"
 if TYPE_CHECKING:
     from cpt.interfaces import Backend, Kind
     from cpt.plan import Node
+
+
+def check_parts(spec: StageSpec, kind: "Kind", where: str) -> None:
+    """Refuse `merge:` in a stage that trains, and one that trains without rows.
+
+    Raises:
+        RecipeError: says what to remove.
+    """
+    if kind.trains and spec.merge is not None:
+        raise RecipeError(
+            f"{where}: merge: a {kind.name} stage trains; remove it, or write kind: merge in a stage of "
+            f"its own"
+        )
 
 
 def check_recalls(
@@ -57,17 +70,38 @@ def check_recalls(
                 )
             if node.id.endswith(UNKNOWN):
                 continue
-            formats = kind_of(node.kind, where).formats[:1]
-            if formats == ("prompt",) and getattr(hook, "mode", "") == "loss":
+            formats = _formats_left(node, lineage, kind_of, where)
+            if formats == {"prompt"} and getattr(hook, "mode", "") == "loss":
                 raise PlanError(
                     f"{own}: {node.name} left prompts without answers, and there is nothing in them to "
                     f"rehearse; name another stage, or a source"
                 )
-            if "mix" in points(hook) and not set(formats) & set(kind.formats):
+            if not formats:
                 raise PlanError(
-                    f"{own}: {node.name} left {formats[0]} rows, and a {kind.name} stage trains on "
-                    f"{' or '.join(kind.formats)}; name a source of that format"
+                    f"{own}: {node.name} merged models that left no rows to rehearse; name a data set: "
+                    f"{hook.name}: {{source: <data config>}}"
                 )
+            if "mix" in points(hook) and not formats <= {*kind.formats}:
+                raise PlanError(
+                    f"{own}: {node.name} left {' and '.join(sorted(formats))} rows, and a {kind.name} stage "
+                    f"trains on {' or '.join(kind.formats)}; name a source of that format"
+                )
+
+
+def _formats_left(
+    node: "Node",
+    lineage: "Sequence[Node]",
+    kind_of: "Callable[[str, str], Kind]",
+    where: str,
+) -> set[str]:
+    """Formats of the rows that a stage left; a merge leaves those of what it merged."""
+    if node.kind == "base" or node.id.endswith(UNKNOWN):
+        return set()
+    kind = kind_of(node.kind, where)
+    if kind.trains:
+        return {*kind.formats[:1]}
+    merged = [other for other in lineage if other.id in node.merged]
+    return {name for other in merged for name in _formats_left(other, lineage, kind_of, where)}
 
 
 def check_hooks(
@@ -121,6 +155,20 @@ def check_hooks(
             raise PlanError(f"{where}: hooks.{hook.name}: not in a {kind.name} stage; in {others}")
         for need in sorted(hook.needs - backend.gives):
             raise PlanError(f"{where}: hooks.{hook.name}: {backend.refusal(need)}")
+
+
+def check_rate(spec: StageSpec, model: ModelSpec, where: str) -> None:
+    """Refuse to pretrain on at a higher rate than the base model ever had: it would begin to forget at once.
+
+    Raises:
+        PlanError: names the rate and the peak of the base model's pretraining, where that is known.
+    """
+    rate, peak = float(spec.train.get("learning_rate", 0.0)), model.peak_learning_rate
+    if spec.kind == "pretrain" and peak is not None and rate > peak:
+        raise PlanError(
+            f"{where}: train.learning_rate: {rate:g} is above the peak of the base model's own "
+            f"pretraining, {peak:g}; warm up to 0.1 to 0.5 of it, {peak / 10:g} to {peak / 2:g}"
+        )
 
 
 def check_shapes(

@@ -106,9 +106,12 @@ class Reader:
 
     def _refuse_another_format(self) -> None:
         if self.format is not None and self.format not in self.formats:
+            chats = {"messages", "completion"} - {*self.formats}
+            instead = "; train on answers with kind: sft" if self.format in chats else ""
             raise DataError(
                 f"data {self.spec.label}: rows have the format {self.format!r} "
-                f"({', '.join(REQUIRED[self.format])}); this stage takes {' or '.join(self.formats)}"
+                f"({', '.join(REQUIRED[self.format])}); this stage takes "
+                f"{' or '.join(self.formats)}{instead}"
             )
 
 

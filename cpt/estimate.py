@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cpt.footprint import BYTES, Footprint, Workload, footprint
+from cpt.footprint import BYTES, Footprint, Workload, footprint, merge_footprint
 from cpt.model_size import ModelSize, size_of
 from cpt.model_spec import ModelSpec
 from cpt.plan import Node, Plan
-from cpt.seconds import Measured, measured, probing_rate, rate
+from cpt.seconds import Measured, copying_rate, measured, probing_rate, rate
 from cpt.store import Store, complete_checkpoints
 
 
@@ -17,7 +17,7 @@ class Forecast:
     """One stage; None is what is not known.
 
     Attributes:
-        load: what it puts through the model; None for the base model.
+        load: what it puts through the model; None for the base model and for merges.
         footprint: the bytes that it needs.
         making: seconds of making it: left, or measured where it is done.
         probing: seconds of its probes, likewise; 0 without probes.
@@ -77,7 +77,11 @@ def estimate(
     stages = {}
     for node in plan.nodes:
         load = bytes_ = None
-        if node.spec is not None:
+        if node.spec is not None and node.spec.merge is not None:
+            if size:
+                tries = node.inputs["merge"]["steering"] is not None
+                bytes_ = merge_footprint(size, len({*node.parents.values()}), spec.dtype, tries)
+        elif node.spec is not None:
             every = node.spec.checkpoint_every or plan.recipe.checkpoint_every
             micro, train = node.spec.micro_batch, node.spec.train
             load = workload_of(
@@ -118,6 +122,11 @@ def _making(
     number: int | None,
     world: tuple[str, int],
 ) -> float | None:
+    if node.spec is not None and node.spec.merge is not None and not store.is_done(node.id):
+        speed = copying_rate(found)
+        if speed is None or number is None or node.inputs["merge"]["steering"] is not None:
+            return None
+        return speed * number * (len({*node.parents.values()}) + 1)
     if store.is_done(node.id) or load is None:
         return own.seconds if own else 0.0 if load is None else None
     cost = rate(found, node.kind, world)

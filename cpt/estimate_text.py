@@ -57,25 +57,29 @@ def _time_left(estimate: Estimate, left: Mapping[str, Forecast]) -> tuple[float 
     probing = [0.0 if stage.is_probed else stage.probing for stage in left.values()]
     known = sum(part for part in [*seconds, *probing] if part)
     unknown = []
-    if odd := [name for name, stage in left.items() if not stage.is_done and stage.making is None]:
-        unknown.append(f"time of {', '.join(odd)}: unknown, the data decides how many steps")
+    odd = {name: s for name, s in left.items() if not s.is_done and s.making is None}
+    if trained := [name for name, stage in odd.items() if stage.load]:
+        unknown.append(f"time of {', '.join(trained)}: unknown, the data decides how many steps")
+    if merged := [name for name, stage in odd.items() if not stage.load]:
+        unknown.append(f"time of {', '.join(merged)}: unknown, no such merge was made here yet")
     if None in probing:
         unknown.append("time of the probes: unknown, they were not measured here yet")
     return known or None, unknown
 
 
 def _memory(stage: Forecast) -> str:
-    if stage.load is None or stage.is_done:
+    if stage.is_done:
         return ""
     if stage.footprint is None:
-        return UNKNOWN
-    return ("" if stage.load.is_whole else ">") + gigabytes(stage.footprint.peak)
+        return UNKNOWN if stage.load else ""
+    whole = stage.load is None or stage.load.is_whole
+    return ("" if whole else ">") + gigabytes(stage.footprint.peak)
 
 
 def _time(stage: Forecast) -> str:
     if stage.making is None:
         return UNKNOWN
-    if stage.load is None and not stage.probing:
+    if stage.load is None and not stage.making and not stage.probing:
         return ""
     return duration(stage.making + (stage.probing or 0.0))
 

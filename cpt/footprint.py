@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from cpt.hooks.base import Hook
 from cpt.hooks.lora import Lora
@@ -124,6 +125,21 @@ def footprint(
     }
     checkpoint = each * trained + states * trained + held
     return Footprint(parts, 2 * checkpoint if load.saves else 0.0, weights)
+
+
+def merge_footprint(size: ModelSize, num_read: int, dtype: str, tries: bool) -> Footprint:
+    """Bytes that a merge needs: in memory the largest tensor alone, in fp32, a few times for each model.
+
+    Args:
+        size: of the result.
+        num_read: checkpoints that it reads.
+        dtype: of the weights on disk.
+        tries: whether it writes averages to be measured, one at a time.
+    """
+    largest = max(map(prod, size.shapes.values()))
+    kept = float(size.num_parameters * BYTES[dtype])
+    parts = {"tensors": (3.0 * num_read + 4) * 4 * largest, "libraries": LIBRARIES}
+    return Footprint(parts, kept if tries else 0.0, kept)
 
 
 def _states(optimizer: str, each: int) -> float | None:

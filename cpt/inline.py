@@ -32,6 +32,8 @@ def expand(tree: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
             done[key] = expanded if isinstance(value, list) else expanded[0]
         elif key == "probes" and isinstance(value, str):
             done[key] = str(_local(value, folder))
+        elif key == "merge" and isinstance(value, dict) and isinstance(value.get("suite"), str):
+            done[key] = {**value, "suite": str(_local(value["suite"], folder))}
         elif key == "hooks" and isinstance(value, list):
             done[key] = [expand_hook(entry, folder, where) for entry in value]
     return done

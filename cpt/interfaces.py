@@ -19,13 +19,23 @@ class Kind(Protocol):
         ...
 
     @property
+    def trains(self) -> bool:
+        """Whether it trains a model; a merge makes one of those that are there."""
+        ...
+
+    @property
     def config(self) -> str:
-        """The TRL config class that `train:` speaks."""
+        """The TRL config class that `train:` speaks; empty where nothing is trained."""
         ...
 
     @property
     def formats(self) -> tuple[str, ...]:
         """Row formats, the usual one first."""
+        ...
+
+    @property
+    def joins(self) -> bool:
+        """Whether its rows are tokens with labels, which joint training mixes with others'."""
         ...
 
     @property
@@ -39,6 +49,10 @@ class Kind(Protocol):
 
     def pack(self, spec: StageSpec) -> tuple[int, bool] | None:
         """(tokens of a packed row, whether sequences are cut), or None."""
+        ...
+
+    def rows_per_step(self, spec: StageSpec) -> int:
+        """Rows of the stream that one optimizer step takes."""
         ...
 
     def check(self, spec: StageSpec, where: str) -> None:

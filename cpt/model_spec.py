@@ -74,6 +74,11 @@ class ModelSpec(ModelChange):
     attention: str | None = Field(default=None, description="sdpa, flash_attention_2, ...")
     trust_remote_code: bool = False
     licence: str | None = None
+    peak_learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="of its pretraining, where known; pretrain stages stay below",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelSpec":

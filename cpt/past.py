@@ -128,6 +128,13 @@ def of_folder(folder: Path) -> Past:
     return Past(tuple(stages))
 
 
+def union(pasts: Sequence[Past]) -> Past:
+    """The stages of several pasts, each once and after its own ancestors; the last past's last stage
+    is last."""
+    stages = {stage.id: stage for past in pasts for stage in past}
+    return Past(tuple(stages.values()))
+
+
 def of_checkpoint(name: str) -> Past:
     """A past of one: a checkpoint folder or a hub id."""
     folder = Path(name)

@@ -4,14 +4,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cpt.conflicts import UNKNOWN, check_hooks, check_recalls, check_shapes
+from cpt.conflicts import (
+    UNKNOWN,
+    check_hooks,
+    check_parts,
+    check_rate,
+    check_recalls,
+    check_shapes,
+)
 from cpt.errors import CptError, PlanError, RecipeError
 from cpt.hooks import table
 from cpt.hooks.base import Hook
 from cpt.hooks.stack import in_order
 from cpt.interfaces import Backend, Kind
+from cpt.joint import Joined, join, joined_so_far
+from cpt.merging.checks import check_lineage
 from cpt.recipe import Recipe, StageSpec
-from cpt.roles import roles_of
+from cpt.roles import ancestors_of, roles_of, sources_of
 from cpt.stage_id import stage_id, stage_inputs
 
 
@@ -27,6 +36,12 @@ class Node:
     parents: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
     hooks: tuple[tuple[str, Hook], ...] = ()
+    joined: tuple[Joined, ...] = ()
+
+    @property
+    def merged(self) -> tuple[str, ...]:
+        """Ids of the stages whose weights it starts from; several where it merges them."""
+        return tuple(sources_of(self.parents))
 
 
 @dataclass(frozen=True)
@@ -43,12 +58,17 @@ class Plan:
         return next(node for node in self.nodes if node.name == name)
 
 
+#: (a merge's settings, its file) -> hash of the probe that it chooses by, if it does.
+Steering = Callable[[Any, str], str | None]
+
+
 def make(
     recipe: Recipe,
     kind_of: Callable[[str, str], Kind],
     check_train: Callable[[str, Mapping[str, Any], str], dict[str, Any]],
     backend: Backend,
     suite_hash: str = "",
+    steering: Steering = lambda merge, where: None,
 ) -> Plan:
     """Resolve a recipe into nodes with ids.
 
@@ -65,7 +85,16 @@ def make(
         try:
             nodes.append(
                 _node(
-                    recipe, name, spec, nodes, kind_of, check_train, backend, warnings, suite_hash
+                    recipe,
+                    name,
+                    spec,
+                    nodes,
+                    kind_of,
+                    check_train,
+                    backend,
+                    warnings,
+                    suite_hash,
+                    steering,
                 )
             )
         except CptError as error:
@@ -95,15 +124,17 @@ def _node(
     backend: Backend,
     warnings: list[str],
     suite_hash: str,
+    steering: Steering,
 ) -> Node:
     where = spec.file or f"{recipe.file}: stages.{name}"
     kind = kind_of(spec.kind, where)
-    spec = spec.model_copy(
-        update={"train": check_train(kind.config, spec.train, where), "file": where}
-    )
-    if recipe.baseline == "naive":
+    train = check_train(kind.config, spec.train, where) if kind.trains else spec.train
+    spec = spec.model_copy(update={"train": train, "file": where})
+    if recipe.baseline is not None:
         spec = spec.model_copy(update={"hooks": []})
+    check_parts(spec, kind, where)
     kind.check(spec, where)
+    check_rate(spec, recipe.model, where)
     if any(data.streaming for data in spec.data) and int(spec.train.get("max_steps", -1)) <= 0:
         raise PlanError(f"{where}: streaming data has no end; set train.max_steps")
     if spec.hygiene.probes in ("drop", "refuse") and recipe.probes is None:
@@ -115,49 +146,89 @@ def _node(
         raise RecipeError(
             f"{where}: rewards: a {kind.name} stage samples nothing to reward; remove it"
         )
-    parent = _parent(spec, earlier, where)
+    sources = _sources(spec, kind, earlier, where)
+    seed = spec.seed if spec.seed is not None else recipe.seed
+    joined: tuple[Joined, ...] = ()
+    if recipe.baseline == "joint" and kind.joins:
+        before = _lineage(sources, earlier)
+        joined = (*joined_so_far(before), Joined(name, spec, seed))
+        spec = join(joined, kind_of, where)
+        if lost := [node.name for node in before[1:] if not node.joined]:
+            warnings.append(
+                f"{where}: baseline joint: starts from the base model, without what {', '.join(lost)} "
+                f"made; only labelled text is joined"
+            )
+        sources = [earlier[0]]
+    parent = sources[0]
     known = {node.name: node for node in earlier}
     roles = {
         role: parent if target == "previous" else known[target]
         for role, target in roles_of(spec, kind, where).items()
     }
-    parents = {"parent": parent.id, **{role: node.id for role, node in roles.items()}}
+    places = {
+        role: earlier[-1] if target == "previous" else known[target]
+        for role, target in (spec.merge.places() if spec.merge else {}).items()
+    }
+    if spec.merge and not spec.merge.unrelated:
+        lines = {node.name: [n.name for n in _lineage([node], earlier)] for node in sources}
+        base = places.get("base")
+        check_lineage(lines, base.name if base else None, where)
+    further = {f"parent.{number}": node for number, node in enumerate(sources[1:], start=2)}
+    named = {"parent": parent, **further, **places, **roles}
+    parents = {role: node.id for role, node in named.items()}
     hooks = [table.build(hook.name, dict(hook.settings), where) for hook in spec.hooks]
-    lineage = _lineage(parent, earlier)
+    lineage = _lineage([*sources, *places.values()], earlier)
     for hook in hooks:
         check_recalls(hook, kind, lineage, kind_of, where)
     check_hooks(hooks, spec, kind, backend, where, warnings)
-    lines = {role: _lineage(node, earlier) for role, node in roles.items()}
-    check_shapes(hooks, lines, spec, lineage, recipe.model, where, warnings)
-    seed = spec.seed if spec.seed is not None else recipe.seed
+    beside = {role: _lineage([node], earlier) for role, node in roles.items()}
+    check_shapes(hooks, beside, spec, lineage, recipe.model, where, warnings)
     recalled = {node.name: node.id for node in earlier}
     try:
-        inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled, suite_hash)
+        steered = steering(spec.merge, where) if spec.merge else None
+        inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled, suite_hash, steered)
+        if len(joined) > 1:  # alone it is the naive stage
+            inputs["joined"] = [_joined_inputs(each, kind_of, where) for each in joined]
     except CptError as error:  # a data set that is not there, say; the stage that wants it is named
         raise type(error)(f"{where}: {error}") from None
     return Node(
-        name, kind.name, stage_id(inputs), spec, seed, parents, inputs, tuple(in_order(hooks))
+        name,
+        kind.name,
+        stage_id(inputs),
+        spec,
+        seed,
+        parents,
+        inputs,
+        tuple(in_order(hooks)),
+        joined,
     )
 
 
-def _parent(spec: StageSpec, earlier: Sequence[Node], where: str) -> Node:
-    if isinstance(spec.from_, list):
-        if len(spec.from_) != 1:
-            raise PlanError(
-                f"{where}: from: a {spec.kind} stage continues one stage, not {len(spec.from_)}"
-            )
-        target = spec.from_[0]
-    else:
-        target = spec.from_
-    if target == "previous":
-        return earlier[-1]
-    return next(node for node in earlier if node.name == target)
+def _joined_inputs(
+    joined: Joined, kind_of: Callable[[str, str], Kind], where: str
+) -> dict[str, Any]:
+    """What of a joined stage decides about its rows."""
+    inputs = stage_inputs(joined.spec, kind_of(joined.spec.kind, where), {}, (), joined.seed, {})
+    return {key: inputs[key] for key in ("kind", "version", "data", "train", "seed")}
 
 
-def _lineage(parent: Node, earlier: Sequence[Node]) -> list[Node]:
-    """The stages that a stage can recall: its parent, the parent's parent, and so on; oldest first."""
-    by_id = {node.id: node for node in earlier}
-    line = [parent]
-    while (above := line[-1].parents.get("parent")) is not None and above in by_id:
-        line.append(by_id[above])
-    return line[::-1]
+def _sources(spec: StageSpec, kind: Kind, earlier: Sequence[Node], where: str) -> list[Node]:
+    """The stages that `from` names; one, but for a stage that merges."""
+    targets = spec.from_ if isinstance(spec.from_, list) else [spec.from_]
+    if kind.trains and len(targets) != 1:
+        raise PlanError(
+            f"{where}: from: a {spec.kind} stage continues one stage, not {len(targets)}"
+        )
+    known = {node.name: node for node in earlier} | {"previous": earlier[-1]}
+    return [known[target] for target in targets]
+
+
+def _lineage(nodes: Sequence[Node], earlier: Sequence[Node]) -> list[Node]:
+    """The stages that one which starts from `nodes` can recall: these, their parents, and so on;
+    oldest first."""
+    wanted = {node.id for node in nodes}
+    by_id = {node.id: node for node in earlier}  # in order; parents come before children
+    for node in reversed(by_id.values()):
+        if node.id in wanted:
+            wanted |= {*ancestors_of(node.parents)}
+    return [node for node in by_id.values() if node.id in wanted]

@@ -34,6 +34,8 @@ def table_of(
             " ".join(key for key, hook in node.hooks if set(points(hook)) & set(where))
             for where in COLUMNS.values()
         ]
+        if node.spec and node.spec.merge:
+            acting[[*COLUMNS].index("weights")] = node.spec.merge.name
         status = store.status(node.id)
         if status == "done" and probed is not None:
             status += ", probed" if probed(node.id) else ", not probed"

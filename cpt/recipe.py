@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from cpt.data_spec import DataSpec
+from cpt.merging.spec import MergeSpec
 from cpt.model_spec import ModelChange, ModelSpec
 from cpt.past import NUM_EXEMPLARS
 from cpt.settings import Settings, did_you_mean
@@ -50,14 +52,15 @@ class HygieneSpec(Settings):
 class StageSpec(Settings):
     """One stage, complete in itself."""
 
-    kind: str = Field(description="pretrain, sft, dpo, grpo")
+    kind: str = Field(description="pretrain, sft, dpo, grpo, merge")
     from_: str | list[str] = Field(default="previous", alias="from")
     reference: str | None = Field(
         default=None, description="previous, base or a stage; dpo and grpo"
     )
     reward: str | None = None
     teacher: str | None = None
-    data: list[DataSpec] = Field(min_length=1)
+    merge: MergeSpec | None = Field(default=None, description="how; merge stages only")
+    data: list[DataSpec] = Field(default_factory=list, validate_default=True)
     rewards: list[str] = Field(default_factory=list, description="names, or module:function")
     train: dict[str, Any] = Field(default_factory=dict, description="TRL's fields, and batch_size")
     hooks: list[HookSpec] = Field(default_factory=list)
@@ -79,6 +82,14 @@ class StageSpec(Settings):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return value if isinstance(value, list) else [value]
+
+    @field_validator("data")
+    @classmethod
+    def _there(cls, value: list[DataSpec], info: ValidationInfo) -> list[DataSpec]:
+        # A stage that merges needs none; where `merge` itself is wrong, that is told.
+        if not value and info.data.get("merge", ...) is None:
+            raise PydanticCustomError("missing", "Field required")
+        return value
 
     @field_validator("hooks", mode="before")
     @classmethod
@@ -104,8 +115,10 @@ class Recipe(Settings):
     num_processes: int | None = Field(default=None, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)
     trackers: list[str] = Field(default_factory=list, description="wandb, tensorboard, ...")
-    baseline: Literal["naive"] | None = Field(
-        default=None, description="naive: the chain without hooks"
+    baseline: Literal["naive", "joint"] | None = Field(
+        default=None,
+        description="naive: the chain without hooks; joint: without hooks, and each stage on labelled "
+        "text trains from the base model on its own data and those of all such stages before it",
     )
     file: str = Field(default="", alias="<file>", exclude=True, repr=False)
 
@@ -124,7 +137,9 @@ def graph_problems(stages: Mapping[str, StageSpec]) -> list[str]:
         if name in ("base", "previous") or not name.replace("_", "").replace("-", "").isalnum():
             problems.append(f"stages: {name!r} is no name for a stage")
         parents = stage.from_ if isinstance(stage.from_, list) else [stage.from_]
-        for role, target in [*(("from", p) for p in parents), *stage.roles().items()]:
+        merged = stage.merge.places() if stage.merge else {}
+        places = {**stage.roles(), **{f"merge.{role}": place for role, place in merged.items()}}
+        for role, target in [*(("from", p) for p in parents), *places.items()]:
             if target in ("previous", *known):
                 continue
             fault = "is no stage" + did_you_mean(target, ["previous", *known])

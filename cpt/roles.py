@@ -1,5 +1,7 @@
 """The models beside its own that a stage needs: reference, reward, teacher."""
 
+from collections.abc import Mapping
+
 from cpt.errors import RecipeError
 from cpt.interfaces import Kind
 from cpt.recipe import StageSpec
@@ -17,6 +19,22 @@ def roles_of(spec: StageSpec, kind: Kind, where: str) -> dict[str, str]:
     if kind.uses("reference", spec):
         roles.setdefault("reference", "previous")
     return roles
+
+
+def sources_of(parents: Mapping[str, str]) -> list[str]:
+    """Of a stage's parents by role, the ids of those whose weights are in its own, the main one first.
+
+    A stage that trains has one, `parent`; one that merges has `parent`, `parent.2`, ..., and where it adds a
+    change to another model `onto`.
+    """
+    return [parents[role] for role in parents if role == "onto" or role.startswith("parent")]
+
+
+def ancestors_of(parents: Mapping[str, str]) -> list[str]:
+    """Of a stage's parents by role, the ids of those that are its past: not models that it compares
+    itself with."""
+    others = ("reference", "reward", "teacher")
+    return [stage_id for role, stage_id in parents.items() if role not in others]
 
 
 def check_role(role: str, target: str, spec: StageSpec, kind: Kind, where: str) -> None:

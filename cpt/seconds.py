@@ -23,7 +23,7 @@ class Measured:
     """One finished stage: seconds of its making by the clock on the wall, and parameters times tokens.
 
     `work` is 0 where nothing was trained or the settings do not say how much; `probing` is None where the
-    suite was not measured.
+    suite was not measured; `copied` counts the parameters that a merge read and wrote.
     """
 
     id: str
@@ -33,6 +33,7 @@ class Measured:
     work: float
     num_parameters: int
     probing: float | None
+    copied: int = 0
 
 
 def measured(
@@ -54,15 +55,18 @@ def _stage(folder: Path, suite_file: str, workload_of: WorkloadOf) -> Measured:
     entry = manifest.read(folder)
     size = of_folder(folder / "checkpoint")
     number = size.num_parameters if size else 0
-    work = 0.0
-    if entry.kind != "base":
+    work, copied = 0.0, 0
+    if merge := entry.inputs.get("merge"):
+        if not merge.get("steering"):  # the time of one that chooses by a probe is the probe's
+            copied = number * (len({*entry.parents.values()}) + 1)
+    elif entry.kind != "base":
         load = workload_of(entry.kind, entry.inputs["train"])
         work = float(number * entry.num_steps * load.per_step * load.length)
     result = folder / "probes" / suite_file
     probing = json.loads(result.read_text())["seconds"] if result.is_file() else None
     world = (str(entry.world.get("backend", "single")), int(entry.world.get("size", 1)))
     seconds = sum(entry.seconds.values())
-    return Measured(entry.id, entry.kind, seconds, world, work, number, probing)
+    return Measured(entry.id, entry.kind, seconds, world, work, number, probing, copied)
 
 
 def rate(stages: Iterable[Measured], kind: str, world: tuple[str, int]) -> float | None:
@@ -80,6 +84,13 @@ def rate(stages: Iterable[Measured], kind: str, world: tuple[str, int]) -> float
     if not chosen:
         return None
     return sum(s.seconds * s.world[1] for s in chosen) / sum(s.work for s in chosen)
+
+
+def copying_rate(stages: Iterable[Measured]) -> float | None:
+    """Seconds for a parameter that a merge reads or writes: sum of seconds over sum of parameters."""
+    merged = [stage for stage in stages if stage.copied]
+    copied = sum(stage.copied for stage in merged)
+    return sum(stage.seconds for stage in merged) / copied if copied else None
 
 
 def probing_rate(stages: Iterable[Measured]) -> float | None:

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -67,6 +67,11 @@ def _explain(kind: Any, problem: Any) -> str:
         return f"{f'{path} has' if path else 'there is'} no {word!r}{did_you_mean(word, known)}"
     if problem["type"] in ("missing", "missing_argument"):
         return f"{path} is missing"
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        key = f"{path}.{problem['ctx']['discriminator']}".replace("'", "")
+        known = re.findall(r"'([^']*)'", str(problem["ctx"].get("expected_tags", "")))
+        tag = problem["ctx"].get("tag")
+        return f"{key}: no {tag!r}{did_you_mean(tag, known)}" if known else f"{key} is missing"
     message = str(problem["msg"])
     message = message[0].lower() + message[1:]
     if problem["type"] == "value_error":  # our own words, which say the value themselves
@@ -88,7 +93,8 @@ def _brief(value: Any) -> str:
 def _walk(kind: Any, location: Sequence[Any]) -> tuple[list[str], Any]:
     """The parts of a location that a person wrote, and the model or dataclass that the last lies in.
 
-    Pydantic also names the branch of a union that it tried (`str`, `list[str]`, a model's name).
+    Pydantic also names the branch of a union that it tried (`str`, `list[str]`, a model's name, or the word
+    by which a model of several was chosen).
     """
     here, path = _branches(kind), []
     for part in location:
@@ -105,6 +111,8 @@ def _walk(kind: Any, location: Sequence[Any]) -> tuple[list[str], Any]:
         if below:
             here = below
             path.append(str(part))
+        elif chosen := [branch for branch in here if part in _tags(branch)]:
+            here = chosen
     owners = [branch for branch in here if _fields(branch)]
     return path, owners[0] if owners else None
 
@@ -116,6 +124,12 @@ def _branches(kind: Any) -> list[Any]:
     if get_origin(kind) in (None, list, tuple, dict, Mapping):
         return [kind]
     return [branch for member in get_args(kind) for branch in _branches(member)] or [kind]
+
+
+def _tags(kind: Any) -> list[Any]:
+    """The words by which a model is chosen among several."""
+    literals = [field for field in _fields(kind).values() if get_origin(field) is Literal]
+    return [word for field in literals for word in get_args(field)]
 
 
 def _fields(kind: Any) -> dict[Any, Any]:

@@ -33,13 +33,17 @@ def stage_inputs(
     seed: int,
     recalled: Mapping[str, str],
     suite_hash: str = "",
+    steering: str | None = None,
 ) -> dict[str, Any]:
     """What a stage's id hashes: everything that would train differently, and nothing else.
 
     Args:
         suite_hash: of the probes whose items a stage may drop from its data.
+        steering: hash of the probe by which a merge chooses, if it does.
     """
+    merge = {"merge": {**spec.merge.content(), "steering": steering}} if spec.merge else {}
     inputs = {
+        **merge,
         "kind": kind.name,
         "version": kind.version,
         "parents": dict(parents),

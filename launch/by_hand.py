@@ -1,16 +1,21 @@
-"""A stage started by hand: a stage file and `key=value` arguments, checked as a chain would be."""
+"""A stage started by hand: a stage file and `key=value` arguments, checked as a chain would be.
+
+A stage that merges is given its models as a list, parent=[a, b], and what they come from as base= and onto=.
+"""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cpt import manifest, overrides, past
 from cpt import read_recipe as recipes
-from cpt.conflicts import check_hooks
-from cpt.errors import RecipeError
+from cpt.conflicts import check_hooks, check_parts
+from cpt.errors import PlanError, RecipeError
 from cpt.hooks import table
 from cpt.hooks.stack import in_order
+from cpt.merging.checks import check_lineage
+from cpt.past import Past
 from cpt.recipe import StageSpec, keys
 from cpt.roles import check_role, roles_of
 from cpt.settings import did_you_mean
@@ -20,6 +25,7 @@ from launch.backend import backend
 from launch.checks import check_backend, check_batches, check_usable
 from launch.installed import ATTENTION, lacking, named_in, refuse_missing
 from launch.origin import check_dtype, dtype_of, past_of
+from launch.steering import steering
 from stages import kind_of
 from stages.base import Job
 from stages.trl_fields import check_train
@@ -30,6 +36,8 @@ OWN = (
     "reference",
     "reward",
     "teacher",
+    "base",
+    "onto",
     "seed",
     "name",
     "suite",
@@ -64,7 +72,12 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
             raise RecipeError(f"{file}: {name} is missing; write {name}=<folder>")
     spec = recipes.check_stage(tree, str(file))
     kind = kind_of(spec.kind, str(file))
-    spec = spec.model_copy(update={"train": check_train(kind.config, spec.train, str(file))})
+    if kind.trains:
+        spec = spec.model_copy(update={"train": check_train(kind.config, spec.train, str(file))})
+    named = given["parent"] if isinstance(given["parent"], list) else [given["parent"]]
+    if spec.merge is not None:  # how many they are is known only now
+        spec = spec.model_copy(update={"from_": [str(name) for name in named]})
+    check_parts(spec, kind, str(file))
     kind.check(spec, str(file))
     hooks = [table.build(hook.name, dict(hook.settings), str(file)) for hook in spec.hooks]
     refuse_missing(
@@ -83,22 +96,32 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
     check_hooks(hooks, spec, kind, chosen, str(file), [])
     check_batches(spec, kind, size, spec.checkpoint_every)
     check_backend(spec, in_order(hooks), chosen)
-    parent = _place(given["parent"])
+    if kind.trains and len(named) != 1:
+        raise RecipeError(
+            f"{file}: parent: a {kind.name} stage continues one stage, not {len(named)}"
+        )
+    parent, *further = [_place(name) for name in named]
     before = past_of(parent, f"parent={parent}")
     parents = {"parent": before[-1].id}
     roles: dict[str, str] = {}
+    if spec.merge is not None:
+        if size > 1:
+            raise PlanError(
+                f"{file}: a merge runs in one process, not {size}; start it with python -m launch.stage"
+            )
+        before = _merged(spec, [parent, *further], given, str(file), roles, parents)
     for role in ("reference", "reward", "teacher"):
         if role in given:
             check_role(role, str(given[role]), spec, kind, str(file))
             roles[role] = _place(given[role])
             parents[role] = past_of(roles[role], f"{role}={roles[role]}")[-1].id
-    for role, named in roles_of(spec, kind, str(file)).items():
+    for role, target in roles_of(spec, kind, str(file)).items():
         if role in roles:
             continue
-        if named == "previous":
+        if target == "previous":
             roles[role], parents[role] = parent, parents["parent"]
         else:
-            stage = _earlier(before, named, f"{file}: {role}")
+            stage = _earlier(before, target, f"{file}: {role}")
             roles[role], parents[role] = str(stage.folder or stage.checkpoint), stage.id
     seed = int(given.get("seed", spec.seed if spec.seed is not None else 17))
     suite = Path(str(given["suite"])) if "suite" in given else None
@@ -108,7 +131,8 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
             f"{file}: hygiene.probes: {spec.hygiene.probes}, and no suite is given; write suite=<file>"
         )
     recalled = {stage.name: stage.id for stage in before}
-    inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled, suite_hash)
+    steered = steering(spec.merge, str(file)) if spec.merge else None
+    inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled, suite_hash, steered)
     made_in = dtype_of(before) or "float32"
     dtype = check_dtype(given.get("dtype", made_in), f"{file}: dtype")
     if dtype != made_in:  # in a chain the base model's id has it
@@ -132,6 +156,36 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
         load=load,
         suite=suite,
     )
+
+
+def _merged(
+    spec: StageSpec,
+    models: Sequence[str],
+    given: Mapping[str, Any],
+    where: str,
+    roles: dict[str, str],
+    parents: dict[str, str],
+) -> Past:
+    """The past of all that a merge is made of; its further models, base and onto go into `roles` and
+    `parents`."""
+    assert spec.merge is not None
+    pasts = {name: past_of(name, f"parent={name}") for name in models}
+    for number, name in enumerate(models[1:], start=2):
+        roles[f"parent.{number}"], parents[f"parent.{number}"] = name, pasts[name][-1].id
+    known = past.union([*pasts.values()])
+    others = {}
+    for role, target in spec.merge.places().items():
+        if role in given:
+            roles[role] = _place(given[role])
+            others[role] = past_of(roles[role], f"{role}={roles[role]}")
+            parents[role] = others[role][-1].id
+        else:
+            stage = _earlier(known, target, f"{where}: {role}")
+            roles[role], parents[role] = str(stage.folder or stage.checkpoint), stage.id
+    if not spec.merge.unrelated:
+        lines = {name: [stage.id for stage in line] for name, line in pasts.items()}
+        check_lineage(lines, parents.get("base"), where)
+    return past.union([*others.values(), *pasts.values()])
 
 
 def _place(name: object) -> str:

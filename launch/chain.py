@@ -91,8 +91,22 @@ def _make(chain: Chain, node: plans.Node, console: Console, verbose: bool) -> No
 
         hush_bars(verbose)
         execute(job, console)
-    elif not chain.is_finished(node):
+        return
+    if node.spec is not None and node.spec.merge is not None:
+        _merge(chain, job, console, verbose)
+    if not chain.is_finished(node):
         _launch(chain, job, node, console)
+
+
+def _merge(chain: Chain, job: Job, console: Console, verbose: bool) -> None:
+    """Make a merge here, since a process group is of no use to it; only its probes are shared out."""
+    from launch.quiet import hush_bars
+    from launch.stage import make_merge
+
+    with chain.store.lock(job.id, console.say):
+        if not chain.store.is_done(job.id):
+            hush_bars(verbose)
+            make_merge(job, console)
 
 
 def _launch(chain: Chain, job: Job, node: plans.Node, console: Console) -> None:
@@ -146,6 +160,7 @@ def _job(chain: Chain, node: plans.Node, verbose: bool) -> Job:
         suite_hash=chain.suite.hash if chain.suite else "",
         store=chain.store.root,
         verbose=verbose,
+        joined=node.joined if len(node.joined) > 1 else (),
     )
 
 

@@ -28,6 +28,8 @@ def check_batches(spec: StageSpec, kind: StageKind, size: int, every: int | None
     Raises:
         PlanError: names the stage's file and the nearest right number.
     """
+    if not kind.trains:
+        return
     try:
         batch_layout(int(spec.train.get("batch_size", 8)), size, spec.micro_batch)
         if every:

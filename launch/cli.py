@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "ls": _ls,
         "diff": _diff,
         "schema": _schema,
+        "methods": _methods,
     }
     return guarded(lambda: verbs[given.verb](given), given.verbose)
 
@@ -176,6 +177,19 @@ def _schema(given: argparse.Namespace) -> int:
     from launch.schema import chain_schema, stage_schema
 
     print(json.dumps(stage_schema() if given.stage else chain_schema(), indent=1))
+    return 0
+
+
+def _methods(given: argparse.Namespace) -> int:
+    from launch.methods import method, methods
+    from launch.methods_text import card_text, table_text
+
+    found = [method(given.name)] if given.name else methods()
+    if given.json:
+        told = [each.content() for each in found]
+        print(json.dumps(told[0] if given.name else told, indent=1))
+    else:
+        print(card_text(found[0]) if given.name else table_text(found))
     return 0
 
 

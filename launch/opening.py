@@ -4,6 +4,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cpt import plan as plans
@@ -16,6 +17,7 @@ from eval.probe import result_path
 from eval.suite import Suite, load_suite
 from launch.backend import Backend, backend, environment
 from launch.checks import check_backend, check_batches, check_usable
+from launch.steering import steering
 from stages import kind_of
 from stages.trl_fields import check_train
 from stages.workload import workload
@@ -66,7 +68,14 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
             PlanError(f"num_processes: {size}: single runs one process; use launch: ddp")
         )
     try:
-        plan = plans.make(recipe, kind_of, check_train, chosen, suite.hash if suite else "")
+        plan = plans.make(
+            recipe,
+            kind_of,
+            check_train,
+            chosen,
+            suite.hash if suite else "",
+            partial(steering, suite=suite),
+        )
         for node in plan.nodes[1:]:
             assert node.spec is not None
             every = node.spec.checkpoint_every or recipe.checkpoint_every

@@ -16,6 +16,7 @@ plan may be for another machine; cpt run refuses it before any weights load""",
     "run": """examples:
   cpt run recipes/quickstart/chain.yaml
   cpt run recipes/quickstart/chain.yaml baseline=naive        the same chain without its hooks
+  cpt run recipes/quickstart/chain.yaml baseline=joint        without hooks, all labelled text at once
   cpt run recipes/quickstart/chain.yaml --until sft
 the same command continues an interrupted chain; exit codes: 0 done, 1 failed, 2 bad input,
 3 stopped by the gate, 4 pre-empted (run it again)""",
@@ -38,6 +39,10 @@ cache/probes of the runs folder""",
     "schema": """examples:
   cpt schema > recipe.schema.json
   cpt schema --stage > stage.schema.json""",
+    "methods": """examples:
+  cpt methods
+  cpt methods kl
+  cpt methods --json""",
 }
 
 
@@ -62,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument(
             "-v", "--verbose", action="store_true", help="show what the libraries say"
         )
-        if name not in ("diff", "schema"):
+        if name not in ("diff", "schema", "methods"):
             added.add_argument(
                 "--runs",
                 type=Path,
@@ -115,4 +120,7 @@ def parser() -> argparse.ArgumentParser:
     )
     schema = verb("schema", "print the JSON schema of a recipe, for editors")
     schema.add_argument("--stage", action="store_true", help="of one stage file instead")
+    listed = verb("methods", "list hooks and stage kinds, or print the card of one")
+    listed.add_argument("name", nargs="?", help="a hook or a stage kind")
+    listed.add_argument("--json", action="store_true", help="for tools")
     return top

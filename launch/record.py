@@ -14,6 +14,9 @@ from cpt.ids import atomic_write
 from eval.probe import result_path
 from launch.opening import Chain, shown
 
+#: Of several that have run, the first is the one that a report shows; `cpt report --against` names another.
+BASELINES = ("naive", "joint")
+
 
 def describe(chain: Chain) -> dict[str, Any]:
     """What of a chain its report needs, besides its nodes."""
@@ -52,7 +55,7 @@ def _nodes(chain: Chain) -> list[dict[str, Any]]:
             "name": node.name,
             "kind": node.kind,
             "id": node.id,
-            "parents": [names[node.parents["parent"]]] if "parent" in node.parents else [],
+            "parents": [names[stage_id] for stage_id in node.merged],
             "reference": names.get(node.parents.get("reference", "")),
             "hooks": [key for key, _ in node.hooks],
         }
@@ -140,10 +143,12 @@ def sibling(folder: Path, say: Callable[[str], None]) -> Path | None:
     """
     chain = read_chain(folder / "chain.json", REPORTED)
     baseline = chain.get("baseline")
-    name = chain["name"].removesuffix(f"-{baseline}") if baseline else f"{chain['name']}-naive"
-    other = folder.with_name(name)
-    if not (other / "chain.json").is_file():
+    own = chain["name"]
+    names = [own.removesuffix(f"-{baseline}")] if baseline else [f"{own}-{b}" for b in BASELINES]
+    there = [name for name in names if (folder.with_name(name) / "chain.json").is_file()]
+    if not there:
         return None
+    name, other = there[0], folder.with_name(there[0])
     try:
         hashes = [
             tree["suite"]["hash"] for tree in (chain, read_chain(other / "chain.json", REPORTED))

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from pydantic import TypeAdapter
-
+from cpt.errors import RecipeError
 from cpt.hooks import table
 from cpt.recipe import FILE, Recipe, StageSpec
 from stages import KINDS, kind_of
@@ -53,21 +52,30 @@ def _stage() -> tuple[dict[str, Any], dict[str, Any]]:
     }
     properties["train"] = {"type": "object"}
     stage["allOf"] = [
-        {
-            "if": {"properties": {"kind": {"const": name}}},
-            "then": {"properties": {"train": train_schema(kind_of(name, "schema").config)}},
-        }
+        {"if": {"properties": {"kind": {"const": name}}, **needed}, "then": then}
         for name in sorted(KINDS)
+        for needed, then in [_of_kind(name)]
     ]
     return stage, definitions
+
+
+def _of_kind(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a schema asks before it takes a stage for one of a kind, besides that, and what it then wants."""
+    kind = kind_of(name, "schema")
+    if not kind.trains:
+        return {"required": ["kind"]}, {"required": ["merge"]}
+    return {}, {"properties": {"train": train_schema(kind.config)}, "required": ["data"]}
 
 
 def _hooks(definitions: dict[str, Any]) -> list[dict[str, Any]]:
     choices: list[dict[str, Any]] = [{"enum": sorted(table.names())}]
     for name in sorted(table.names()):
-        settings = TypeAdapter(table.hook_class(name, "schema")).json_schema(
-            ref_template="#/$defs/{model}"
-        )
+        try:
+            kind = table.hook_class(name, "schema")
+        except RecipeError:  # another package's, which no recipe can list; `cpt methods` says why
+            choices[0]["enum"].remove(name)
+            continue
+        settings = table.schema(kind)
         definitions |= settings.pop("$defs", {})
         if "source" in settings["properties"]:
             settings["properties"]["source"] = {"anyOf": DATA}

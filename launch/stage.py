@@ -21,6 +21,7 @@ from typing import Any
 from cpt import ids
 from cpt import read_recipe as recipes
 from cpt.errors import ProbeError
+from cpt.joint import Joined
 from cpt.memory import keep_freed_memory
 from cpt.model_source import materialise
 from cpt.model_spec import ModelSpec
@@ -53,7 +54,9 @@ def execute(job: Job, console: Console, is_held: bool = False) -> None:
         world.barrier()
         done = (job.output / "manifest.json").is_file()
         live = None
-        if not done:
+        if not done and job.spec.merge is not None:
+            make_merge(job, console)
+        elif not done:
             from stages.run import run
 
             chosen = backend(job.backend)
@@ -101,6 +104,16 @@ def make_base(spec: ModelSpec, store: Store, console: Console) -> None:
             finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         ).write(unfinished)
         store.publish(stage_id)
+
+
+def make_merge(job: Job, console: Console) -> None:
+    """Make a merge stage, in this process: it needs no other. The caller holds the stage's lock."""
+    from cpt.memory import keep_freed_memory
+    from launch.steering import scorer
+    from stages.merge import make
+
+    keep_freed_memory()
+    make(job, console.say, scorer(job, console))
 
 
 def probe_items(job: Job) -> ProbeItems:
@@ -183,6 +196,15 @@ def job_to_json(job: Job) -> str:
     tree: dict[str, Any] = {name: getattr(job, name) for name in Job.__dataclass_fields__}
     tree["spec"] = job.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
     tree["file"] = job.spec.file
+    tree["joined"] = [
+        {
+            "name": each.name,
+            "seed": each.seed,
+            "file": each.spec.file,
+            "spec": each.spec.model_dump(mode="json", by_alias=True, exclude_none=True),
+        }
+        for each in job.joined
+    ]
     return json.dumps(
         {key: str(value) if isinstance(value, Path) else value for key, value in tree.items()}
     )
@@ -193,6 +215,10 @@ def job_from_json(text: str) -> Job:
     tree = json.loads(text)
     tree["spec"] = recipes.check_stage(tree["spec"], tree.pop("file"))
     tree["trackers"] = tuple(tree["trackers"])
+    tree["joined"] = tuple(
+        Joined(each["name"], recipes.check_stage(each["spec"], each["file"]), each["seed"])
+        for each in tree["joined"]
+    )
     for name in ("output", "suite", "store"):
         tree[name] = Path(tree[name]) if tree[name] is not None else None
     return Job(**tree)

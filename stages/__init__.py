@@ -1,4 +1,4 @@
-"""Stage kinds: thin modules over TRL's trainers."""
+"""Stage kinds: thin modules over TRL's trainers, and one that merges what they made."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ KINDS: dict[str, str] = {
     "sft": "stages.sft:SFT",
     "dpo": "stages.dpo:DPO",
     "grpo": "stages.grpo:GRPO",
+    "merge": "stages.merge:Merge",
 }
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from cpt.hooks.card import Card
+from cpt.joint import Joined
 from cpt.recipe import StageSpec
 from cpt.rows import Row, RowFormat
 from stages.trl_fields import fields
@@ -27,6 +29,7 @@ class Job:
         inputs: what the id hashes, for the manifest.
         backend: its name, and the number of processes it was asked for.
         load: dtype, attention and trust_remote_code for every model of the chain.
+        joined: in joint training, the stages whose rows it trains on, itself last; else none.
         suite, suite_hash: probe suite, measured when the stage is done, and what it was when planned.
     """
 
@@ -48,6 +51,7 @@ class Job:
     suite_hash: str = ""
     store: Path | None = None
     verbose: bool = False
+    joined: tuple[Joined, ...] = ()
 
     @property
     def partial(self) -> Path:
@@ -92,22 +96,30 @@ class StageKind(Protocol):
     Attributes:
         name: key in a recipe.
         version: raised by hand when the same settings would train differently.
-        config: the TRL config class whose fields `train:` speaks.
+        trains: whether it trains a model; a merge makes one of those that are there.
+        config: the TRL config class whose fields `train:` speaks; empty where nothing is trained.
         formats: row formats that it trains on.
+        data_formats: those of its own data, where only replay may bring the others.
         roles: which of reference, reward, teacher it can have; `uses` says whether it needs them.
         reduction: whether its loss is a mean over tokens or over sequences.
         sequences_per_row: 2 where a row is a pair.
+        joins: whether its rows are tokens with labels, so that joint training can mix them with others'.
         checks_eos: whether the rate of EOS is compared with the parent's.
+        card: what `cpt methods` tells of it, beside what its attributes say.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    trains: ClassVar[bool] = True
     config: ClassVar[str]
     formats: ClassVar[tuple[RowFormat, ...]]
+    data_formats: ClassVar[tuple[RowFormat, ...] | None] = None
     roles: ClassVar[frozenset[str]] = frozenset()
     reduction: ClassVar[Literal["token", "sequence"]] = "token"
     sequences_per_row: ClassVar[int] = 1
+    joins: ClassVar[bool] = False
     checks_eos: ClassVar[bool] = True
+    card: ClassVar[Card | None] = None
 
     def check(self, spec: StageSpec, where: str) -> None:
         """Refuse what this kind cannot honour; when planning.

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cpt.errors import PlanError, RecipeError
+from cpt.hooks.card import Card
 from cpt.recipe import StageSpec, folder_of
 from cpt.rows import Row, RowFormat
 from stages.base import Encoded, Material, StageKind
@@ -22,6 +23,24 @@ class GRPO(StageKind):
     formats: ClassVar[tuple[RowFormat, ...]] = ("prompt",)
     roles: ClassVar[frozenset[str]] = frozenset({"reference"})
     reduction: ClassVar[Literal["token", "sequence"]] = "sequence"
+    card: ClassVar = Card(
+        family="objective",
+        formula="""A_i  = (r_i - mean(r)) / std(r) within the num_generations answers of a prompt
+loss = - mean_t min(w_t A, clip(w_t, 1 - epsilon, 1 + epsilon) A) + beta * KL(policy || reference)
+w_t the ratio of the policy to the one that sampled; loss_type says over what the mean runs""",
+        when="Where a program can tell right from wrong. Set beta (0.01 to 0.04): its default, 0, "
+        "has no reference and no anchor.",
+        cost="Sampling num_generations answers per prompt, which takes most of the time, then "
+        "forward and backward over them; with beta also the reference's forward.",
+        state="2 (the reference in bf16; 4 in fp32; 0 with a lora hook or with beta 0)",
+        fails="The policy finds what the reward did not mean. A group of equal rewards teaches "
+        "nothing. The KL is measured on these prompts only and says nothing of other tasks.",
+        evidence="production-validated",
+        sources=(
+            "Shao et al. 2024, arXiv:2402.03300, eq. 3",
+            "methods.md A23, B15, B16",
+        ),
+    )
 
     def check(self, spec: StageSpec, where: str) -> None:
         """Rewards exist; a named reference is used; groups divide the batch."""

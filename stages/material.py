@@ -12,13 +12,16 @@ from cpt.data_spec import MAX_BAD, DataSpec
 from cpt.errors import DataError
 from cpt.hooks.base import Mixture
 from cpt.hooks.stack import HookStack
+from cpt.joint import Joined
 from cpt.recipe import StageSpec
 from cpt.replay.schedule import Schedule
 from cpt.stream import Source
 from cpt.world import World
+from stages import kind_of
 from stages.accounting import check, describe_sources, refuse_bad
 from stages.base import Job, StageKind
 from stages.hygiene import Hygiene, MakeItems
+from stages.joint import joint_supply
 from stages.mixing import exemplars, is_enough, write_held_out, write_train
 from stages.supply import HELD_OUT, REST, TRAIN, Supply, open_supply, supply_once
 from stages.tokenise import Tokenised, tokenise
@@ -38,21 +41,24 @@ def stage_supply(
 ) -> Supply:
     """The stage's stream: made by the main process, once; opened by all, and again by a resumed stage."""
     # The id leaves out what does not change the weights; here it changes held-out rows, or refuses.
-    data = [entry.model_dump(mode="json") for entry in job.spec.data]
+    specs = [job.spec, *(each.spec for each in job.joined)]
+    data = [entry.model_dump(mode="json") for spec in specs for entry in spec.data]
     hygiene = [job.spec.hygiene.model_dump(mode="json"), job.suite_hash]
     key = ids.short_hash([VERSION, job.id, data, hygiene], 16)
 
+    def tell(line: str) -> None:
+        say(f"{job.name}: {line}")
+
+    def make_one(stage: Joined, folder: Path) -> Supply:
+        other = kind_of(stage.spec.kind, stage.name)
+        # In joint training no stage has hooks.
+        return supply(other, stage.spec, stage.seed, hooks, tokenizer, folder, tell, probe_items)
+
     def make(folder: Path) -> None:
-        supply(
-            kind,
-            job.spec,
-            job.seed,
-            hooks,
-            tokenizer,
-            folder,
-            lambda line: say(f"{job.name}: {line}"),
-            probe_items,
-        )
+        if job.joined:
+            joint_supply(job.joined, job.seed, kind.rows_per_step(job.spec), make_one, folder)
+        else:
+            supply(kind, job.spec, job.seed, hooks, tokenizer, folder, tell, probe_items)
 
     return supply_once(job.partial / "data", key, world, make)
 
@@ -76,7 +82,7 @@ def supply(
     Raises:
         DataError: no data, bad data, or nothing left after tokenising.
     """
-    fresh = [open_rows(data, kind.formats) for data in spec.data]
+    fresh = [open_rows(data, kind.data_formats or kind.formats) for data in spec.data]
     new = [rows.rows if isinstance(rows, Rows) else rows for rows in fresh]
     specs = [rows.spec for rows in fresh]
     mixture = hooks.mix(Mixture(list(zip(specs, new, strict=True))))
@@ -208,7 +214,7 @@ def _held_out(
     folder: Path,
     say: Callable[[str], None],
 ) -> Tokenised:
-    rows = load_rows(data, kind.formats, "validation")
+    rows = load_rows(data, kind.data_formats or kind.formats, "validation")
     name = f"{data.label} (held out)"
     part = tokenise(kind, spec, tokenizer, name, rows.rows, folder, say, rows.numbers)
     refuse_bad(part, rows, len(rows.rows))

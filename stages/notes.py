@@ -6,6 +6,7 @@ Checks lie in `checks.json` until the manifest takes them, so that an interrupti
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from cpt import ids
 
@@ -26,12 +27,12 @@ class Clock:
         self._last = now
 
 
-def read_checks(folder: Path) -> dict[str, float]:
+def read_checks(folder: Path) -> dict[str, Any]:
     """Name -> value of every check so far."""
     file = folder / FILE
     return dict(json.loads(file.read_text())) if file.is_file() else {}
 
 
-def note_check(folder: Path, name: str, value: float) -> None:
+def note_check(folder: Path, name: str, value: Any) -> None:
     """Keep the value of a check."""
     ids.atomic_write(folder / FILE, json.dumps({**read_checks(folder), name: value}))

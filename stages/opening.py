@@ -21,9 +21,18 @@ DIGEST = "2:"
 
 
 def past_of(job: Job) -> Past:
-    """What the stage may recall: its parent and the parent's own past."""
-    folder = Path(job.parent)
-    return past.of_folder(folder) if folder.is_dir() else past.of_checkpoint(job.parent)
+    """What the stage may recall: its parent and the parent's own past; of a merge, those of all its
+    models."""
+    names = [job.parent]
+    if job.spec.merge is not None:
+        names += job.roles.values()
+    folders = [Path(name) for name in names]
+    return past.union(
+        [
+            past.of_folder(folder) if folder.is_dir() else past.of_checkpoint(name)
+            for name, folder in zip(names, folders, strict=True)
+        ]
+    )
 
 
 def start_folder(before: Past) -> str:
@@ -58,7 +67,7 @@ def open_tokenizer(job: Job, before: Past, start: str) -> Any:
     trust = bool(job.load.get("trust_remote_code", False))
     tokenizer = checkpoint.load_tokenizer(start, trust)
     for role, name in job.roles.items():
-        _verify(Path(name))
+        verify(Path(name))
         other = checkpoint.load_tokenizer(checkpoint_of(name), trust)
         check_tokenizers(tokenizer, other, f"{job.name}: {role} {Path(name).name}")
     parent = before[-1]
@@ -101,7 +110,7 @@ def num_new_rows(job: Job, model: Any, start: str) -> int:
     return int(model.get_input_embeddings().weight.shape[0] - before.get_text_config().vocab_size)
 
 
-def _verify(stage: Path) -> None:
+def verify(stage: Path) -> None:
     """Check the checkpoint in a stage folder against its manifest; other folders have none."""
     if (stage / "manifest.json").is_file():
         checkpoint.verify(stage / "checkpoint", manifest.read(stage).files, stage.name)
@@ -123,7 +132,7 @@ def build_hooks(job: Job) -> list[Hook]:
 def load_earlier(stage: PastStage, job: Job, device: Any) -> Any:
     """A copy of an earlier stage's model, checked against what the stage wrote."""
     if stage.folder is not None:
-        _verify(stage.folder)
+        verify(stage.folder)
     return checkpoint.load_model(stage.checkpoint, **job.load).to(device)
 
 
@@ -141,7 +150,7 @@ def reference_loader(
                 loaded[stage.checkpoint] = AdapterOff(model)
             else:
                 if stage.folder and stage.checkpoint != start:
-                    _verify(stage.folder)
+                    verify(stage.folder)
                 device = next(model.parameters()).device
                 loaded[stage.checkpoint] = FrozenReference(
                     checkpoint.load_model(stage.checkpoint, **job.load).to(device)

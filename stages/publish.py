@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cpt import checkpoint, manifest
 from cpt.hooks import table
@@ -19,7 +19,6 @@ from cpt.store import replacing
 from cpt.world import World
 from stages.base import Job, StageKind
 from stages.opening import tokenizer_digest
-from stages.supply import Supply
 
 PACKAGES = (
     "torch",
@@ -31,6 +30,25 @@ PACKAGES = (
     "lm_eval",
     "deepspeed",
 )
+
+
+class Account(Protocol):
+    """What a manifest says of how a stage was made, besides its settings."""
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps."""
+        ...
+
+    @property
+    def description(self) -> list[dict[str, Any]]:
+        """Of each source of rows."""
+        ...
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the report."""
+        ...
 
 
 def save_checkpoint(partial: Path, model: Any, tokenizer: Any) -> None:
@@ -52,7 +70,7 @@ def describe(
     job: Job,
     kind: StageKind,
     before: Past,
-    data: Supply,
+    data: Account,
     hooks: HookStack,
     world: World,
     seconds: Mapping[str, float],

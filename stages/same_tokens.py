@@ -35,6 +35,31 @@ def traits(tokenizer: Any) -> dict[str, Any]:
     return found
 
 
+def check_texts(own: Any, other: Any, edge: str) -> None:
+    """Two checkpoints give a token that both know the same number, and find the same tokens in a text.
+
+    One of them may know further ones, and special tokens and chat template may differ: enough for a change of
+    weights to be carried from one to the other.
+
+    Raises:
+        EdgeError: they do not; the message says in what they differ.
+    """
+    here, there = own.get_vocab(), other.get_vocab()
+    odd = sorted(word for word in here.keys() & there.keys() if here[word] != there[word])
+    smaller, larger = sorted((here, there), key=len)
+    odd += sorted(smaller.keys() - larger.keys())
+    parts = ("merges", "normalizer", "pre-tokenizer")
+    mine, theirs = traits(own), traits(other)
+    problems = [f"vocabulary: {odd[0]!r} is not the same token in both"] if odd else []
+    problems += [f"{name}: not the same" for name in parts if mine.get(name) != theirs.get(name)]
+    if problems:
+        raise EdgeError(
+            f"{edge}: {'; '.join(problems)}; weights of other vocabularies do not add up, so name "
+            f"models that "
+            f"come from one tokenizer"
+        )
+
+
 def check_tokenizers(own: Any, other: Any, edge: str) -> None:
     """Two neighbouring checkpoints read and write the same text.
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cpt.errors import RecipeError
+from cpt.hooks.card import Card
 from cpt.recipe import StageSpec
 from cpt.rows import Row, RowFormat, format_of
 from stages.base import Encoded, Material, StageKind
@@ -24,7 +25,24 @@ class SFT(StageKind):
     name: ClassVar[str] = "sft"
     config: ClassVar[str] = "SFTConfig"
     formats: ClassVar[tuple[RowFormat, ...]] = ("messages", "completion", "text")
+    joins: ClassVar[bool] = True
     max_length: ClassVar[int] = 1024
+    card: ClassVar = Card(
+        family="objective",
+        formula="""loss = - mean_t log p(y_t | x, y_<t) over the answers' tokens of the whole step
+x the prompt, without loss; of text rows every token counts""",
+        when="To teach tasks, format and style from answers that are right. Few epochs (at most "
+        "2) at a low rate: 1e-5 for all weights, 1e-4 with a lora hook.",
+        cost="One forward and one backward.",
+        state="0",
+        fails="Narrow data at a high rate undo what the base could do; answers beyond what the "
+        "model knows teach it to make things up.",
+        evidence="production-validated",
+        sources=(
+            "Ouyang et al. 2022, arXiv:2203.02155, section 3.5",
+            "methods.md A21, B06",
+        ),
+    )
 
     def length(self, spec: StageSpec) -> int:
         """Longest sequence, in tokens."""

@@ -5,8 +5,9 @@ import os
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cpt.rows import Row
 
@@ -17,8 +18,17 @@ if TYPE_CHECKING:
 COLUMNS = ("input_ids", "labels")
 BYTES = 4  # of a token
 
+
+class Readable(Protocol):
+    """Rows of tokens that can be read piece by piece."""
+
+    def read(self, row: int, start: int, end: int) -> "tuple[np.ndarray, np.ndarray]":
+        """Ids and labels of a piece of a row."""
+        ...
+
+
 #: A row of the stream: (source, row, start, end) of each of its pieces.
-Pieces = list[tuple["TokenFile", int, int, int]]
+Pieces = list[tuple[Readable, int, int, int]]
 
 
 class TokenFile:
@@ -64,6 +74,39 @@ class TokenFile:
         both = os.pread(self._file.fileno(), 2 * length * BYTES, 2 * self._starts[row] * BYTES)
         numbers = np.frombuffer(both, dtype=np.int32)
         return numbers[start:end], numbers[length + start : length + end]
+
+
+class TokenTable:
+    """A table that `write_tokens` wrote, to be read again in another order."""
+
+    def __init__(self, table: "Dataset") -> None:
+        self._table = table
+        self.is_packed = "seq_lengths" in table.column_names
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all rows."""
+        import pyarrow.compute
+
+        lengths = pyarrow.compute.list_value_length(self._table.data.column("input_ids"))
+        return int(pyarrow.compute.sum(lengths).as_py() or 0)
+
+    def pieces(self, row: int) -> Pieces:
+        """A row's pieces; one, where it is not packed."""
+        found = self._table[row]
+        ends = list(accumulate(found.get("seq_lengths", [len(found["input_ids"])])))
+        return [(self, row, start, end) for start, end in pairwise([0, *ends])]
+
+    def read(self, row: int, start: int, end: int) -> "tuple[np.ndarray, np.ndarray]":
+        """Ids and labels of a piece of a row."""
+        import numpy as np
+
+        found = self._table[row]
+        ids, labels = (np.array(found[column], dtype=np.int32) for column in COLUMNS)
+        return ids[start:end], labels[start:end]
 
 
 class RowFile:

@@ -13,14 +13,33 @@ from typing import Any, cast
 
 from cpt.errors import RecipeError
 from cpt.settings import did_you_mean
-from stages.trl_rules import BOUNDS, FORMER, OURS, ROLLOUT_CONFIGS, RUNNER_OWNED
+from stages.trl_rules import (
+    BOUNDS,
+    FORMER,
+    MIN_LR_SCHEDULES,
+    OURS,
+    ROLLOUT_CONFIGS,
+    RUNNER_OWNED,
+)
+
+
+@functools.cache
+def _table() -> dict[str, Any]:
+    text = Path(__file__).with_name("trl_fields.json").read_text(encoding="utf-8")
+    return dict(json.loads(text))
 
 
 @functools.cache
 def fields(config: str) -> dict[str, dict[str, Any]]:
     """Every field of one TRL config, and ours: name -> {type, choices, default, help}."""
-    table = json.loads(Path(__file__).with_name("trl_fields.json").read_text(encoding="utf-8"))
-    return {**table["common"], **table["configs"][config], **OURS}
+    return {**_table()["common"], **_table()["configs"][config], **OURS}
+
+
+def own_fields(config: str) -> dict[str, dict[str, Any]]:
+    """The fields that not every TRL config has, without those that the runner owns."""
+    everywhere = set.intersection(*(set(fields(each)) for each in _table()["configs"]))
+    hidden = everywhere | RUNNER_OWNED.keys()
+    return {name: entry for name, entry in fields(config).items() if name not in hidden}
 
 
 def check_train(config: str, train: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -114,6 +133,7 @@ def _contradictions(config: str, train: dict[str, Any]) -> list[str]:
         losses = train.get("loss_type", fields(config)["loss_type"]["default"])
         if len(losses) != len(train["loss_weights"]):
             found.append(f"train.loss_weights: must have one number for each of {losses}")
+    found += _schedule_faults(train)
     if config in ROLLOUT_CONFIGS:
         group = train.get("num_generations", fields(config)["num_generations"]["default"])
         rollout = rollout_size(train)
@@ -128,6 +148,24 @@ def _contradictions(config: str, train: dict[str, Any]) -> list[str]:
                 f"train.{key}: counts completions, in whole groups of num_generations ({group}), "
                 f"so it cannot be {rollout}"
             )
+    return found
+
+
+def _schedule_faults(train: Mapping[str, Any]) -> list[str]:
+    """What transformers would find out when the weights are loaded, of the schedules that end above 0."""
+    schedule, given = train.get("lr_scheduler_type"), train.get("lr_scheduler_kwargs")
+    if schedule not in MIN_LR_SCHEDULES or isinstance(given, str):
+        return []
+    known, given = MIN_LR_SCHEDULES[schedule], given or {}
+    found = [
+        f"train.lr_scheduler_kwargs: {schedule} has no {name!r}{did_you_mean(str(name), known)}"
+        for name in given.keys() - known
+    ]
+    if len({"min_lr", "min_lr_rate"} & given.keys()) != 1:
+        found.append(
+            f"train.lr_scheduler_kwargs: {schedule} needs min_lr, or min_lr_rate as a share of "
+            f"learning_rate; write one, such as {{min_lr_rate: 0.1}}"
+        )
     return found
 
 

@@ -12,6 +12,14 @@ OURS: dict[str, dict[str, Any]] = {
 # A stage kind that samples while it trains counts completions, and samples them in whole groups.
 ROLLOUT_CONFIGS = ("GRPOConfig", "RLOOConfig")
 
+# Schedules that end above 0, and the settings of each (transformers/optimization.py).
+MIN_LR_SCHEDULES = {
+    "cosine_with_min_lr": frozenset({"num_cycles", "min_lr", "min_lr_rate"}),
+    "cosine_warmup_with_min_lr": frozenset(
+        {"num_cycles", "min_lr", "min_lr_rate", "warmup_lr_rate"}
+    ),
+}
+
 # What to do instead, and the fields that are refused with it.
 _OWNED = (
     (

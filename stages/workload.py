@@ -22,7 +22,7 @@ def workload(
     saves: bool = False,
     on_cpu: bool | None = None,
 ) -> Workload:
-    """The sequences of a stage, as the trainer will be told by `trl_config`.
+    """The sequences of a stage that trains, as the trainer will be told by `trl_config`.
 
     Rollouts are counted by their completions: how long prompts are, the data decides; and so it does for
     rows that are not cut (`max_length: null`), which count as nothing.

@@ -306,3 +306,23 @@ class TestBaseline:
         report = light("report", "smoke", "--against", "smoke-naive", "--runs", runs)
         assert report.returncode == 0, report.stderr
         assert "smoke-naive" in (runs / "chains" / "smoke" / "report.md").read_text()
+
+    def test_joint_trains_on_all_labelled_text_from_the_base_model(
+        self, finished: Any, processes: Any, tmp_path: Path
+    ) -> None:
+        runs = finished.copy(tmp_path / "runs", until="base")
+        ended = processes.smoke(runs, "baseline=joint", "--until", "sft")
+        assert ended.code == 0, ended.output
+        tree = json.loads((runs / "chains" / "smoke-joint" / "chain.json").read_text())
+        nodes = {node["name"]: node for node in tree["nodes"]}
+        assert nodes["sft"]["parents"] == ["base"]
+        assert nodes["dpo"]["parents"] == ["sft"]
+        stages = {name: runs / "stages" / nodes[name]["id"] for name in ("pretrain", "sft")}
+        entry = manifest(stages["sft"])
+        assert entry["parents"] == {"parent": nodes["base"]["id"]}
+        assert [part["stage"] for part in entry["data"]] == ["pretrain", "sft"]
+        # Both have 6 steps of 4 rows; packed rows of 128 tokens and conversations stand in one stream.
+        assert (entry["num_steps"], manifest(stages["pretrain"])["num_steps"]) == (12, 6)
+        assert sum(part["share"] for part in entry["data"]) == pytest.approx(1, abs=1e-4)
+        listed = light("ls", "--runs", runs)
+        assert "smoke-joint" in listed.stdout

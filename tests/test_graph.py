@@ -9,6 +9,8 @@ import pytest
 
 pytestmark = pytest.mark.chain
 
+SMOKE = Path(__file__).parent.parent / "recipes" / "smoke"
+
 
 def test_branches_are_trained_from_the_stages_that_they_name(
     finished: Any, processes: Any, tmp_path: Path
@@ -46,6 +48,53 @@ def test_branches_are_trained_from_the_stages_that_they_name(
         assert name in text
         assert (chain / f"{[*ids].index(name)}-{name}").resolve().name == ids[name]
     again = processes.smoke(runs, *branches)
+    assert again.code == 0, again.output
+    assert "nothing to do" in again.output
+
+
+def test_two_experts_of_one_stage_are_merged(finished: Any, processes: Any, tmp_path: Path) -> None:
+    """base -> pretrain -> {sft, dpo} -> both, as TIES of what each learned."""
+    runs = finished.copy(tmp_path / "runs", until="sft")
+    merge = "{kind: merge, from: [sft, dpo], merge: {method: ties, base: pretrain, density: 0.5}}"
+    changes = ["stages.dpo.from=pretrain", f"stages.grpo={merge}"]
+    ended = processes.smoke(runs, *changes)
+    assert ended.code == 0, ended.output
+    chain = runs / "chains" / "smoke"
+    nodes = {n["name"]: n for n in json.loads((chain / "chain.json").read_text())["nodes"]}
+    ids = {name: node["id"] for name, node in nodes.items()}
+    assert ids["sft"] == finished.ids["sft"]
+    assert nodes["grpo"]["parents"] == ["sft", "dpo"]
+    made = runs / "stages" / ids["grpo"]
+    entry = json.loads((made / "manifest.json").read_text())
+    assert [ancestor["name"] for ancestor in entry["past"]] == ["base", "pretrain", "sft", "dpo"]
+    base = weights(runs / "stages" / ids["pretrain"])
+    found, *experts = (weights(runs / "stages" / ids[name]) for name in ("grpo", "sft", "dpo"))
+    changed = kept = 0
+    for name, tensor in found.items():
+        change = tensor - base[name]
+        one, other = (expert[name] - base[name] for expert in experts)
+        changed += int((change != 0).sum())
+        agree = (one * change >= 0) & (other * change >= 0)
+        kept += int(agree.sum())
+        most = one.abs().maximum(other.abs())
+        assert (change.abs() <= most * (1 + 1e-4) + 1e-6).all()
+    number = sum(tensor.numel() for tensor in found.values())
+    # Of each expert half of its entries stay; where the signs differ one of both is outvoted.
+    assert 0.4 * number < changed < number
+    assert kept > 0.5 * number
+    probes = list(made.glob("probes/*.json"))
+    assert len(probes) == 1
+    page, text = (chain / "report.html").read_text(), (chain / "report.md").read_text()
+    assert "ties (" in page
+    assert "sft and dpo" in page
+    assert ids["grpo"] in text
+    planned = processes.start(
+        "plan", str(SMOKE / "chain.yaml"), *changes, "--runs", str(runs)
+    ).wait()
+    line = next(line for line in planned.output.splitlines() if ids["grpo"] in line)
+    assert " ties " in line
+    assert "done, probed" in line
+    again = processes.smoke(runs, *changes)
     assert again.code == 0, again.output
     assert "nothing to do" in again.output
 

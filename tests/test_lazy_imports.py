@@ -34,6 +34,8 @@ LIGHT = (
     "eval.report",
     "launch.backend",
     "launch.installed",
+    "launch.methods",
+    "launch.methods_text",
     "cpt.estimate",
     "cpt.plan_table",
     "stages.workload",
@@ -60,6 +62,16 @@ def run(code: str) -> None:
 @pytest.mark.parametrize("module", LIGHT)
 def test_module_imports_nothing_heavy(module: str) -> None:
     run(f"importlib.import_module({module!r})")
+
+
+def test_the_methods_and_their_cards_are_listed_without_torch() -> None:
+    run(
+        "from launch.methods import methods\n"
+        "from launch.methods_text import card_text, table_text\n"
+        "found = methods()\n"
+        "assert len(table_text(found).splitlines()) > len(found)\n"
+        "assert all(card_text(each) for each in found)\n"
+    )
 
 
 def test_every_hook_and_stage_kind_loads_without_torch() -> None:

@@ -21,6 +21,13 @@ def test_a_shown_recipe_is_the_shipped_one(path: str, text: str) -> None:
     assert parse(text, "README.md") == load(ROOT / path)
 
 
+def test_the_shown_hook_is_the_tested_one() -> None:
+    ((path, code),) = re.findall(r"```python\n# (\S+)\n(.*?)```", TEXT, flags=re.DOTALL)
+    assert code == (ROOT / path).read_text(encoding="utf-8")
+    (section,) = re.findall(r"### Your own method\n(.*?)\nTo add one here", TEXT, flags=re.DOTALL)
+    assert len(section.splitlines()) <= 25
+
+
 def test_links_and_paths_are_there() -> None:
     named = re.findall(r"\]\(([^)#:]+)\)", TEXT)
     named += re.findall(r"\b((?:recipes|configs|cpt|stages|eval|launch|tests)/[\w./-]+\.\w+)", TEXT)

@@ -241,8 +241,9 @@ class Hook(Protocol):
 
 def points(hook: Hook) -> tuple[str, ...]:
     """The points at which a hook acts."""
-    return tuple(
-        point
-        for point in POINTS
-        if getattr(type(hook), point) is not getattr(Hook, point) and point not in hook.idle()
-    )
+    return tuple(point for point in points_of(type(hook)) if point not in hook.idle())
+
+
+def points_of(kind: type[Hook]) -> tuple[str, ...]:
+    """The points at which the hooks of a class can act: those that it overrides."""
+    return tuple(point for point in POINTS if getattr(kind, point) is not getattr(Hook, point))

@@ -1,6 +1,12 @@
-"""Names of hooks -> classes. Other packages add theirs through the entry-point group `cpt.hooks`."""
+"""Names of hooks -> classes. Other packages add theirs through the entry-point group `cpt.hooks`.
 
-from dataclasses import MISSING, fields
+In a package's pyproject.toml, where `slow` is the hook's name:
+
+    [project.entry-points."cpt.hooks"]
+    slow = "my_package.slow:Slow"
+"""
+
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from importlib import import_module, metadata
 from inspect import get_annotations
@@ -27,23 +33,56 @@ TABLE: dict[str, str] = {
 
 
 @cache
+def others() -> dict[str, metadata.EntryPoint]:
+    """The hooks of installed packages; ours keep their names."""
+    found = metadata.entry_points(group="cpt.hooks")
+    return {entry.name: entry for entry in found if entry.name not in TABLE}
+
+
+@cache
 def names() -> dict[str, str]:
     """Every known hook: ours and those of installed packages."""
-    found = {entry.name: entry.value for entry in metadata.entry_points(group="cpt.hooks")}
-    return {**found, **TABLE}
+    return {**{name: entry.value for name, entry in others().items()}, **TABLE}
 
 
 def hook_class(name: str, where: str) -> type[Hook]:
     """The class of a hook.
 
     Raises:
-        RecipeError: no such hook; names the nearest.
+        RecipeError: no such hook, with the nearest; or another package's that does not load or is no hook.
     """
     if name not in names():
         raise RecipeError(f"{where}: hooks: no hook {name!r}{did_you_mean(name, names())}")
+    if name in others():
+        return _class_of(others()[name], where)
     module, _, attribute = names()[name].partition(":")
     found: type[Hook] = getattr(import_module(module), attribute)
     return found
+
+
+def _class_of(entry: metadata.EntryPoint, where: str) -> type[Hook]:
+    """The class that another package names.
+
+    Raises:
+        RecipeError: it does not load, or is no hook of that name; tells the package.
+    """
+    package = entry.dist.name if entry.dist else "an unknown package"
+    whose = f"{where}: hooks.{entry.name}: {entry.value} of {package}"
+    try:
+        found = entry.load()
+    except Exception as error:  # the code of others can raise anything
+        raise RecipeError(f"{whose} does not load: {type(error).__name__}: {error}") from error
+    is_hook = isinstance(found, type) and Hook in found.__mro__ and is_dataclass(found)
+    if not is_hook:
+        raise RecipeError(
+            f"{whose} is no hook; make it a dataclass that subclasses cpt.hooks.base.Hook"
+        )
+    kind: type[Hook] = found
+    if (own := getattr(kind, "name", None)) != entry.name:
+        raise RecipeError(
+            f"{whose} calls itself {own!r}; write name: ClassVar[str] = {entry.name!r}"
+        )
+    return kind
 
 
 def build(name: str, settings: dict[str, Any], where: str) -> Hook:
@@ -61,6 +100,11 @@ def build(name: str, settings: dict[str, Any], where: str) -> Hook:
         raise RecipeError(f"{where}: {error}") from None
 
 
+def schema(hook: type[Hook]) -> dict[str, Any]:
+    """JSON schema of a hook's settings; references are to `#/$defs/`."""
+    return _written(hook).model_json_schema(ref_template="#/$defs/{model}")
+
+
 @cache
 def _written(hook: type[Hook]) -> type[Settings]:
     """What a person can write for a hook: its settings, with the types as strict as in the rest of a recipe.
@@ -71,9 +115,11 @@ def _written(hook: type[Hook]) -> type[Settings]:
     types = types_of(hook)
     settings: dict[str, Any] = {}
     for setting in written:
-        is_needed = setting.default is MISSING and setting.default_factory is MISSING
-        # Only what was written is taken over; the hook has its own defaults.
-        settings[setting.name] = (types[setting.name], ... if is_needed else None)
+        # The defaults are for schemas: only what was written is taken over, and the hook has its own.
+        default: Any = ... if setting.default is MISSING else setting.default
+        if setting.default_factory is not MISSING:
+            default = setting.default_factory()
+        settings[setting.name] = (types[setting.name], default)
     return create_model(hook.__name__, __base__=Settings, **settings)
 
 

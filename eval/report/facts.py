@@ -29,6 +29,7 @@ def facts(stage: Stage) -> list[tuple[str, list[str]]]:
     ran = f"{world.get('size', 1)} x {world.get('device', '?')}, {world.get('backend', '?')}"
     told = [
         ("from", origin),
+        ("merge", merge_lines(stage)),
         ("data", data_lines(stage)),
         ("hooks", hook_lines(stage) or ["none"]),
         ("steps", [str(manifest["num_steps"])] if manifest.get("num_steps") else []),
@@ -47,6 +48,14 @@ def hook_lines(stage: Stage) -> list[str]:
         else hook["name"]
         for hook in hooks
     ]
+
+
+def merge_lines(stage: Stage) -> list[str]:
+    """How a stage was made of others, where it was."""
+    merge = (stage.manifest.get("inputs") or {}).get("merge") or {}
+    rest = {key: value for key, value in merge.items() if key not in ("method", "steering")}
+    told = settings(_told(rest))
+    return [f"{merge['method']} ({told})" if told else merge["method"]] if merge else []
 
 
 def data_lines(stage: Stage) -> list[str]:

@@ -333,3 +333,19 @@ def test_the_table_shows_ids_hooks_and_status(chain: Any) -> None:
         "interrupted",
     ]
     assert lines[5].endswith("to do")
+
+
+def test_pretraining_stays_below_the_peak_of_the_base_model_where_it_is_known(chain: Any) -> None:
+    at_peak = "stages.pretrain.train.learning_rate=3e-4"
+    above = "stages.pretrain.train.learning_rate=4e-4"
+    assert chain.plan(above).nodes  # not known
+    chain.chain["model"]["peak_learning_rate"] = 3e-4
+    same = chain.plan(at_peak).node("base").id
+    with pytest.raises(
+        PlanError, match=r"0\.0004 is above the peak .* 0\.0003; warm up to 0\.1 to"
+    ):
+        chain.plan(above)
+    # Answers are taught at rates of their own; and what is known of the model does not change it.
+    assert chain.plan("stages.sft.train.learning_rate=1e-3").nodes
+    del chain.chain["model"]["peak_learning_rate"]
+    assert chain.plan().node("base").id == same

@@ -157,7 +157,10 @@ def test_the_documented_message_on_an_unknown_field_of_trl(chain: Any, refused: 
             "gate.on_regression=wran",
             "gate.on_regression: input should be 'warn' or 'stop', not 'wran'",
         ),
-        ("baseline=naiv", "baseline: input should be 'naive', not 'naiv'; did you mean 'naive'?"),
+        (
+            "baseline=naiv",
+            "baseline: input should be 'naive' or 'joint', not 'naiv'; did you mean 'naive'?",
+        ),
         ("model.dtype=fp32", "model.dtype: input should be 'float32'"),
         ("model.path=./x", "model: name one of path, gguf, random; here: path, random"),
         ("model.random.tokenizer.vocab_size=3", "model.random.tokenizer.vocab_size: "),
@@ -174,7 +177,7 @@ def test_wrong_values_of_a_chain(chain: Any, refused: Refused, change: str, line
         ("sft", "kind", 3, "kind: input should be a valid string, not 3"),
         ("sft", "train", [], "train: input should be a valid dictionary, not []"),
         ("sft", "hooks", {"kl": {}}, "hooks: input should be a valid list, not {'kl': {}}"),
-        ("sft", "data", [], "data: list should have at least 1 item"),
+        ("sft", "data", [], "data is missing"),
         (
             "sft",
             "data",

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from cpt.errors import CptError, PlanError, RecipeError
-from cpt.manifest import Manifest
+from cpt.manifest import Ancestor, Manifest
 from launch.by_hand import job_by_hand
 from stages.base import Job
 
@@ -159,3 +159,47 @@ class TestIds:
 def made(folder: Path, job: Job) -> None:
     folder.mkdir()
     Manifest(id=job.id, kind=job.spec.kind, name=job.name).write(folder)
+
+
+class TestMerges:
+    """A stage that merges is given its models as a list, and what they come from beside it."""
+
+    @pytest.fixture
+    def merge(self, tmp_path: Path) -> Callable[..., Job]:
+        """Stages a and b, both from c; `merge` is read as `launch.stage` does."""
+        for name in ("c", "a", "b"):
+            past = () if name == "c" else (Ancestor("c", "base-c", "base", "../c"),)
+            kind = "sft" if past else "base"
+            Manifest(id=f"{kind}-{name}", kind=kind, name=name, past=past).write(tmp_path / name)
+
+        def job(settings: dict[str, Any], *arguments: str) -> Job:
+            file = tmp_path / "merge.yaml"
+            file.write_text(yaml.safe_dump({"kind": "merge", "merge": settings}))
+            parents = f"parent=[{tmp_path / 'a'}, {tmp_path / 'b'}]"
+            return job_by_hand([str(file), parents, f"output={tmp_path / 'output'}", *arguments])
+
+        return job
+
+    def test_models_and_base_are_roles(self, merge: Any, tmp_path: Path) -> None:
+        job = merge({"method": "ties", "base": "c"})
+        assert job.parent == str(tmp_path / "a")
+        assert job.roles == {"parent.2": str(tmp_path / "b"), "base": str(tmp_path / "c")}
+        assert job.parents == {"parent": "sft-a", "parent.2": "sft-b", "base": "base-c"}
+        assert merge({"method": "ties", "base": "c"}, f"base={tmp_path / 'c'}").id == job.id
+        assert merge({"method": "ties", "base": "c", "density": 0.5}).id != job.id
+
+    def test_what_is_refused(self, merge: Any, by_hand: Any, tmp_path: Path) -> None:
+        with pytest.raises(RecipeError, match=r"merge\.weights: 3 numbers for 2 models"):
+            merge({"method": "soup", "weights": [0.5, 0.25, 0.25]})
+        with pytest.raises(PlanError, match=r"merge\.base: sft-a is no ancestor"):
+            merge({"method": "ties", "base": "a"})
+        merge({"method": "ties", "base": "a", "unrelated": True})
+        with pytest.raises(PlanError, match="have no ancestor in common"):
+            merge({"method": "soup"}, f"parent=[{tmp_path / 'a'}, {tmp_path / 'parent'}]")
+        with pytest.raises(RecipeError, match="a sft stage continues one stage, not 2"):
+            by_hand("sft", f"parent=[{tmp_path / 'a'}, {tmp_path / 'b'}]")
+
+    def test_one_process_is_enough(self, merge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(PlanError, match="runs in one process, not 2"):
+            merge({"method": "soup"})

@@ -10,6 +10,7 @@ import pytest
 from cpt.errors import CptError
 from cpt.manifest import Manifest
 from cpt.store import Store
+from eval.probe import result_path
 from launch import chain as chains
 from launch.backend import ROOT
 from launch.console import Console
@@ -109,3 +110,37 @@ def test_a_worker_takes_no_lock_of_its_own(chain: Chain, monkeypatch: pytest.Mon
         stage.execute(job, console, is_held=True)
         with pytest.raises(BlockingIOError, match="waiting"):
             stage.execute(job, console)
+
+
+@pytest.mark.parametrize(("probes", "expected"), [(False, ["merge"]), (True, ["merge", "group"])])
+def test_a_merge_needs_no_process_group_but_for_its_probes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probes: bool, expected: list[str]
+) -> None:
+    merge = "stages.grpo={kind: merge, from: [sft, dpo], merge: {method: soup}}"
+    changes = ["num_processes=2", "stages.dpo.from=pretrain", merge]
+    changes += [] if probes else ["probes=null"]
+    chain = open_chain(SMOKE, changes, tmp_path / "runs", "ddp")
+    node = chain.plan.node("grpo")
+    done = []
+
+    def merged(job: Any, console: Console) -> None:
+        done.append("merge")
+        assert job.id == node.id
+        assert {*job.roles} == {"parent.2"}
+        with (chain.store.root / "locks" / node.id).open() as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        make(chain.store, node.id)
+
+    def group(*arguments: Any) -> None:
+        done.append("group")
+        assert chain.suite
+        file = result_path(chain.store.stage(node.id), chain.suite)
+        file.parent.mkdir()
+        file.write_text("{}")
+
+    monkeypatch.setattr("launch.stage.make_merge", merged)
+    monkeypatch.setattr("launch.quiet.hush_bars", lambda verbose: None)
+    monkeypatch.setattr(chains, "run_group", group)
+    for _ in range(2):  # the second finds all done
+        chains._make(chain, node, Heard(), False)
+        assert done == expected

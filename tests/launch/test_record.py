@@ -102,6 +102,11 @@ def test_a_baseline_that_ran_later_reaches_the_report(opened: Open, tmp_path: Pa
     make(naive)
     assert "smoke" in run(naive)
     assert "smoke-naive" in run(main)
+    # Of two baselines a report shows the naive one; the other is compared with the chain itself.
+    joint = opened("baseline=joint")
+    make(joint)
+    assert "smoke-naive" not in run(joint)
+    assert "smoke-joint" not in run(main)
     folder = main.store.chain("smoke")
     written = (folder / "report.html").stat().st_mtime_ns
     run(main)

@@ -135,3 +135,19 @@ class TestAgainstInstalledTrl:
         (found,) = (f for f in dataclasses.fields(getattr(trl, config)) if f.name == field)
         words = set(re.findall(r"\w+", found.metadata["help"]))
         assert set(trl_table.PROSE_CHOICES[config, field]) <= words
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (None, "cosine_with_min_lr needs min_lr, or min_lr_rate as a share of learning_rate"),
+        ({"min_lr": 1e-6, "min_lr_rate": 0.1}, "needs min_lr, or min_lr_rate"),
+        ({"min_lr_rat": 0.1}, "has no 'min_lr_rat'; did you mean 'min_lr_rate'?"),
+    ],
+)
+def test_a_schedule_with_a_floor_has_one(given: Any, words: str) -> None:
+    train = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": given}
+    with pytest.raises(RecipeError, match=re.escape(words)):
+        check_train("SFTConfig", train, "pretrain.yaml")
+    right = train | {"lr_scheduler_kwargs": {"min_lr_rate": 0.1}}
+    assert check_train("SFTConfig", right, "x")["lr_scheduler_kwargs"] == {"min_lr_rate": 0.1}

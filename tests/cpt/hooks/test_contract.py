@@ -105,6 +105,24 @@ def test_every_hook_of_the_table_has_a_case() -> None:
     assert sorted(CASES) == HOOKS
 
 
+#: What a coefficient is called; 0 of each is what `baseline: naive` must equal.
+COEFFICIENTS = ("beta", "share", "strength", "coefficient")
+
+
+def test_every_coefficient_0_together_is_the_naive_baseline_to_the_bit(
+    stages: TinyStages, train: Train
+) -> None:
+    off = [
+        {name: case.off}
+        for name, case in CASES.items()
+        if any((case.off or {}).get(each) == 0 for each in COEFFICIENTS)
+    ]
+    assert {"replay", "kl"} <= {name for hook in off for name in hook}
+    without, together = train("sft", micro_batch=8), train("sft", off, micro_batch=8)
+    assert equal(without.weights, together.weights)
+    assert [row["loss"] for row in without.log] == [row["loss"] for row in together.log]
+
+
 @pytest.mark.parametrize("hook", HOOKS)
 class TestEveryHook:
     def test_unknown_setting_is_refused(self, hook: str) -> None:

@@ -1,0 +1,124 @@
+"""Probes that choose: what of them enters a stage's id, and how a stage measures them while it is made.
+
+A probe that chooses among models must not be one that the report scores them with: the best of several
+by chance
+would look better than it is. So it comes from a suite of its own, and both are compared, here by what they
+measure, and item by item once they have run.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cpt import ids
+from cpt.errors import CptError, ProbeError, RecipeError
+from cpt.merging.spec import GreedySoup
+from cpt.settings import did_you_mean
+from cpt.store import Store
+from eval.suite import Probe, Suite, load_suite
+from launch.console import Console
+from stages.base import Job
+
+
+def steering(merge: Any, where: str, suite: Suite | None = None) -> str | None:
+    """Hash of the probe that a merge chooses by; None where it does not choose.
+
+    Args:
+        merge: the stage's settings.
+        where: its file.
+        suite: what the chain's report scores.
+
+    Raises:
+        RecipeError: there is no such suite or probe, or the report scores it.
+    """
+    if not isinstance(merge, GreedySoup):
+        return None
+    probe = _probe(merge, where)[1]
+    for other in suite.probes.values() if suite else ():
+        if (probe.task, probe.data) == (other.task, other.data):
+            raise RecipeError(
+                f"{where}: merge.probe: {probe.name} has the items of {other.name}, which the report scores; "
+                f"what chooses models must not measure them too, so name a probe on other data"
+            )
+    return probe.fingerprint
+
+
+def scorer(job: Job, console: Console) -> Callable[[Path], float] | None:
+    """What measures a checkpoint with the probe that a merge chooses by; None where it does not choose."""
+    if not isinstance(job.spec.merge, GreedySoup):
+        return None
+    whole, probe = _probe(job.spec.merge, job.spec.file)
+    suite = Suite(whole.name, whole.path, whole.batch_size, whole.max_length, {probe.name: probe})
+    scored = _scored_items([job.parent, *job.roles.values()])
+
+    def score(folder: Path) -> float:
+        from cpt import checkpoint
+        from eval.probe import probe_model
+
+        load = dict(job.load)
+        model = checkpoint.load_model(str(folder), **load)
+        tokenizer = checkpoint.load_tokenizer(str(folder), load.get("trust_remote_code", False))
+        model.to(_device())
+        cell = probe_model(
+            model,
+            tokenizer,
+            suite,
+            cache=Store(job.store).cache if job.store else ids.cache_dir(),
+            stage_id=folder.name,
+            progress=console.progress(f"{job.name}: "),
+            verbose=job.verbose,
+        )["probes"][probe.name]
+        _check_items(cell, scored, f"{job.spec.file}: merge.probe: {probe.name}")
+        return float(cell["value"]) if cell["higher_is_better"] else -float(cell["value"])
+
+    return score
+
+
+def _probe(merge: GreedySoup, where: str) -> tuple[Suite, Probe]:
+    try:
+        suite = load_suite(Path(merge.suite))
+    except CptError as error:
+        raise RecipeError(
+            f"{where}: merge.suite: {error}"
+        ) from None  # bad input, whatever its own code
+    if merge.probe not in suite.probes:
+        near = did_you_mean(merge.probe, suite.probes)
+        raise RecipeError(f"{where}: merge.probe: {merge.suite} has no {merge.probe!r}{near}")
+    return suite, suite.probes[merge.probe]
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _scored_items(folders: list[str]) -> dict[str, str]:
+    """Item -> probe, of all that was measured on the merged stages."""
+    found: dict[str, str] = {}
+    for folder in folders:
+        for file in sorted(Path(folder).glob("probes/*.json")):
+            for name, cell in json.loads(file.read_text(encoding="utf-8"))["probes"].items():
+                found |= {_document(item["id"]): name for item in cell["items"]}
+    return found
+
+
+def _check_items(cell: dict[str, Any], scored: dict[str, str], where: str) -> None:
+    """Refuse items that are among those that the report scores.
+
+    Raises:
+        ProbeError: names the report's probe.
+    """
+    both = {_document(item["id"]) for item in cell["items"]} & scored.keys()
+    if both:
+        raise ProbeError(
+            f"{where}: {len(both)} of its {len(cell['items'])} items are also in {scored[min(both)]}, "
+            f"which the "
+            f"report scores; what chooses models must not measure them too, so name a probe on other items"
+        )
+
+
+def _document(item: str) -> str:
+    """The document's hash in an item's id, which a group's task may precede and a repetition follow."""
+    return item.rpartition("/")[2].partition("-")[0]
