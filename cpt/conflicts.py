@@ -3,13 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from cpt.combinations import check_combinations
 from cpt.errors import PlanError
 from cpt.hooks.base import Hook, points
+from cpt.hooks.gem import MOST
 from cpt.model_spec import ModelSpec
 from cpt.recipe import StageSpec
 from cpt.settings import did_you_mean
 from cpt.vocabulary import of_model
 
+#: Hooks that take the gradient of old rows, whatever the stage itself trains on.
+CONSTRAINS = frozenset({"agem", "gem"})
 #: Ends the id of a stage that could not be planned; what comes after it is checked all the same.
 UNKNOWN = "-unknown"
 
@@ -31,12 +35,18 @@ def check_recalls(
         PlanError: names the stage and what to write instead.
     """
     own = f"{where}: hooks.{hook.name}"
+    num_chosen = len(lineage) - 1 if "all" in hook.recalls() else len(hook.recalls())
+    if hook.name == "gem" and num_chosen > MOST:
+        raise PlanError(
+            f"{own}: of: {num_chosen} stages, and each costs a backward pass a step and 4 bytes per "
+            f"trained parameter; name {MOST} at most, or use agem"
+        )
     names = {node.name: node for node in lineage} | {"previous": lineage[-1]}
     for target in hook.recalls():
         if target != "all" and target not in names:
             hint = did_you_mean(target, [*names, "all"])
             raise PlanError(f"{own}: of: {target!r} is no stage before this one{hint}")
-        if "mix" not in points(hook):
+        if "mix" not in points(hook) and hook.name not in CONSTRAINS:
             continue
         for node in (lineage[1:] or lineage) if target == "all" else (names[target],):
             if node.kind == "base":
@@ -47,6 +57,13 @@ def check_recalls(
             if node.id.endswith(UNKNOWN):
                 continue
             formats = kind_of(node.kind, where).formats[:1]
+            if hook.name in CONSTRAINS:
+                if formats in ((), ("prompt",)) and target != "all":
+                    raise PlanError(
+                        f"{own}: {node.name} left no row with an answer, and so nothing to constrain; name "
+                        f"a stage that left texts, chats or pairs, or a data set: source: <data config>"
+                    )
+                continue
             if not set(formats) & set(kind.formats):
                 raise PlanError(
                     f"{own}: {node.name} left {formats[0]} rows, and a {kind.name} stage trains on "
@@ -67,27 +84,7 @@ def check_hooks(
     Raises:
         PlanError: names both sides and a way out.
     """
-    adapting = [hook.name for hook in hooks if "adapt" in points(hook)]
-    if len(adapting) > 1:
-        raise PlanError(
-            f"{where}: hooks: {' and '.join(adapting)} both change what is trained; keep one"
-        )
-    for single in ("ema", "interpolate"):
-        if sum(hook.name == single for hook in hooks) > 1:
-            raise PlanError(f"{where}: hooks: {single} is listed twice; it has one result")
-    shares = [getattr(hook, "share", 0.0) for hook in hooks if hook.name == "replay"]
-    if sum(shares) >= 1:
-        raise PlanError(
-            f"{where}: hooks: replay shares sum to {sum(shares):g} and leave nothing for new data"
-        )
-    if len({getattr(hook, "unit", "") for hook in hooks if hook.name == "replay"}) > 1:
-        raise PlanError(
-            f"{where}: hooks: replay entries count in different units; use tokens or samples for all"
-        )
-    if any(hook.name == "kl" for hook in hooks) and kind.uses("reference", spec):
-        warnings.append(
-            f"{where}: kl and {kind.name}'s own beta both hold the model to an earlier stage"
-        )
+    check_combinations(hooks, spec, kind, where, warnings)
     for hook in hooks:
         if hook.kinds is not None and kind.name not in hook.kinds:
             others = ", ".join(sorted(hook.kinds))

@@ -49,6 +49,17 @@ class View:
         for name, parameter in trainable(self.model):
             yield name, parameter.detach(), parameter.grad
 
+    def gradients(self) -> "list[Tensor]":
+        """Every parameter's gradient, to be written into: 0 is put where the loss did not reach one."""
+        import torch
+
+        found = []
+        for _, parameter in trainable(self.model):
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            found.append(parameter.grad)
+        return found
+
     def sum_(self, value: "Tensor") -> "Tensor":
-        """Sum a scalar over the shards of all processes; here every process holds everything."""
+        """Sum scalars over the shards of all processes; here every process holds everything."""
         return value

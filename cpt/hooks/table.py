@@ -17,6 +17,8 @@ TABLE: dict[str, str] = {
     "lora": "cpt.hooks.lora:Lora",
     "ema": "cpt.hooks.ema:EMA",
     "interpolate": "cpt.hooks.interpolate:Interpolate",
+    "agem": "cpt.hooks.agem:AGEM",
+    "gem": "cpt.hooks.gem:GEM",
 }
 
 
