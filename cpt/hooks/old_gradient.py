@@ -101,7 +101,7 @@ def old_gradient(view: "View", rehearsal: Rehearsal, ctx: StageContext) -> "list
 
 
 def inner(one: "Tensor | None", other: "Tensor | None") -> "Tensor | float":
-    """<one, other> of what this process holds; None counts as 0. In fp64, where products of fp32 are exact."""
+    """<one, other> of what this process holds; None is 0. In fp64, where products of fp32 are exact."""
     import torch
 
     if one is None or other is None:
