@@ -45,9 +45,9 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
     )
     return {
         "sft": sft,
-        "pretrain": ("pretrain", [general], {}),
+        "pretrain": ("pretrain", [general, {"agem": {"of": "sft"}}], {}),
         "dpo with an adapter": adapter,
-        "dpo": ("dpo", [kl, blend], {}),
+        "dpo": ("dpo", [kl, blend, {"gem": {"of": ["pretrain", "sft"]}}], {}),
         "grpo": ("grpo", [kl], {}),  # every process samples its own completions
         "sft again": sft,
         "dpo with an adapter again": adapter,
