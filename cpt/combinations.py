@@ -70,7 +70,7 @@ def _units(stage: Stage) -> Sequence[str]:
 
 def _importance_of_frozen(stage: Stage) -> Sequence[str]:
     """An adapter that a stage continues is what the stage before trained."""
-    held = [hook.name for hook in stage.hooks if hook.name in IMPORTANCE]
+    held = _importances(stage)
     adapters = [
         hook.name
         for hook in stage.hooks
@@ -80,7 +80,12 @@ def _importance_of_frozen(stage: Stage) -> Sequence[str]:
 
 
 def _two_importances(stage: Stage) -> Sequence[str]:
-    return _several(sorted({hook.name for hook in stage.hooks} & IMPORTANCE))
+    return _several(sorted({*_importances(stage)}))
+
+
+def _importances(stage: Stage) -> list[str]:
+    """At strength 0 a penalty is not there."""
+    return [h.name for h in stage.hooks if h.name in IMPORTANCE and getattr(h, "strength", 1) != 0]
 
 
 def _same_term(stage: Stage) -> Sequence[str]:

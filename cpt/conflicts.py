@@ -46,25 +46,33 @@ def check_recalls(
         if target != "all" and target not in names:
             hint = did_you_mean(target, [*names, "all"])
             raise PlanError(f"{own}: of: {target!r} is no stage before this one{hint}")
-        if "mix" not in points(hook) and hook.name not in CONSTRAINS:
+        reached = (lineage[1:] or lineage) if target == "all" else (names[target],)
+        if hook.reads_memory:
+            for node in reached:
+                if not node.id.endswith(UNKNOWN) and hook.name not in {
+                    h.name for _, h in node.hooks
+                }:
+                    raise PlanError(
+                        f"{own}: of: {node.name} does not list {hook.name}, which measures while a stage "
+                        f"trains; list it there too, or protect it with another hook"
+                    )
+        if not hook.rehearses():
             continue
-        for node in (lineage[1:] or lineage) if target == "all" else (names[target],):
+        for node in reached:
             if node.kind == "base":
                 raise PlanError(
-                    f"{own}: the base model left no rows to rehearse; name a data set: "
+                    f"{own}: the base model left no rows; name a data set: "
                     f"{hook.name}: {{source: <data config>}}"
                 )
             if node.id.endswith(UNKNOWN):
                 continue
             formats = kind_of(node.kind, where).formats[:1]
-            if hook.name in CONSTRAINS:
-                if formats in ((), ("prompt",)) and target != "all":
-                    raise PlanError(
-                        f"{own}: {node.name} left no row with an answer, and so nothing to constrain; name "
-                        f"a stage that left texts, chats or pairs, or a data set: source: <data config>"
-                    )
-                continue
-            if not set(formats) & set(kind.formats):
+            if hook.name in CONSTRAINS and formats in ((), ("prompt",)) and target != "all":
+                raise PlanError(
+                    f"{own}: {node.name} left no row with an answer, and so nothing to constrain; name "
+                    f"a stage that left texts, chats or pairs, or a data set: source: <data config>"
+                )
+            if "mix" in points(hook) and not set(formats) & set(kind.formats):
                 raise PlanError(
                     f"{own}: {node.name} left {formats[0]} rows, and a {kind.name} stage trains on "
                     f"{' or '.join(kind.formats)}; name a source of that format"

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cpt.hooks.base import Hook
-from cpt.hooks.ema import EMA
 from cpt.hooks.lora import Lora
 from cpt.model_size import ModelSize
 from cpt.plan import Node
@@ -77,7 +76,7 @@ def footprint(
 ) -> Footprint | None:
     """Bytes that a stage needs; None where the optimizer's states are not known.
 
-    peak = weights + trained + frozen + averages + activations + head, and on a CPU the libraries:
+    peak = weights + trained + frozen + hooks + activations + head, and on a CPU the libraries:
 
     - weights: N b, b bytes a number. Under an adapter only its A numbers are trained, in 4 bytes each.
       16-bit computing on 32-bit weights keeps a copy in 2 bytes.
@@ -86,7 +85,7 @@ def footprint(
       moments in 32 bits), with ZeRO-2 (b + 12) P / w.
     - frozen: N b for the reference of a stage that has one, and for each model that a kl hook holds; none
       where it is what lies below an adapter.
-    - averages: 4 P with ema.
+    - hooks: what they hold for each of the P numbers: 4 with ema, 8 with ewc, and so on.
     - activations of T = sequences * length tokens, H wide with I in the feed-forward part: 40 H + 16 I
       bytes a token and layer in 32 bits, 24 H + 8 I in 16, 34 H + 8 I where they are mixed. With
       checkpointing b H a token and layer, and one layer whole.
@@ -111,19 +110,19 @@ def footprint(
         return None
     states += 4 if is_zero else 0  # the master copy
     shards = {"ddp": 2.0, "zero2": 1 / world}
-    average = 4 * trained * sum(isinstance(hook, EMA) for hook in hooks)
+    held = trained * sum(hook.bytes_per_weight() for hook in hooks)
     weights = n * width + (each * trained if lora else 0)
     parts = {
         "weights": weights + (2 * n if load.half and width == 4 else 0),
         "gradients": each * trained * shards.get(backend, 1.0),
         "states": states * trained / (world if is_zero else 1),
         "frozen": _references(node, parent, hooks, lora is not None) * n * BYTES[dtype],
-        "averages": average,
+        "hooks": held,
         "activations": _activations(size, load, width),
         "head": _head(size, load, sum(_is_kl(hook) for hook in hooks)),
         "libraries": LIBRARIES if load.on_cpu else 0.0,
     }
-    checkpoint = each * trained + states * trained + average
+    checkpoint = each * trained + states * trained + held
     return Footprint(parts, 2 * checkpoint if load.saves else 0.0, weights)
 
 

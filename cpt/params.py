@@ -44,21 +44,20 @@ class View:
     model: "nn.Module"
     world: World
 
-    def shards(self) -> Iterator[tuple[str, "Tensor", "Tensor | None"]]:
-        """(bare name, weights, gradient); writing into either changes the model's."""
+    def shards(
+        self, with_gradient: bool = False
+    ) -> Iterator[tuple[str, "Tensor", "Tensor | None"]]:
+        """(bare name, weights, gradient); writing into either changes the model's.
+
+        Args:
+            with_gradient: one of zeros where the loss gave none, as for an expert that no token went to.
+        """
         for name, parameter in trainable(self.model):
-            yield name, parameter.detach(), parameter.grad
+            if with_gradient and parameter.grad is None:
+                import torch
 
-    def gradients(self) -> "list[Tensor]":
-        """Every parameter's gradient, to be written into: 0 is put where the loss did not reach one."""
-        import torch
-
-        found = []
-        for _, parameter in trainable(self.model):
-            if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            found.append(parameter.grad)
-        return found
+            yield name, parameter.detach(), parameter.grad
 
     def sum_(self, value: "Tensor") -> "Tensor":
         """Sum scalars over the shards of all processes; here every process holds everything."""

@@ -93,6 +93,14 @@ def open_model(job: Job, tokenizer: Any, start: str) -> Any:
     return model
 
 
+def num_new_rows(job: Job, model: Any, start: str) -> int:
+    """Embeddings that the stage's own change of the tokenizer has added to those of its start."""
+    if not job.spec.model:
+        return 0
+    before = checkpoint.load_config(start, bool(job.load.get("trust_remote_code")))
+    return int(model.get_input_embeddings().weight.shape[0] - before.get_text_config().vocab_size)
+
+
 def _verify(stage: Path) -> None:
     """Check the checkpoint in a stage folder against its manifest; other folders have none."""
     if (stage / "manifest.json").is_file():

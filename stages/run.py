@@ -34,6 +34,7 @@ from stages.notes import Clock, note_check, read_checks
 from stages.opening import (
     build_hooks,
     checkpoint_of,
+    num_new_rows,
     open_model,
     open_tokenizer,
     past_of,
@@ -97,6 +98,7 @@ class _StageRun:
         self.data = stage_supply(job, self.kind, self.hooks, self.tokenizer, world, log.say)
         log.say(f"{job.name}: loading {self.before[-1].id}")
         self.model = open_model(job, self.tokenizer, self.start)
+        ctx.new_rows = num_new_rows(job, self.model, self.start)
         check_shapes(self.model, self.hooks, self.before, self.start, job)
         self.model.to(world.device)
         self.samples = self.kind.prompts(self.data.exemplars, self.tokenizer, NUM_SAMPLES)

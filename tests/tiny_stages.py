@@ -53,7 +53,9 @@ class TinyStages:
         _write_data(self.root)
         self.base = self._make_base()
         self.pretrain = self.train(self.job("pretrain", parent=self.base, learning_rate=1.0)).job
-        self.sft = self.train(self.job("sft", parent=self.pretrain.output, learning_rate=1.0)).job
+        # Its path is measured, which changes nothing of how it is trained.
+        measured = self.job("sft", {"si": {}}, parent=self.pretrain.output, learning_rate=1.0)
+        self.sft = self.train(measured).job
 
     def data(self, name: str) -> dict[str, Any]:
         """A data config."""

@@ -85,6 +85,14 @@ r    gradient of mean_t -log p(y_t) over the label tokens of old rows, drawn ane
         """The stages whose exemplars are read."""
         return stages_named(self.of)
 
+    def rehearses(self) -> bool:
+        """Unless a data set takes their place."""
+        return self.source is None
+
+    def bytes_per_weight(self) -> float:
+        """r, in fp32."""
+        return 4.0
+
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Read the old rows.
 
@@ -128,10 +136,12 @@ r    gradient of mean_t -log p(y_t) over the label tokens of old rows, drawn ane
             "grad_norm": square.sqrt(),
         }
         if told["violated"]:
-            gradients = view.gradients()
+            gradients = [gradient for _, _, gradient in view.shards(with_gradient=True)]
             for group, (dot, norm, _) in zip(groups, products.tolist(), strict=True):
                 for number in group if dot < 0 else ():
-                    gradients[number].sub_(references[number], alpha=dot / norm)
+                    gradient = gradients[number]
+                    assert gradient is not None
+                    gradient.sub_(references[number], alpha=dot / norm)
         return told
 
     def _references(self, view: "View", ctx: StageContext) -> "list[Tensor]":

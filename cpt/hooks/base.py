@@ -90,6 +90,7 @@ class StageContext:
         load: an earlier stage's model, to be measured and thrown away.
         cached: (key, how it is made) -> tensors that are made once: by the main process or by all of them
             together, and kept beside the stages.
+        new_rows: embeddings that the stage itself has added for new tokens.
         learning_rate: of the optimizer step that is under way.
         batch_size: sequences, pairs or completions of an optimizer step, over all processes.
         micro_batch: those that one process takes at a time.
@@ -108,6 +109,7 @@ class StageContext:
     encode: Callable[[Sequence[Row]], list[Example]] | None = None
     load: "Callable[[PastStage], PreTrainedModel] | None" = None
     cached: "Callable[[object, Callable[[], Tensors]], Tensors] | None" = None
+    new_rows: int = 0
     learning_rate: float = 0.0
     batch_size: int = 8
     micro_batch: int = 8
@@ -148,6 +150,8 @@ class Hook(Protocol):
     version: ClassVar[int] = 1
     kinds: ClassVar[frozenset[str] | None] = None
     order: ClassVar[int] = 0
+    #: Whether the stages that it recalls must have listed the same hook.
+    reads_memory: ClassVar[bool] = False
 
     def recalls(self) -> tuple[str, ...]:
         """Earlier stages that the hook reads, by name; `previous`, `base` and `all` count as names."""
@@ -198,6 +202,14 @@ class Hook(Protocol):
     def keep(self, memory: Path, ctx: StageContext) -> None:
         """Leave files to later stages."""
         return
+
+    def rehearses(self) -> bool:
+        """Whether it needs rows that the stages it recalls have left."""
+        return False
+
+    def bytes_per_weight(self) -> float:
+        """What it holds in memory while the stage trains, per trained weight."""
+        return 0.0
 
     def compares(self) -> bool:
         """Whether an earlier stage's model stands beside this one's, so that their shapes must agree."""

@@ -56,6 +56,10 @@ result: m_n / (1 - decay^n)""",
     mean: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     num_steps: int = field(default=0, init=False, repr=False)
 
+    def bytes_per_weight(self) -> float:
+        """The average."""
+        return 4.0
+
     def track(self, view: "View", ctx: StageContext) -> None:
         """Move the average by one step."""
         import torch

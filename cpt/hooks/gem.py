@@ -87,6 +87,15 @@ margin = 0: the nearest v to g with <v, g_k> >= 0 for every k""",
         """The stages whose exemplars are read."""
         return stages_named(self.of)
 
+    def rehearses(self) -> bool:
+        """Unless a data set takes their place."""
+        return self.source is None
+
+    def bytes_per_weight(self) -> float:
+        """Every g_k, in fp32; `all` counts as the most that there can be."""
+        of = self.recalls()
+        return 4.0 * (MOST if "all" in of else max(len(of), 1))
+
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Read the old rows.
 
@@ -130,7 +139,8 @@ margin = 0: the nearest v to g with <v, g_k> >= 0 for every k""",
         if not bool((gram[0, 1:] < 0).any()):
             return {"violated": 0.0, "kept": 1.0}
         weights = dual(gram.numpy(), self.margin)
-        for gradient, *parts in zip(view.gradients(), *olds, strict=True):
+        for (_, _, gradient), *parts in zip(view.shards(with_gradient=True), *olds, strict=True):
+            assert gradient is not None
             # In fp32, and rounded once.
             total = parts[0].mul_(weights[0])
             for weight, part in zip(weights[1:], parts[1:], strict=True):

@@ -1,19 +1,16 @@
 """The gradient of the loss on old rows at the present weights: which rows, and how it is taken."""
 
 import math
-import random
-from itertools import islice
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from cpt.data import Reader, open_rows
 from cpt.data_spec import DataSpec
 from cpt.errors import HookError
 from cpt.generators import untouched_generators
 from cpt.hooks.backbone import bare_model
 from cpt.hooks.base import StageContext
+from cpt.hooks.old_rows import sample_of
 from cpt.past import NUM_EXEMPLARS, Past
 from cpt.rehearsal import Example, Rehearsal, hidden_states
-from cpt.rows import Row, RowFormat
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
@@ -49,7 +46,7 @@ def old_examples(
     """
     assert ctx.encode is not None
     if source is not None:
-        found = {source.label: _labelled(ctx.encode(_sample(source, ctx.seed)))}
+        found = {source.label: _labelled(ctx.encode(sample_of(source, NUM_EXEMPLARS, ctx.seed)))}
     else:
         stages = past.select(of or "all")
         found = {stage.name: _labelled(ctx.encode(stage.rows())) for stage in stages}
@@ -121,15 +118,3 @@ def _exact(tensor: "Tensor") -> "dtype":
 
 def _labelled(examples: list[Example]) -> list[Example]:
     return [example for example in examples if example.num_labels]
-
-
-def _sample(source: DataSpec, seed: int) -> list[Row]:
-    formats: tuple[RowFormat, ...] = get_args(RowFormat)
-    opened = open_rows(source, formats)
-    if isinstance(opened, Reader):
-        rows = [row for _, row in islice(opened, NUM_EXEMPLARS)]
-        opened.check()
-        return rows
-    if opened.num_good <= NUM_EXEMPLARS:
-        return opened.rows
-    return random.Random(f"{seed}/old rows").sample(opened.rows, NUM_EXEMPLARS)

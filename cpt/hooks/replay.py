@@ -72,6 +72,10 @@ loss  = mean over all label tokens of the mixed stream""",
             return ()
         return (self.of,) if isinstance(self.of, str) else tuple(self.of)
 
+    def rehearses(self) -> bool:
+        """The stages' exemplars, unless there is a data set instead."""
+        return self.of is not None
+
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Read the exemplars.
 

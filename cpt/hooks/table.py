@@ -3,6 +3,7 @@
 from dataclasses import MISSING, fields
 from functools import cache
 from importlib import import_module, metadata
+from inspect import get_annotations
 from typing import Any, get_type_hints
 
 from pydantic import create_model
@@ -15,6 +16,11 @@ TABLE: dict[str, str] = {
     "replay": "cpt.hooks.replay:Replay",
     "kl": "cpt.hooks.kl:KL",
     "lora": "cpt.hooks.lora:Lora",
+    "l2_sp": "cpt.hooks.l2_sp:L2SP",
+    "ewc": "cpt.hooks.ewc:EWC",
+    "online_ewc": "cpt.hooks.ewc:OnlineEWC",
+    "si": "cpt.hooks.si:SI",
+    "mas": "cpt.hooks.mas:MAS",
     "ema": "cpt.hooks.ema:EMA",
     "interpolate": "cpt.hooks.interpolate:Interpolate",
     "agem": "cpt.hooks.agem:AGEM",
@@ -63,14 +69,25 @@ def _written(hook: type[Hook]) -> type[Settings]:
 
     A strict dataclass would take nothing but an instance of itself from pydantic.
     """
-    types = get_type_hints(hook, include_extras=True)
+    written = [setting for setting in fields(hook) if setting.init]  # type: ignore[arg-type]
+    types = types_of(hook)
     settings: dict[str, Any] = {}
-    for setting in fields(hook):  # type: ignore[arg-type]
-        if setting.init:
-            is_needed = setting.default is MISSING and setting.default_factory is MISSING
-            # Only what was written is taken over; the hook has its own defaults.
-            settings[setting.name] = (types[setting.name], ... if is_needed else None)
+    for setting in written:
+        is_needed = setting.default is MISSING and setting.default_factory is MISSING
+        # Only what was written is taken over; the hook has its own defaults.
+        settings[setting.name] = (types[setting.name], ... if is_needed else None)
     return create_model(hook.__name__, __base__=Settings, **settings)
+
+
+def types_of(hook: type[Hook]) -> dict[str, Any]:
+    """Types of a hook's settings alone: what it keeps for itself may be typed for a checker only."""
+    names = {setting.name for setting in fields(hook) if setting.init}  # type: ignore[arg-type]
+    types: dict[str, Any] = {}
+    for owner in reversed(hook.__mro__):
+        own = {name: kind for name, kind in get_annotations(owner).items() if name in names}
+        holder = type(owner.__name__, (), {"__annotations__": own, "__module__": owner.__module__})
+        types |= get_type_hints(holder, include_extras=True)
+    return types
 
 
 def settings_of(hook: Hook) -> dict[str, Any]:

@@ -105,6 +105,9 @@ class TestImportanceAndAdapters:
     def test_an_adapter_that_is_continued_can_be_held(self) -> None:
         assert check(EWC, lora("continue")) == []
 
+    def test_at_strength_0_nothing_is_held(self) -> None:
+        assert check(hook("ewc", "pull", strength=0.0), lora(), hook("si", strength=0.0)) == []
+
     def test_what_is_left_of_a_frozen_model_can_be_held(self) -> None:
         assert check(EWC, hook("freeze", "adapt")) == []
 
@@ -235,6 +238,15 @@ class TestInAChain:
             PlanError, match="fp16 scales the gradients that a hook edits; use bf16"
         ):
             check_backend(node.spec, node.hooks, backend("ddp"))
+
+    @pytest.mark.parametrize("importance", ["ewc", "online_ewc", "mas", "l2_sp"])
+    def test_real_penalties_and_an_adapter(self, importance: str, chain: Any, refused: Any) -> None:
+        chain.stages["dpo"]["hooks"] = [importance, "lora"]
+        assert f"dpo.yaml: hooks: {importance} and lora: the weights that" in refused(chain.plan)
+
+    def test_real_penalties_add_up(self, chain: Any) -> None:
+        chain.stages["dpo"]["hooks"] = ["ewc", "l2_sp"]
+        assert "dpo.yaml: ewc and l2_sp each hold" in " ".join(chain.plan().warnings)
 
     def test_settings_enter_the_id(self, chain: Any) -> None:
         def sft(hooks: str) -> str:

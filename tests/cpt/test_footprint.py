@@ -8,8 +8,10 @@ import pytest
 from cpt.footprint import LIBRARIES, Footprint, Workload, footprint
 from cpt.hooks.base import Hook
 from cpt.hooks.ema import EMA
+from cpt.hooks.ewc import EWC
 from cpt.hooks.kl import KL
 from cpt.hooks.lora import Lora
+from cpt.hooks.si import SI
 from cpt.model_size import of_config
 from cpt.plan import Node
 
@@ -66,7 +68,7 @@ def test_adamw_in_32_bits_is_four_numbers_for_each_parameter() -> None:
         "gradients": 4 * N,
         "states": 8 * N,
         "frozen": 0,
-        "averages": 0,
+        "hooks": 0,
         "activations": 20 * 2 * (40 * 8 + 16 * 16),
         "head": 2 * 20 * 100 * 4 + 4 * 100 * 8,
         "libraries": 0,
@@ -86,8 +88,12 @@ def test_an_adapter_is_all_that_is_trained() -> None:
 
 
 def test_ema_keeps_one_more_copy_of_what_is_trained() -> None:
-    assert bytes_of(EMA()).parts["averages"] == 4 * N
-    assert bytes_of(EMA(), Lora(rank=2)).parts["averages"] == 4 * A
+    assert bytes_of(EMA()).parts["hooks"] == 4 * N
+    assert bytes_of(EMA(), Lora(rank=2)).parts["hooks"] == 4 * A
+    assert bytes_of(EWC(strength=1.0), EMA()).parts["hooks"] == 12 * N
+    assert bytes_of(EWC(strength=0.0)).parts["hooks"] == 0
+    assert bytes_of(SI()).parts["hooks"] == 16 * N
+    assert bytes_of(SI(of="previous")).parts["hooks"] == 24 * N
     assert bytes_of(EMA()).passing == 2 * 16 * N
 
 

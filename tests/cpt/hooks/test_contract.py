@@ -38,6 +38,24 @@ CASES = {
     "kl": Case({"of": "base", "beta": 0.5}, {"of": "base", "beta": 0.0}),
     "lora": Case({"rank": 2}, None),  # test_lora.py: a fresh adapter changes nothing
     "ema": Case({"decay": 0.5}, {"decay": 0.0}),
+    "l2_sp": Case({"of": "base", "strength": 0.1}, {"of": "base", "strength": 0.0}),
+    "ewc": Case(
+        {"of": "pretrain", "strength": 0.002, "samples": 8},
+        {"strength": 0.0},
+        first_stage_refuses="base left no rows; name a data set: ewc",
+    ),
+    "online_ewc": Case(
+        {"strength": 0.002, "samples": 8},
+        {"strength": 0.0},
+        first_stage_refuses="base left no rows; name a data set: online_ewc",
+    ),
+    "mas": Case(
+        {"of": "pretrain", "strength": 0.002, "samples": 8},
+        {"strength": 0.0},
+        first_stage_refuses="base left no rows; name a data set: mas",
+    ),
+    # The sft stage, which is the parent, lists it.
+    "si": Case({"of": "previous", "strength": 0.002}, {"of": "previous", "strength": 0.0}),
     "interpolate": Case({"of": "base", "alpha": 0.5}, {"of": "base", "alpha": 1.0}),
     # Without a conflict they do nothing: test_agem.py, test_gem.py.
     "agem": Case({"source": "general"}, None, first_stage_refuses="no row there has a token"),
@@ -75,6 +93,14 @@ def terms(trained: Trained) -> list[dict[str, float]]:
     return [
         {name: value for name, value in row.items() if name.startswith("hook/")}
         for row in trained.log
+    ]
+
+
+def values(trained: Trained) -> list[dict[str, float]]:
+    """The terms themselves, one name a hook."""
+    return [
+        {name: value for name, value in row.items() if name.count("/") == 1}
+        for row in terms(trained)
     ]
 
 
@@ -251,7 +277,7 @@ def test_logged_terms_sum_to_the_difference_of_the_loss(
     ]
     with_them = train(kind, hooks, micro_batch=micro_batch)
     without = train(kind, micro_batch=micro_batch)
-    logged = terms(with_them)[0]
+    logged = values(with_them)[0]
     assert logged.keys() == {"hook/kl", "hook/kl.2"}
     assert all(value > 1e-3 for value in logged.values())
     rise = with_them.log[0]["loss"] - without.log[0]["loss"]

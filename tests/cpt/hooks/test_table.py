@@ -1,7 +1,7 @@
 """A hook's settings are read as strictly as the rest of a recipe."""
 
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import pytest
 from pydantic import Field
@@ -14,11 +14,11 @@ from cpt.hooks.base import Hook
 def numbers() -> list[tuple[str, str]]:
     """(hook, setting) of everything in the table that is a number."""
     return [
-        (name, setting.name)
+        (name, setting)
         for name in table.names()
         for kind in [table.hook_class(name, "")]
-        for setting in fields(kind)  # type: ignore[arg-type]
-        if setting.init and get_type_hints(kind)[setting.name] in (int, float)
+        for setting, of in table.types_of(kind).items()
+        if getattr(of, "__origin__", of) in (int, float)
     ]
 
 

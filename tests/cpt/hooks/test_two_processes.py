@@ -1,5 +1,6 @@
 """Every hook on two processes (DDP over gloo) against one; a launch costs seconds, so there is one."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ pytestmark = pytest.mark.chain
 # Gradients are summed in another order; 4 steps of plain gradient descent in fp32.
 ROUNDING = 2e-6
 
-OFFLINE = ["sft", "pretrain", "dpo with an adapter", "dpo"]
+OFFLINE = ["sft", "pretrain", "dpo with an adapter", "dpo", "penalties"]
 #: Interrupted behind their first checkpoint, and continued.
-AGAIN = ["sft again", "dpo with an adapter again"]
+AGAIN = ["sft again", "dpo with an adapter again", "penalties again"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
     general = {"replay": {"source": stages.data("general"), "share": 0.25}}
     blend = {"interpolate": {"of": "base", "alpha": 0.5}}
     sft: Wanted = ("sft", [replay, kl, {"ema": {"decay": 0.5}}], {"checkpoint_every": 2})
+    measured = {"strength": 0.001, "samples": 7}
+    penalties = [
+        {"l2_sp": {"of": ["base", "sft"], "strength": 0.05}},
+        {"ewc": {"of": ["pretrain", "sft"], **measured}},
+        {"online_ewc": measured},
+        {"mas": {"of": "pretrain", "style": "proximal", **measured}},
+        {"si": {"of": "sft", "strength": 0.001}},
+    ]
     adapter: Wanted = (
         "dpo",
         [{"lora": {"rank": 2}}, kl],
@@ -48,7 +57,9 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
         "pretrain": ("pretrain", [general, {"agem": {"of": "sft"}}], {}),
         "dpo with an adapter": adapter,
         "dpo": ("dpo", [kl, blend, {"gem": {"of": ["pretrain", "sft"]}}], {}),
+        "penalties": ("sft", penalties, {"checkpoint_every": 2}),
         "grpo": ("grpo", [kl], {}),  # every process samples its own completions
+        "penalties again": ("sft", penalties, {"checkpoint_every": 2}),
         "sft again": sft,
         "dpo with an adapter again": adapter,
     }
@@ -63,6 +74,8 @@ def pairs(stages: TinyStages, tmp_path_factory: pytest.TempPathFactory) -> dict[
     }
     again = [jobs[name] for name in AGAIN]
     ranks = run_on_two(list(jobs.values()), tmp_path_factory.mktemp("two"), again)
+    # Else one process would read what two have measured.
+    shutil.rmtree(jobs["sft"].output.parent / "cache")
     one = {
         name: stages.train(stages.job(kind, hooks, micro_batch=4, **settings))
         for name, (kind, hooks, settings) in wanted.items()

@@ -1,0 +1,233 @@
+"""What each hook costs: time of an optimizer step and peak memory, as ratios to a stage without hooks.
+
+    python -m tests.bench.costs [--steps 6] [--only kl] [--folder KEEP]
+
+SmolLM2-135M on 2,048 tokens an optimizer step (8 packed rows of 256, all of them labels), each hook in a
+process of its own, on the GPU where there is one. The time is the median step after the first; what a hook
+does once, such as a Fisher, is told apart (`once_seconds`). For the hooks that need an earlier model the
+computed floor is printed too: that model's forward pass and its head at the scored tokens, beside the step
+without hooks. Written to cpt/hooks/costs.json, which `cpt methods` shows; a hook that was measured before in
+the same folder is not measured again.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+TOKENS, ROWS = 256, 8
+RESULT = ROOT / "cpt" / "hooks" / "costs.json"
+OLD = {"samples": 16}
+
+#: Rows of the table -> hooks as a recipe lists them; those named as a hook stand for it in `cpt methods`.
+CASES: dict[str, list[Any]] = {
+    "none": [],
+    "replay": [{"replay": {"share": 0.2}}],
+    "replay (loss)": [{"replay": {"mode": "loss", "batch_size": 8}}],
+    "kl": [{"kl": {"beta": 0.05}}],
+    "kl (adapter off)": [{"lora": {}}, {"kl": {"beta": 0.05}}],
+    "lwf": [{"lwf": {"inputs": "new"}}],
+    "lwf (general)": [{"lwf": {"inputs": "general", "rows_of": "previous", "batch_size": 8}}],
+    "der": [{"der": {"of": "previous", "size": 32, "k": 64, "batch_size": 8}}],
+    "l2_sp": ["l2_sp"],
+    "ewc": [{"ewc": {"strength": 1e-6, **OLD}}],
+    "ewc (proximal)": [{"ewc": {"strength": 1e-6, "style": "proximal", **OLD}}],
+    "online_ewc": [{"online_ewc": {"strength": 1e-6, "of": "previous", **OLD}}],
+    "mas": [{"mas": {"strength": 1e-6, **OLD}}],
+    "si": ["si"],
+    "agem": [{"agem": {"of": "previous", "batch_size": 8}}],
+    "gem": [{"gem": {"of": ["previous"], "batch_size": 8}}],
+    "lora": ["lora"],
+    "o_lora": ["o_lora"],
+    "osf": ["osf"],
+    "freeze": [{"freeze": {"train": ["attn_proj"]}}],
+    "ema": ["ema"],
+    "interpolate": ["interpolate"],
+}
+
+
+def main() -> None:
+    """Measure every case in a process of its own, and write the ratios."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--only", default=None, help="one case (and `none`)")
+    parser.add_argument("--folder", type=Path, default=None, help="work here and keep it")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--case", default=None, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="cpt-costs-"))
+    if given.case:
+        _measure(given.case, given.steps, folder)
+        return
+    _prepare(folder)
+    wanted = [case for case in CASES if given.only in (None, case) or case == "none"]
+    found = {}
+    for case in wanted:
+        note = folder / f"{case}.json"
+        if not note.is_file():
+            command = [sys.executable, "-m", "tests.bench.costs", "--case", case]
+            command += ["--steps", str(given.steps), "--folder", str(folder)]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            if done.returncode:
+                print(f"{case}: failed:\n{done.stderr[-2000:]}", file=sys.stderr)
+                continue
+        found[case] = json.loads(note.read_text())
+        print(_line(case, found[case], found["none"]), flush=True)
+    costs = {
+        case: {
+            "step": round(row["step"] / found["none"]["step"], 3),
+            "memory": round(row["memory"] / found["none"]["memory"], 3),
+            "once_seconds": round(row["once"], 1),
+        }
+        for case, row in found.items()
+    }
+    result = {
+        "machine": found["none"]["machine"],
+        "command": f"python -m tests.bench.costs --steps {given.steps}",
+        "work": f"SmolLM2-135M, sft, {ROWS} packed rows of {TOKENS} tokens a step",
+        "seconds_without": round(found["none"]["step"], 2),
+        "bytes_without": found["none"]["memory"],
+        "costs": costs,
+    }
+    given.result.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _line(case: str, row: dict[str, Any], none: dict[str, Any]) -> str:
+    floor = (none["step"] + row["floor"]) / none["step"] if row["floor"] else None
+    told = f", computed floor {floor:.3f}" if floor else ""
+    return (
+        f"{case:18} step x {row['step'] / none['step']:.3f}{told}, memory x "
+        f"{row['memory'] / none['memory']:.3f}, once {row['once']:.1f} s"
+    )
+
+
+def _prepare(folder: Path) -> None:
+    """The model as a finished stage that left rows, and rows to train on."""
+    from cpt.manifest import Manifest
+    from cpt.model_source import materialise
+    from cpt.read_recipe import load
+
+    stage = folder / "stages" / "pretrain-0"
+    if (stage / "manifest.json").is_file():
+        return
+    recipe = load(ROOT / "recipes" / "quickstart" / "chain.yaml", [])
+    materialise(recipe.model, stage / "checkpoint")
+    text = (ROOT / "cpt" / "hooks" / "base.py").read_text()
+    pieces = [text[start : start + 900] for start in range(0, len(text) - 900, 150)]
+    lines = [json.dumps({"text": piece}) for piece in pieces]
+    (stage / "exemplars.jsonl").write_text("\n".join(lines[::2]) + "\n")
+    (folder / "new.jsonl").write_text("\n".join(lines[1::2]) + "\n")
+    Manifest(id="pretrain-0", kind="pretrain", name="pretrain").write(stage)
+
+
+def _measure(case: str, steps: int, folder: Path) -> None:
+    """Train a few steps, in this process."""
+    import resource
+    import shutil
+
+    import torch
+
+    from cpt.hooks.stack import HookStack
+    from cpt.read_recipe import check_stage
+    from stages.base import Job
+    from stages.run import run
+
+    tree = {
+        "kind": "sft",
+        "data": {"path": str(folder / "new.jsonl")},
+        "train": {
+            "max_steps": steps,
+            "batch_size": ROWS,
+            "packing": True,
+            "max_length": TOKENS,
+            "learning_rate": 1e-6,
+            "logging_steps": 1,
+        },
+        "micro_batch": ROWS,
+        "hooks": CASES[case],
+    }
+    times: list[float] = []
+    measured: list[float] = []
+    track, measure = HookStack.track, HookStack.measure
+
+    def timed_track(stack: HookStack, view: Any) -> None:
+        track(stack, view)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.monotonic())
+
+    def timed_measure(stack: HookStack, model: Any) -> None:
+        began = time.monotonic()
+        measure(stack, model)
+        measured.append(time.monotonic() - began)
+
+    HookStack.track, HookStack.measure = timed_track, timed_measure  # type: ignore[method-assign]
+    parent = folder / "stages" / "pretrain-0"
+    output = folder / "stages" / "sft-0"
+    job = Job(
+        name="sft",
+        id="sft-0",
+        spec=check_stage(tree, "sft.yaml"),
+        seed=1,
+        parent=str(parent),
+        roles={},
+        output=output,
+        inputs={},
+        parents={"parent": "pretrain-0"},
+        store=folder / case,  # what is measured once is measured in every case
+    )
+    model, _ = run(job, lambda line: None)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+    row = {
+        "step": statistics.median(end - start for start, end in pairwise(times[1:])),
+        "memory": peak,
+        "once": measured[0],
+        "floor": _floor(model) if case in ("kl", "lwf") else 0.0,
+        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+    shutil.rmtree(output)
+    (folder / f"{case}.json").write_text(json.dumps(row))
+
+
+def _floor(model: Any) -> float:
+    """Seconds of an earlier model's forward pass, and of both heads at the scored tokens."""
+    import torch
+
+    from cpt.chunked import CHUNK
+
+    ids = torch.randint(100, 40_000, (ROWS, TOKENS), device=model.device)
+    head = model.get_output_embeddings()
+
+    def once() -> float:
+        began = time.monotonic()
+        with torch.no_grad():
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            flat = hidden.flatten(0, 1)
+            for start in range(0, len(flat), CHUNK):
+                logits = head(flat[start : start + CHUNK])  # the earlier model's
+                # This model's: its logits, and from their gradient those of hidden states and head.
+                own = head(flat[start : start + CHUNK])
+                own @ head.weight
+                own.T @ flat[start : start + CHUNK]
+                logits.log_softmax(-1)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.monotonic() - began
+
+    once()
+    return statistics.median(once() for _ in range(3))
+
+
+if __name__ == "__main__":
+    main()
