@@ -264,19 +264,24 @@ class TestGradientOfOldRows:
     def test_with_an_adapter_and_activation_checkpointing(self, tiny_model: Any) -> None:
         from cpt.hooks.lora import Lora
 
+        torch.manual_seed(0)
         model: Any = Lora(rank=2).adapt(tiny_model, context())
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                nn.init.normal_(parameter)
+                nn.init.normal_(parameter, std=0.02)
         expected = by_hand(model, EXAMPLES)
         assert all("lora" in name for name in expected)
         model.train()
+        calls: list[int] = []
+        attention = tiny_model.model.layers[0].self_attn
+        attention.register_forward_pre_hook(lambda *given: calls.append(1))
         for checkpointed in (False, True):
             if checkpointed:
-                model.gradient_checkpointing_enable({"use_reentrant": False})
+                tiny_model.activation_checkpointing_enable({"use_reentrant": False})
             rehearsal = Rehearsal(EXAMPLES, 3, 3, "agem")
             made = old_gradient(View(model, World()), rehearsal, context())
             assert_close(made, expected)
+        assert len(calls) == 1 + 2  # checkpointed, the second forward is made in the backward pass
 
     def test_in_the_precision_of_the_trainer(self, tiny_model: Any) -> None:
         seen: list[torch.dtype] = []
