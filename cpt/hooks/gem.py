@@ -1,5 +1,6 @@
 """GEM: a step must not raise the loss on the old rows of any chosen stage."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -124,8 +125,8 @@ margin = 0: the nearest v to g with <v, g_k> >= 0 for every k""",
         import torch
 
         olds = [old_gradient(view, rehearsal, ctx) for rehearsal in self.rehearsals]
-        own: list[Tensor | None] = [gradient for _, _, gradient in view.shards()]
-        vectors = [own, *olds]
+        own = [gradient for _, _, gradient in view.shards()]
+        vectors: list[Sequence[Tensor | None]] = [own, *olds]
         size = len(vectors)
         products = torch.zeros(size, size, dtype=torch.float64, device=olds[0][0].device)
         for row in range(size):

@@ -104,7 +104,7 @@ def inner(one: "Tensor | None", other: "Tensor | None") -> "Tensor | float":
     if one is None or other is None:
         return 0.0
     total = torch.zeros((), dtype=torch.float64, device=one.device)
-    pieces = (tensor.reshape(-1).split(PIECE) for tensor in (one, other))
+    pieces = (torch.split(tensor.reshape(-1), PIECE) for tensor in (one, other))
     for a, b in zip(*pieces, strict=True):
         total += (a.double() * b.double()).sum()
     return total

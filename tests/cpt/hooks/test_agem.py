@@ -337,6 +337,26 @@ def test_a_stages_gradient_is_edited_as_by_hand(
         torch.testing.assert_close(edited[name], expected, rtol=1e-3, atol=1e-4 * norm)
 
 
+def test_what_is_not_said_is_the_stages_own(
+    stages: TinyStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of a step, rows at a time, precision."""
+    seen: list[StageContext] = []
+    sizes: list[int] = []
+
+    def watch(view: View, rehearsal: Rehearsal, ctx: StageContext) -> list[Tensor]:
+        seen.append(ctx)
+        sizes.append(rehearsal.size)
+        return [torch.zeros_like(weights) for _, weights, _ in view.shards()]
+
+    monkeypatch.setattr("cpt.hooks.agem.old_gradient", watch)
+    stages.train(stages.job("sft", {"agem": {}}, batch_size=12, micro_batch=3, max_steps=1))
+    (ctx,) = seen
+    assert sizes == [12]
+    assert (ctx.batch_size, ctx.micro_batch) == (12, 3)
+    assert "Accelerator.autocast" in repr(ctx.autocast)
+
+
 def test_memory_that_agrees_changes_nothing(stages: TinyStages) -> None:
     """The rows that the stage trains on, all of them: no conflict, and to the bit no hook."""
     hooks = {"agem": {"source": stages.data("chats"), "batch_size": 24}}
