@@ -3,14 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from cpt.combinations import check_combinations
 from cpt.errors import PlanError, RecipeError
 from cpt.hooks.base import Hook, points
-from cpt.hooks.replay import Replay
+from cpt.hooks.gem import MOST
 from cpt.model_spec import ModelSpec
 from cpt.recipe import StageSpec
 from cpt.settings import did_you_mean
 from cpt.vocabulary import of_model
 
+#: Hooks that take the gradient of old rows, whatever the stage itself trains on.
+CONSTRAINS = frozenset({"agem", "gem"})
 #: Ends the id of a stage that could not be planned; what comes after it is checked all the same.
 UNKNOWN = "-unknown"
 
@@ -45,6 +48,12 @@ def check_recalls(
         PlanError: names the stage and what to write instead.
     """
     own = f"{where}: hooks.{hook.name}"
+    num_chosen = len(lineage) - 1 if "all" in hook.recalls() else len(hook.recalls())
+    if hook.name == "gem" and num_chosen > MOST:
+        raise PlanError(
+            f"{own}: of: {num_chosen} stages, and each costs a backward pass a step and 4 bytes per "
+            f"trained parameter; name {MOST} at most, or use agem"
+        )
     names = {node.name: node for node in lineage} | {"previous": lineage[-1]}
     for target in hook.recalls():
         if target != "all" and target not in names:
@@ -71,6 +80,11 @@ def check_recalls(
             if node.id.endswith(UNKNOWN):
                 continue
             formats = _formats_left(node, lineage, kind_of, where)
+            if hook.name in CONSTRAINS and formats <= {"prompt"} and target != "all":
+                raise PlanError(
+                    f"{own}: {node.name} left no row with an answer, and so nothing to constrain; name "
+                    f"a stage that left texts, chats or pairs, or a data set: source: <data config>"
+                )
             if formats == {"prompt"} and getattr(hook, "mode", "") == "loss":
                 raise PlanError(
                     f"{own}: {node.name} left prompts without answers, and there is nothing in them to "
@@ -117,38 +131,7 @@ def check_hooks(
     Raises:
         PlanError: names both sides and a way out.
     """
-    adapting = [hook.name for hook in hooks if "adapt" in points(hook)]
-    if len(adapting) > 1:
-        raise PlanError(
-            f"{where}: hooks: {' and '.join(adapting)} both change what is trained; keep one"
-        )
-    for single in ("ema", "interpolate"):
-        if sum(hook.name == single for hook in hooks) > 1:
-            raise PlanError(f"{where}: hooks: {single} is listed twice; it has one result")
-    mixing = [hook for hook in hooks if hook.name == "replay" and "mix" in points(hook)]
-    shares = [hook.value.highest for hook in mixing if isinstance(hook, Replay)]
-    if sum(shares) >= 1:
-        raise PlanError(
-            f"{where}: hooks: replay shares sum to {sum(shares):g} and leave nothing for new data"
-        )
-    modes = {getattr(hook, "mode", "") for hook in mixing}
-    if len(modes) > 1:
-        raise PlanError(
-            f"{where}: hooks: replay entries act in a stream and in batches; use one mode for all"
-        )
-    if modes == {"batch"} and kind.pack(spec) is not None:
-        raise PlanError(
-            f"{where}: hooks.replay: mode: batch counts rows of a batch, and this stage packs pieces of "
-            f"several sources into each; use mode: stream"
-        )
-    if len({getattr(hook, "unit", "") for hook in mixing}) > 1:
-        raise PlanError(
-            f"{where}: hooks: replay entries count in different units; use tokens or samples for all"
-        )
-    if any(hook.name == "kl" for hook in hooks) and kind.uses("reference", spec):
-        warnings.append(
-            f"{where}: kl and {kind.name}'s own beta both hold the model to an earlier stage"
-        )
+    check_combinations(hooks, spec, kind, where, warnings)
     for hook in hooks:
         if hook.kinds is not None and kind.name not in hook.kinds:
             others = ", ".join(sorted(hook.kinds))

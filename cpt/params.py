@@ -60,5 +60,5 @@ class View:
             yield name, parameter.detach(), parameter.grad
 
     def sum_(self, value: "Tensor") -> "Tensor":
-        """Sum a scalar over the shards of all processes; here every process holds everything."""
+        """Sum scalars over the shards of all processes; here every process holds everything."""
         return value

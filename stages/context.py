@@ -13,6 +13,7 @@ from stages.base import Job, StageKind
 from stages.cache import cache_of, cached
 from stages.encode import applying_template, encode_rows
 from stages.opening import load_earlier
+from stages.trl_args import batch_layout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +31,8 @@ def context(
     say: Callable[[str], None],
 ) -> StageContext:
     """The context of a stage's hooks; `reference` is set once the model is there."""
+    batch_size = int(job.spec.train.get("batch_size", 8))
+    micro_batch, _ = batch_layout(batch_size, world.size, job.spec.micro_batch)
     return StageContext(
         job.name,
         kind.name,
@@ -40,6 +43,8 @@ def context(
         encode=partial(examples, tokenizer=tokenizer, spec=job.spec),
         load=partial(load_earlier, job=job, device=world.device),
         cached=partial(cached, cache_of(job), world),
+        batch_size=batch_size,
+        micro_batch=micro_batch,
         say=lambda line: say(f"{job.name}: {line}"),
     )
 

@@ -28,6 +28,7 @@ class BackboneTap:
 
     def __init__(self, model: Any) -> None:
         self.seen: list[tuple[dict[str, Any], Tensor]] = []
+        self.is_trainers_turn = True
         bare_model(model).base_model.register_forward_hook(self._look, with_kwargs=True)
 
     def _look(
@@ -35,7 +36,7 @@ class BackboneTap:
     ) -> None:
         import torch
 
-        if torch.is_grad_enabled() and module.training:
+        if self.is_trainers_turn and torch.is_grad_enabled() and module.training:
             named = dict(zip(("input_ids",), args, strict=False)) | kwargs
             kept = {
                 key: value for key, value in named.items() if value is not None and _is_forward(key)
@@ -43,7 +44,7 @@ class BackboneTap:
             self.seen.append((kept, output.last_hidden_state))
 
     def take(self) -> tuple[dict[str, Any], "Tensor"]:
-        """The one forward since the last `clear`.
+        """The one forward since the last `clear`; until the next one, forwards are those of hooks.
 
         Raises:
             HookError: the trainer made none or several; a penalty would belong to another batch.
@@ -52,11 +53,13 @@ class BackboneTap:
             raise HookError(
                 f"the trainer made {len(self.seen)} forward passes in one step where hooks expect one"
             )
+        self.is_trainers_turn = False
         return self.seen.pop()
 
     def clear(self) -> None:
-        """Forget."""
+        """Forget, and look at the next forward."""
         self.seen.clear()
+        self.is_trainers_turn = True
 
 
 def _is_forward(key: str) -> bool:

@@ -20,6 +20,7 @@ from earlier stages is a function of their artifacts. `state_dict` survives an i
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -94,6 +95,9 @@ class StageContext:
         clean: (name, rows that are rehearsed beside the stream) -> those that the stage's hygiene leaves.
         new_rows: embeddings that the stage itself has added for new tokens.
         learning_rate: of the optimizer step that is under way.
+        batch_size: sequences, pairs or completions of an optimizer step, over all processes.
+        micro_batch: those that one process takes at a time.
+        autocast: puts a forward pass into the precision of the trainer's own.
         say: tells the person at the terminal.
     """
 
@@ -112,6 +116,9 @@ class StageContext:
     num_steps: int = 0
     new_rows: int = 0
     learning_rate: float = 0.0
+    batch_size: int = 8
+    micro_batch: int = 8
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     say: Callable[[str], None] = lambda line: None
 
 

@@ -29,6 +29,8 @@ TABLE: dict[str, str] = {
     "mas": "cpt.hooks.mas:MAS",
     "ema": "cpt.hooks.ema:EMA",
     "interpolate": "cpt.hooks.interpolate:Interpolate",
+    "agem": "cpt.hooks.agem:AGEM",
+    "gem": "cpt.hooks.gem:GEM",
 }
 
 

@@ -63,6 +63,7 @@ class _Hooks:
             )
         if hooks.edits_gradient and self.is_deepspeed_enabled:
             raise HookError("hooks that edit the gradient do not run under DeepSpeed yet")
+        hooks.ctx.autocast = self.accelerator.autocast
 
     def get_batch_samples(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Count the step's loss tokens over all micro-batches and ranks, for means over the step."""

@@ -195,6 +195,18 @@ class TestBackboneTap:
         with pytest.raises(HookError, match=r"made 0 forward passes"):
             tap.take()
 
+    def test_forwards_after_the_trainers_own_are_a_hooks(self, tiny_model: Any) -> None:
+        tap = BackboneTap(tiny_model)
+        tiny_model.train()
+        ids = torch.tensor([[3, 4, 5]])
+        tiny_model(input_ids=ids)
+        tap.take()
+        tiny_model(input_ids=ids)
+        assert tap.seen == []  # what it saw would be held until the next step
+        tap.clear()
+        tiny_model(input_ids=ids)
+        tap.take()
+
     def test_two_forwards_are_refused(self, tiny_model: Any) -> None:
         tap = BackboneTap(tiny_model)
         tiny_model.train()

@@ -57,9 +57,9 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
     )
     return {
         "sft": sft,
-        "pretrain": ("pretrain", [general], {}),
+        "pretrain": ("pretrain", [general, {"agem": {"of": "sft"}}], {}),
         "dpo with an adapter": adapter,
-        "dpo": ("dpo", [kl, blend, rehearsed], {}),
+        "dpo": ("dpo", [kl, blend, rehearsed, {"gem": {"of": ["pretrain", "sft"]}}], {}),
         "penalties": ("sft", penalties, {"checkpoint_every": 2}),
         "grpo": ("grpo", [kl], {}),  # every process samples its own completions
         "penalties again": ("sft", penalties, {"checkpoint_every": 2}),

@@ -1,0 +1,175 @@
+"""A-GEM: a step must not raise the mean loss on old rows."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from cpt.data_spec import DataSpec
+from cpt.errors import HookError
+from cpt.hooks.base import Hook, Need, StageContext, Told
+from cpt.hooks.card import Card
+from cpt.hooks.old_gradient import inner, old_examples, old_gradient, stages_named
+from cpt.past import Past
+from cpt.rehearsal import Rehearsal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cpt.params import View
+
+_LAYER = re.compile(r"^.*?\.\d+(?=\.)")
+
+
+@dataclass
+class AGEM(Hook):
+    """g <- g - (<g, r> / ||r||^2) r where <g, r> < 0; else g stays as it is, to the bit.
+
+    g is the stage's gradient, accumulated and averaged; r the gradient, at the same weights, of the mean of
+    -log p over the label tokens of a fresh draw from the union of the chosen stages' rows. Clipping and the
+    optimizer come after, so an adaptive one makes another step of it than g, and may conflict again.
+
+    Settings:
+        of: the earlier stages whose exemplars are drawn from; `previous`, `all`, or names.
+        source: a data set instead; the base model has no exemplars.
+        batch_size: old rows per step; the stage's own batch size unless said.
+        every: steps from one r to the next. Above 1, r belongs to earlier weights in between.
+        per_layer: edit each layer's gradient (and each other tensor's) by its own <g, r>; a variant that is
+            not the paper's.
+
+    Source: Chaudhry et al. 2019, arXiv:1812.00420, eq. 11; `methods.md` A08. The mean runs over tokens,
+    as the stage's own does. Not here: an average of r over steps (A45), and editing the optimizer's update.
+    """
+
+    name: ClassVar[str] = "agem"
+    needs: ClassVar[frozenset[Need]] = frozenset({"gradients"})
+    facts: ClassVar[frozenset[str]] = frozenset({"second_gradient"})
+    card: ClassVar = Card(
+        family="gradient space",
+        formula="""g <- g - (<g, r> / ||r||^2) r    where <g, r> < 0
+g    the stage's gradient, before clipping
+r    gradient of mean_t -log p(y_t) over the label tokens of old rows, drawn anew
+     for every step from the union of the chosen stages, at the present weights""",
+        when="When old rows may steer but not be trained on, or beside replay. Its effect is real "
+        "but small: where old rows can be replayed, replay keeps far more.",
+        cost="One more forward and backward pass over `batch_size` rows per step: about twice the "
+        "step at the stage's own batch size.",
+        state="4 (fp32, while the gradient is edited; throughout the stage with every > 1)",
+        fails="Only the mean loss is held: a single old task may get worse, and Adam's step may "
+        "conflict where the gradient no longer does. Small draws are noisy. hook/agem/violated near 0 "
+        "in the log means that it does nothing.",
+        evidence="academic",
+        sources=(
+            "Chaudhry et al. 2019, arXiv:1812.00420, eq. 11",
+            "methods.md A08",
+        ),
+    )
+
+    of: str | list[str] | None = None
+    source: DataSpec | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    every: Annotated[int, Field(ge=1)] = 1
+    per_layer: bool = False
+    rehearsal: Rehearsal | None = field(default=None, init=False, repr=False)
+    reference: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.of is not None and self.source is not None:
+            raise ValueError("name either `of` (earlier stages) or `source` (a data set)")
+        if self.of is None and self.source is None:
+            self.of = "all"
+
+    def recalls(self) -> tuple[str, ...]:
+        """The stages whose exemplars are read."""
+        return stages_named(self.of)
+
+    def rehearses(self) -> bool:
+        """Unless a data set takes their place."""
+        return self.source is None
+
+    def bytes_per_weight(self) -> float:
+        """r, in fp32."""
+        return 4.0
+
+    def recall(self, past: Past, ctx: StageContext) -> None:
+        """Read the old rows.
+
+        Raises:
+            HookError: there are none with a token to predict.
+        """
+        found = old_examples(self.name, past, self.of, self.source, ctx)
+        union = [example for examples in found.values() for example in examples]
+        self.rehearsal = Rehearsal(union, self.batch_size or ctx.batch_size, ctx.seed, self.name)
+
+    def project(self, view: "View", ctx: StageContext) -> Told:
+        """Take out of the gradient what raises the loss on old rows.
+
+        Returns: `violated`, the share of steps (of layers, with `per_layer`) where it did; `cosine` of g and
+            r; `grad_norm`, of r.
+
+        Raises:
+            HookError: the old rows' gradient is not finite.
+        """
+        import torch
+
+        references = self._references(view, ctx)
+        shards = list(view.shards())
+        groups = (
+            _layers([name for name, _, _ in shards]) if self.per_layer else [range(len(shards))]
+        )
+        products = torch.zeros(len(groups), 3, dtype=torch.float64, device=references[0].device)
+        for group, row in zip(groups, products, strict=True):
+            for number in group:
+                gradient, reference = shards[number][2], references[number]
+                row[0] += inner(gradient, reference)
+                row[1] += inner(reference, reference)
+                row[2] += inner(gradient, gradient)
+        products = view.sum_(products)
+        overlap, square, own = products.sum(0)
+        if not bool(square.isfinite()):
+            raise HookError(f"agem: the gradient of old rows at step {ctx.step} is not finite")
+        told: dict[str, Tensor | float] = {
+            "violated": float((products[:, 0] < 0).double().mean()),
+            "cosine": overlap / (square * own).sqrt().clamp(min=torch.finfo(torch.float64).tiny),
+            "grad_norm": square.sqrt(),
+        }
+        if told["violated"]:
+            gradients = [gradient for _, _, gradient in view.shards(with_gradient=True)]
+            for group, (dot, norm, _) in zip(groups, products.tolist(), strict=True):
+                for number in group if dot < 0 else ():
+                    gradient = gradients[number]
+                    assert gradient is not None
+                    gradient.sub_(references[number], alpha=dot / norm)
+        return told
+
+    def _references(self, view: "View", ctx: StageContext) -> "list[Tensor]":
+        """r, by parameter; made anew where it is due."""
+        assert self.rehearsal is not None
+        if self.every == 1:
+            return old_gradient(view, self.rehearsal, ctx)
+        weights = {name: weight for name, weight, _ in view.shards()}
+        if ctx.step % self.every == 0:
+            made = old_gradient(view, self.rehearsal, ctx)
+            self.reference = dict(zip(weights, made, strict=True))
+        # What an interruption brought back lies on the CPU.
+        self.reference = {name: r.to(weights[name].device) for name, r in self.reference.items()}
+        return [self.reference[name] for name in weights]
+
+    def state_dict(self) -> dict[str, "Tensor"]:
+        """The last r, where later steps use it."""
+        return dict(self.reference)
+
+    def load_state_dict(self, state: Mapping[str, "Tensor"]) -> None:
+        """Take it back."""
+        self.reference = {name: value.clone() for name, value in state.items()}
+
+
+def _layers(names: Sequence[str]) -> list[list[int]]:
+    """Numbers of the parameters of each layer; a parameter outside of all layers stands alone."""
+    groups: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        layer = _LAYER.match(name)
+        groups.setdefault(layer.group() if layer else name, []).append(number)
+    return list(groups.values())

@@ -1,0 +1,120 @@
+"""The gradient of the loss on old rows at the present weights: which rows, and how it is taken."""
+
+import math
+from typing import TYPE_CHECKING
+
+from cpt.data_spec import DataSpec
+from cpt.errors import HookError
+from cpt.generators import untouched_generators
+from cpt.hooks.backbone import bare_model
+from cpt.hooks.base import StageContext
+from cpt.hooks.old_rows import sample_of
+from cpt.past import NUM_EXEMPLARS, Past
+from cpt.rehearsal import Example, Rehearsal, hidden_states
+
+if TYPE_CHECKING:
+    from torch import Tensor, dtype
+
+    from cpt.params import View
+
+#: Numbers that are multiplied and summed at a time: no third copy of a whole matrix.
+PIECE = 2**22
+
+
+def stages_named(of: str | list[str] | None) -> tuple[str, ...]:
+    """What `recalls` says of a setting `of`."""
+    if of is None:
+        return ()
+    return (of,) if isinstance(of, str) else tuple(of)
+
+
+def old_examples(
+    name: str, past: Past, of: str | list[str] | None, source: DataSpec | None, ctx: StageContext
+) -> dict[str, list[Example]]:
+    """Old rows that have a token to predict: of each chosen stage that has any, or of a data set.
+
+    Args:
+        name: the hook's, for errors.
+        past: the stages before.
+        of: the chosen stages.
+        source: a data set instead; a uniform sample of as many rows as a stage leaves exemplars, or its
+            first ones where it is streamed.
+        ctx: of the stage.
+
+    Raises:
+        HookError: no row anywhere, or no answer in any row of a stage that was named.
+    """
+    assert ctx.encode is not None
+    if source is not None:
+        found = {source.label: _labelled(ctx.encode(sample_of(source, NUM_EXEMPLARS, ctx.seed)))}
+    else:
+        stages = past.select(of or "all")
+        found = {stage.name: _labelled(ctx.encode(stage.rows())) for stage in stages}
+    empty = [label for label, examples in found.items() if not examples]
+    if len(empty) == len(found) or (empty and of != "all"):
+        raise HookError(
+            f"{name} of {', '.join(empty)}: no row there has a token to predict (the base model left no "
+            f"rows, and prompts have no answers); name stages that left answers, or a `source:` of texts or "
+            f"chats"
+        )
+    for label in empty:
+        ctx.say(f"{name}: {label} left no row with an answer, and constrains nothing")
+    return {stage: examples for stage, examples in found.items() if examples}
+
+
+def old_gradient(view: "View", rehearsal: Rehearsal, ctx: StageContext) -> "list[Tensor]":
+    """d/dw of the mean of -log p(label) over all label tokens of this step's old rows.
+
+    As many rows at a time as the stage has in a micro-batch, each process its part, in the trainer's own
+    precision and mode (dropout, activation checkpointing). The model is the bare one, which DDP does not
+    see, and nothing is left in `.grad`. Afterwards random generators stand where they stood.
+
+    Returns: a tensor in at least fp32 per trainable parameter, in the order of `View.shards`, summed over
+        micro-batches and processes.
+    """
+    import torch
+
+    from cpt.params import trainable
+    from cpt.tokens import OutputHead, token_nll
+
+    model, world = bare_model(view.model), ctx.world
+    head = OutputHead(model)
+    parameters = [parameter for _, parameter in trainable(view.model)]
+    sums = [torch.zeros_like(p, dtype=_exact(p)) for p in parameters]
+    num_parts = math.ceil(rehearsal.size / (world.size * ctx.micro_batch))
+    with untouched_generators(), torch.enable_grad():
+        for part in range(num_parts):
+            place = (world.rank * num_parts + part, world.size * num_parts)
+            batch = rehearsal.batch(ctx.step, place, parameters[0].device)
+            if batch is None:
+                continue
+            with ctx.autocast():
+                hidden = hidden_states(model, batch.forward)
+                loss, _ = token_nll(hidden, head, batch.labels, batch.weight)
+            made = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            for sum_, gradient in zip(sums, made, strict=True):
+                sum_ += gradient
+    return [world.sum_(sum_) for sum_ in sums]
+
+
+def inner(one: "Tensor | None", other: "Tensor | None") -> "Tensor | float":
+    """<one, other> of what this process holds; None is 0. In fp64, where products of fp32 are exact."""
+    import torch
+
+    if one is None or other is None:
+        return 0.0
+    total = torch.zeros((), dtype=torch.float64, device=one.device)
+    pieces = (torch.split(tensor.reshape(-1), PIECE) for tensor in (one, other))
+    for a, b in zip(*pieces, strict=True):
+        total += (a.double() * b.double()).sum()
+    return total
+
+
+def _exact(tensor: "Tensor") -> "dtype":
+    import torch
+
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _labelled(examples: list[Example]) -> list[Example]:
+    return [example for example in examples if example.num_labels]
