@@ -36,9 +36,14 @@ def check_recalls(
         if target != "all" and target not in names:
             hint = did_you_mean(target, [*names, "all"])
             raise PlanError(f"{own}: of: {target!r} is no stage before this one{hint}")
+        if target in hook.rehearses() and _nodes(target, lineage, names)[0].kind == "base":
+            raise PlanError(
+                f"{own}: {target!r}: the base model left no rows; name another stage, or a data set "
+                f"where the hook takes one (source:)"
+            )
         if "mix" not in points(hook):
             continue
-        for node in (lineage[1:] or lineage) if target == "all" else (names[target],):
+        for node in _nodes(target, lineage, names):
             if node.kind == "base":
                 raise PlanError(
                     f"{own}: the base model left no rows to rehearse; name a data set: "
@@ -52,6 +57,11 @@ def check_recalls(
                     f"{own}: {node.name} left {formats[0]} rows, and a {kind.name} stage trains on "
                     f"{' or '.join(kind.formats)}; name a source of that format"
                 )
+
+
+def _nodes(target: str, lineage: "Sequence[Node]", names: "Mapping[str, Node]") -> "Sequence[Node]":
+    """The stages that a name stands for."""
+    return (lineage[1:] or lineage) if target == "all" else (names[target],)
 
 
 def check_hooks(
@@ -92,6 +102,7 @@ def check_hooks(
         if hook.kinds is not None and kind.name not in hook.kinds:
             others = ", ".join(sorted(hook.kinds))
             raise PlanError(f"{where}: hooks.{hook.name}: not in a {kind.name} stage; in {others}")
+        hook.check(kind.name, f"{where}: hooks.{hook.name}")
         for need in sorted(hook.needs - backend.gives):
             raise PlanError(f"{where}: hooks.{hook.name}: {backend.refusal(need)}")
 

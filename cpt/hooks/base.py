@@ -146,6 +146,10 @@ class Hook(Protocol):
         """Earlier stages that the hook reads, by name; `previous`, `base` and `all` count as names."""
         return ()
 
+    def rehearses(self) -> tuple[str, ...]:
+        """Those of `recalls` whose exemplars the hook reads, in any format; the base model left none."""
+        return ()
+
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Read what earlier stages left."""
         return
@@ -190,6 +194,14 @@ class Hook(Protocol):
 
     def keep(self, memory: Path, ctx: StageContext) -> None:
         """Leave files to later stages."""
+        return
+
+    def check(self, kind: str, where: str) -> None:
+        """Refuse settings that a stage kind, one of `kinds`, cannot honour.
+
+        Raises:
+            PlanError: begins with `where`; says what to write instead.
+        """
         return
 
     def compares(self) -> bool:

@@ -14,6 +14,8 @@ from cpt.settings import Settings, did_you_mean, validate
 TABLE: dict[str, str] = {
     "replay": "cpt.hooks.replay:Replay",
     "kl": "cpt.hooks.kl:KL",
+    "lwf": "cpt.hooks.lwf:LwF",
+    "der": "cpt.hooks.der:DER",
     "lora": "cpt.hooks.lora:Lora",
     "ema": "cpt.hooks.ema:EMA",
     "interpolate": "cpt.hooks.interpolate:Interpolate",
