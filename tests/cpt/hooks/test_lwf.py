@@ -76,6 +76,37 @@ def test_of_prompts_the_last_position_counts_since_it_begins_the_answer(past: To
     assert term.item() == pytest.approx(BETA * torch.cat(values).mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("cache", [None, 16])
+def test_padding_changes_nothing(cache: int | None, past: ToyPast, tiny_model: Any) -> None:
+    """A model that attends: rows side by side against each alone."""
+    teacher = copy.deepcopy(tiny_model)
+    torch.manual_seed(1)
+    for parameter in teacher.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    past.models["old"] = teacher
+    hook = LwF("old", 1.0, 1.0, rows_of="old", batch_size=5, cache=cache)
+    ctx = opened(hook, past, tiny_model)
+    assert hook.rehearsal is not None
+    drawn = hook.rehearsal.step(0)
+    assert len({len(example.input_ids) for example in drawn}) > 1
+    values = []
+    for example in drawn:
+        with torch.no_grad():
+            ids = torch.tensor([example.input_ids])
+            r, p = (model(ids).logits[0, :-1].softmax(-1) for model in (teacher, tiny_model))
+        if cache:
+            kept = r.topk(cache).indices
+            r, p = (x.gather(-1, kept) for x in (r, p))
+            r, p = (torch.cat([x, 1 - x.sum(-1, keepdim=True)], -1) for x in (r, p))
+        values.append((r * (r / p).log()).sum(-1))
+    tokens = tokens_of(Toy(0), encode(rows(2)))
+    term = hook.penalty(tiny_model, tokens, ctx)
+    assert term is not None
+    assert term.item() == pytest.approx(
+        torch.cat(values).mean().item(), rel=2e-3 if cache else 1e-4
+    )
+
+
 def _with_prompts(ctx: Any) -> Any:
     ctx.encode = lambda given: [Example(r["ids"], [IGNORED] * len(r["ids"])) for r in given]
     return ctx
@@ -258,7 +289,7 @@ class TestRefusals:
             ({"beta": float("nan")}, "beta: input should be a finite number"),
             ({"temperature": 0}, "temperature: input should be greater than 0"),
             ({"temperature": -1.0}, "temperature: input should be greater than 0"),
-            ({"direction": "sideways"}, "direction: input should be 'forward'|'reverse'"),
+            ({"direction": "sideways"}, "direction: input should be 'reverse', 'forward' or 'js'"),
             ({"cache": 0}, "cache: input should be greater than or equal to 1"),
             ({"batch_size": 0}, "batch_size: input should be greater than or equal to 1"),
             ({"min_probability": 1.0}, "min_probability: input should be less than 1"),

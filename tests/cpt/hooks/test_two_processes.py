@@ -37,17 +37,21 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
     kl = {"kl": {"of": "base", "beta": 0.5}}
     general = {"replay": {"source": stages.data("general"), "share": 0.25}}
     blend = {"interpolate": {"of": "base", "alpha": 0.5}}
-    sft: Wanted = ("sft", [replay, kl, {"ema": {"decay": 0.5}}], {"checkpoint_every": 2})
+    # Rows that do not divide by 2, and fewer than there are micro-batches.
+    lwf = {"lwf": {"of": "base", "rows_of": "pretrain", "beta": 0.5, "batch_size": 5}}
+    der = {"der": {"of": "pretrain", "alpha": 1.0, "beta": 0.5, "batch_size": 3}}
+    kept = {"lwf": {"of": "base", "rows_of": "sft", "cache": 16, "batch_size": 3}}
+    sft: Wanted = ("sft", [replay, kl, {"ema": {"decay": 0.5}}, lwf, der], {"checkpoint_every": 2})
     adapter: Wanted = (
         "dpo",
-        [{"lora": {"rank": 2}}, kl],
+        [{"lora": {"rank": 2}}, kl, kept],
         {"checkpoint_every": 2, "learning_rate": 0.1},
     )
     return {
         "sft": sft,
         "pretrain": ("pretrain", [general], {}),
         "dpo with an adapter": adapter,
-        "dpo": ("dpo", [kl, blend], {}),
+        "dpo": ("dpo", [kl, blend, lwf], {}),
         "grpo": ("grpo", [kl], {}),  # every process samples its own completions
         "sft again": sft,
         "dpo with an adapter again": adapter,
