@@ -174,7 +174,7 @@ def _of_one(model: Any, example: Example, kept: Kept, world: World) -> Outcomes:
     parts = []
     with torch.no_grad():
         hidden = hidden_states(model, batch.forward)[batch.weight != 0]
-        for piece in hidden.split(CHUNK):
+        for piece in torch.split(hidden, CHUNK):
             logits = head(piece).float()
             found = most_likely(logits, kept.k, kept.temperature)
             sure = None if kept.sure is None else kept.sure(logits).float()

@@ -26,7 +26,7 @@ def opened(hook: DER, past: ToyPast, student: Toy) -> Any:
     """The hook behind its first verbs, and its context."""
     ctx = past.context()
     hook.recall(past.past, ctx)
-    hook.measure(student, ctx)  # type: ignore[arg-type]
+    hook.measure(student, ctx)
     return ctx
 
 
@@ -42,7 +42,7 @@ def test_weights_that_did_not_change_since_have_no_term(loss: Any, past: ToyPast
     hook = DER("old", alpha=2.0, k=5, loss=loss)
     ctx = opened(hook, past, student)
     term = term_of(hook, student, ctx)
-    term.backward()
+    term.backward()  # type: ignore[no-untyped-call]
     assert term.item() == pytest.approx(0.0, abs=1e-5)  # fp16 rounds what is kept
     assert all(float(p.grad.abs().max()) < 2e-3 for p in student.parameters())  # type: ignore[union-attr]
     other = Toy(0)
@@ -78,7 +78,7 @@ def test_mse_gradient_of_a_linear_model_is_the_closed_form(past: ToyPast) -> Non
     student, teacher, alpha = Toy(0), past.models["old"], 0.3
     hook = DER("old", alpha=alpha, k=VOCABULARY, loss="mse")
     ctx = opened(hook, past, student)
-    term_of(hook, student, ctx).backward()
+    term_of(hook, student, ctx).backward()  # type: ignore[no-untyped-call]
     assert hook.outputs is not None
     x, z, y = [], [], []
     for example in hook.outputs.step(0):
@@ -172,7 +172,7 @@ class TestRefusals:
         hook.recall(past.past, ctx)
         ctx.encode = lambda given: [Example(r["ids"], [IGNORED] * len(r["ids"])) for r in given]
         with pytest.raises(HookError, match="der: old left rows without answers"):
-            hook.measure(Toy(0), ctx)  # type: ignore[arg-type]
+            hook.measure(Toy(0), ctx)
 
     def test_the_base_model_left_no_rows(self, past: ToyPast) -> None:
         with pytest.raises(HookError, match="der: base left no exemplars"):

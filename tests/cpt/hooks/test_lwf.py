@@ -32,7 +32,7 @@ def opened(hook: LwF, past: ToyPast, student: Toy) -> Any:
     """The hook behind its first verbs, and its context."""
     ctx = past.context()
     hook.recall(past.past, ctx)
-    hook.measure(student, ctx)  # type: ignore[arg-type]
+    hook.measure(student, ctx)
     return ctx
 
 
@@ -128,7 +128,7 @@ def test_gradient_of_the_logits_of_new_inputs_is_the_closed_form(
     tokens.hidden = torch.randn(*tokens.weight.shape, VOCABULARY, requires_grad=True)
     term = hook.penalty(student, tokens, ctx)
     assert term is not None
-    term.backward()
+    term.backward()  # type: ignore[no-untyped-call]
     assert tokens.hidden.grad is not None
     firsts = {"labels": (1, None), "prompt": (0, 1), "all": (0, None)}[positions]
     n = sum(len(range(len(e.input_ids) - 1)[slice(*firsts)]) for e in examples)
@@ -147,12 +147,12 @@ def test_the_earlier_stage_itself_has_no_term_and_no_gradient(
     inputs: Any, direction: Direction, past: ToyPast
 ) -> None:
     student = copy.deepcopy(past.models["old"])
-    more = {} if inputs == "new" else {"rows_of": "old"}
+    more: dict[str, Any] = {} if inputs == "new" else {"rows_of": "old"}
     hook = LwF("old", 5.0, direction=direction, inputs=inputs, **more)
     ctx = opened(hook, past, student)
     term = hook.penalty(student, tokens_of(student, encode(rows(6))), ctx)
     assert term is not None
-    term.backward()
+    term.backward()  # type: ignore[no-untyped-call]
     assert term.item() == pytest.approx(0.0, abs=1e-5)
     assert all(float(p.grad.abs().max()) < 1e-6 for p in student.parameters())  # type: ignore[union-attr]
 
@@ -161,7 +161,7 @@ def test_both_is_the_sum_of_its_means(past: ToyPast) -> None:
     student, values = Toy(0), {}
     for inputs in ("new", "general", "both"):
         more: dict[str, Any] = {} if inputs == "new" else {"rows_of": "old", "batch_size": 5}
-        hook = LwF("old", BETA, inputs=inputs, **more)  # type: ignore[arg-type]
+        hook = LwF("old", BETA, inputs=inputs, **more)
         ctx = opened(hook, past, student)
         term = hook.penalty(student, tokens_of(student, encode(rows(6))), ctx)
         assert term is not None
@@ -185,7 +185,7 @@ def test_parts_of_a_step_sum_to_the_whole(parts: int, cache: int | None, past: T
             term = hook.penalty(student, tokens, ctx)
             assert term is not None
             assert term.requires_grad
-            term.backward()
+            term.backward()  # type: ignore[no-untyped-call]
             total += term.item()
         totals.append(total)
         gradients.append([p.grad.clone() for p in student.parameters() if p.grad is not None])
