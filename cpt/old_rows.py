@@ -7,36 +7,41 @@ from itertools import islice
 from cpt.data import Reader, load_rows
 from cpt.data_spec import DataSpec
 from cpt.errors import HookError
-from cpt.past import PastStage
+from cpt.past import Past, PastStage
 from cpt.rows import RICHEST, Row
 
 
-def rows_of_stages(stages: Sequence[PastStage], size: int, seed: int, name: str) -> list[list[Row]]:
+def rows_of_stages(
+    past: Past, of: str | Sequence[str], size: int, seed: int, name: str
+) -> list[tuple[PastStage, list[Row]]]:
     """`size` exemplars in all, the same number of each stage where they have as many; drawn uniformly.
 
     Args:
-        stages: distinct ones.
+        past: what there is.
+        of: the stages; `all` are those that left any.
         size: the first stages have one more where it does not divide.
-        seed: decides which.
+        seed: decides which rows.
         name: of the hook, for errors.
 
     Raises:
-        HookError: a stage left none.
+        HookError: no such stage, or one that left none.
     """
-    if size < len(stages):
+    stages = {stage.name: stage for stage in past.select(of)}
+    left = {stage: rows for stage in stages.values() if (rows := stage.rows())}
+    without = [stage.name for stage in stages.values() if stage not in left]
+    if without and (of != "all" or not left):
         raise HookError(
-            f"{name}: size: {size} rows are fewer than the {len(stages)} stages that they are of"
+            f"{name}: {without[0]} left no exemplars (the base model has none); name another stage"
         )
-    found = []
-    for number, stage in enumerate(stages):
-        rows = stage.rows()
-        if not rows:
-            raise HookError(
-                f"{name}: {stage.name} left no exemplars (the base model has none); name another stage"
-            )
-        quota = size // len(stages) + (number < size % len(stages))
-        found.append(_some(rows, quota, f"{seed}/{name}/{stage.name}"))
-    return found
+    if size < len(left):
+        raise HookError(
+            f"{name}: size: {size} rows are fewer than the {len(left)} stages that they are of"
+        )
+    quotas = [size // len(left) + (number < size % len(left)) for number in range(len(left))]
+    return [
+        (stage, _some(rows, quota, f"{seed}/{name}/{stage.name}"))
+        for (stage, rows), quota in zip(left.items(), quotas, strict=True)
+    ]
 
 
 def rows_of_source(source: DataSpec, size: int, seed: int, name: str) -> list[Row]:

@@ -13,7 +13,7 @@ from cpt.tokens import Direction, divergence
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The smallest finite fp16: a token that a model rules out is in nobody's way.
+# The smallest finite fp16: of a token that a model rules out, 0 log 0 stays 0.
 LEAST = -65504.0
 
 
@@ -24,7 +24,7 @@ class Outcomes:
     Attributes:
         tokens: [N, k], int32.
         logs: [N, k], fp16, their log probabilities.
-        rest: [N], fp32, the log of the remaining probability; -inf where k = V.
+        rest: [N], fp32, the log of the remaining probability; of nothing, where k = V.
         kept: [N], fp32, 0 where a position is left out and 1 elsewhere; None where all are kept.
     """
 
@@ -70,7 +70,7 @@ def most_likely(logits: "Tensor", k: int, temperature: float = 1.0) -> Outcomes:
     logs = torch.log_softmax(logits.float() / temperature, dim=-1)
     best = logs.topk(k, dim=-1)
     rest = logs.scatter(-1, best.indices, -torch.inf).logsumexp(-1)
-    return Outcomes(best.indices.int(), best.values.clamp(min=LEAST).half(), rest)
+    return Outcomes(best.indices.int(), best.values.clamp(LEAST).half(), rest.clamp(LEAST))
 
 
 def topk_kl(

@@ -77,8 +77,7 @@ each mean over the label tokens of a draw of its own; beta 0 is DER, more DER++"
     k: Annotated[int, Field(ge=1)] = 64
     loss: Literal["kl", "mse"] = "kl"
     batch_size: Annotated[int, Field(ge=1)] = 8
-    stages: list[PastStage] = field(default_factory=list, init=False, repr=False)
-    rows: list[list[Row]] = field(default_factory=list, init=False, repr=False)
+    rows: list[tuple[PastStage, list[Row]]] = field(default_factory=list, init=False, repr=False)
     outputs: Rehearsal | None = field(default=None, init=False, repr=False)
     labels: Rehearsal | None = field(default=None, init=False, repr=False)
     kept: dict[bytes, LogitCache] = field(default_factory=dict, init=False, repr=False)
@@ -107,8 +106,7 @@ each mean over the label tokens of a draw of its own; beta 0 is DER, more DER++"
         Raises:
             HookError: no such stage, or no exemplars there.
         """
-        self.stages = list({stage.name: stage for stage in past.select(self.of)}.values())
-        self.rows = rows_of_stages(self.stages, self.size, ctx.seed, self.name)
+        self.rows = rows_of_stages(past, self.of, self.size, ctx.seed, self.name)
 
     def measure(self, model: "PreTrainedModel", ctx: StageContext) -> None:
         """Fill the buffer: tokens, and the outputs of each stage's own model.
@@ -118,7 +116,7 @@ each mean over the label tokens of a draw of its own; beta 0 is DER, more DER++"
         """
         assert ctx.encode is not None
         buffer: list[Example] = []
-        for stage, rows in zip(self.stages, self.rows, strict=True):
+        for stage, rows in self.rows:
             examples = [example for example in ctx.encode(rows) if example.num_labels]
             if not examples:
                 raise HookError(

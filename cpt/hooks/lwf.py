@@ -11,7 +11,7 @@ from cpt.hooks.base import Hook, Need, StageContext
 from cpt.hooks.card import Card
 from cpt.logit_cache import Kept, LogitCache, logit_cache
 from cpt.old_rows import rows_of_source, rows_of_stages
-from cpt.past import Past, PastStage
+from cpt.past import Past
 from cpt.positions import Positions, Sure, weight_at
 from cpt.rehearsal import Rehearsal, hidden_states
 from cpt.rows import Row
@@ -166,9 +166,8 @@ reverse: KL(p_t || p0_t); js: the mean of both to (p_t + p0_t) / 2""",
         if self.source is not None:
             self.rows = rows_of_source(self.source, self.size, ctx.seed, self.name)
         elif self.rows_of is not None:
-            stages: dict[str, PastStage] = {s.name: s for s in past.select(self.rows_of)}
-            found = rows_of_stages(list(stages.values()), self.size, ctx.seed, self.name)
-            self.rows = [row for rows in found for row in rows]
+            found = rows_of_stages(past, self.rows_of, self.size, ctx.seed, self.name)
+            self.rows = [row for _, rows in found for row in rows]
 
     def measure(self, model: "PreTrainedModel", ctx: StageContext) -> None:
         """Make the pool's tokens, and what is kept of the earlier stage's outputs.

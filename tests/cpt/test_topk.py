@@ -155,7 +155,18 @@ def test_what_is_kept_takes_6_k_and_4_bytes() -> None:
 def test_the_rest_of_a_sure_reference_is_no_difference_of_ones() -> None:
     made = most_likely(torch.tensor([[100.0, 0.0, 0.0, 0.0]]), 1)
     assert made.rest.item() == pytest.approx(-100 + torch.tensor(3.0).log().item(), rel=1e-6)
-    assert most_likely(torch.randn(1, 4), 4).rest.item() == -torch.inf
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_tokens_that_the_reference_rules_out_make_no_nan(direction: Direction) -> None:
+    reference = torch.tensor([[1.0, 2.0, -torch.inf, -torch.inf]])
+    student = torch.randn(1, 1, 4, requires_grad=True)
+    for k in (2, 3, 4):
+        kept = most_likely(reference, k)
+        value = topk_kl(student, nn.Identity(), kept, torch.ones(1, 1), direction)
+        (gradient,) = torch.autograd.grad(value, student)
+        assert value.isfinite()
+        assert gradient.isfinite().all()
 
 
 class TestSquaredDistance:

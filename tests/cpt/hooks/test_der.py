@@ -143,7 +143,17 @@ def test_each_model_is_asked_once_whatever_the_stages_that_list_it(past: ToyPast
 def test_the_buffer_has_as_many_rows_of_every_stage(past: ToyPast) -> None:
     hook = DER("all", size=9, k=5)
     hook.recall(past.past, past.context())
-    assert [len(part) for part in hook.rows] == [5, 4]
+    assert [(stage.name, len(part)) for stage, part in hook.rows] == [("old", 5), ("new", 4)]
+
+
+def test_all_stages_are_those_that_left_rows(tmp_path: Path) -> None:
+    """A merge trains on none."""
+    past = ToyPast(tmp_path, {"old": (3, rows(20)), "merge": (4, [])})
+    hook = DER("all", size=9, k=5)
+    hook.recall(past.past, past.context())
+    assert [(stage.name, len(part)) for stage, part in hook.rows] == [("old", 9)]
+    with pytest.raises(HookError, match="der: merge left no exemplars"):
+        DER(["old", "merge"]).recall(past.past, past.context())
 
 
 class TestRefusals:
