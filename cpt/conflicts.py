@@ -59,7 +59,7 @@ def check_recalls(
         if target != "all" and target not in names:
             hint = did_you_mean(target, [*names, "all"])
             raise PlanError(f"{own}: of: {target!r} is no stage before this one{hint}")
-        reached = (lineage[1:] or lineage) if target == "all" else (names[target],)
+        reached = _nodes(target, lineage, names)
         if hook.reads_memory:
             for node in reached:
                 if not node.id.endswith(UNKNOWN) and hook.name not in {
@@ -69,7 +69,7 @@ def check_recalls(
                         f"{own}: of: {node.name} does not list {hook.name}, which measures while a stage "
                         f"trains; list it there too, or protect it with another hook"
                     )
-        if not hook.rehearses():
+        if target not in hook.rehearses():
             continue
         for node in reached:
             if node.kind == "base":
@@ -118,6 +118,11 @@ def _formats_left(
     return {name for other in merged for name in _formats_left(other, lineage, kind_of, where)}
 
 
+def _nodes(target: str, lineage: "Sequence[Node]", names: "Mapping[str, Node]") -> "Sequence[Node]":
+    """The stages that a name stands for."""
+    return (lineage[1:] or lineage) if target == "all" else (names[target],)
+
+
 def check_hooks(
     hooks: Sequence[Hook],
     spec: StageSpec,
@@ -136,6 +141,7 @@ def check_hooks(
         if hook.kinds is not None and kind.name not in hook.kinds:
             others = ", ".join(sorted(hook.kinds))
             raise PlanError(f"{where}: hooks.{hook.name}: not in a {kind.name} stage; in {others}")
+        hook.check(kind.name, f"{where}: hooks.{hook.name}")
         for need in sorted(hook.needs - backend.gives):
             raise PlanError(f"{where}: hooks.{hook.name}: {backend.refusal(need)}")
 

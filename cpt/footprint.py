@@ -1,7 +1,7 @@
 """What a stage needs of a machine's memory and disk, from its model's size and its settings."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from cpt.hooks.base import Hook
@@ -84,14 +84,14 @@ def footprint(
     - trained, of P = N or A numbers: gradient b P (twice under DDP, whose buckets are a second one) and
       the optimizer's states, for AdamW 2 b P. Under ZeRO over w processes: b P + 12 P / w (master copy and
       moments in 32 bits), with ZeRO-2 (b + 12) P / w.
-    - frozen: N b for the reference of a stage that has one, and for each model that a kl hook holds; none
-      where it is what lies below an adapter.
+    - frozen: N b for the reference of a stage that has one, and for each model that a kl or lwf hook holds;
+      none where it is what lies below an adapter, or where the hook keeps its outputs on disk.
     - hooks: what they hold for each of the P numbers: 4 with ema, 8 with ewc, and so on.
-    - activations of T = sequences * length tokens, H wide with I in the feed-forward part: 40 H + 16 I
-      bytes a token and layer in 32 bits, 24 H + 8 I in 16, 34 H + 8 I where they are mixed. With
-      checkpointing b H a token and layer, and one layer whole.
-    - head: 2 tiles of TRL's fused head and the 32-bit gradient of the head, 4 V H; with a kl hook 5
-      chunks of 256 tokens, V wide, and one more gradient.
+    - activations of T = sequences * length tokens, with the sequences that lwf and der bring, H wide with I
+      in the feed-forward part: 40 H + 16 I bytes a token and layer in 32 bits, 24 H + 8 I in 16, 34 H + 8 I
+      where they are mixed. With checkpointing b H a token and layer, and one layer whole.
+    - head: 2 tiles of TRL's fused head and the 32-bit gradient of the head, 4 V H; with a kl, lwf or der
+      hook 5 chunks of 256 tokens, V wide, and one more gradient.
 
     The activations were counted with `saved_tensors_hooks` on transformers 5.23's Llama with padding; they
     hold for Llama-like decoders with attention that keeps no T x T matrix. Not counted: sampling, and what
@@ -119,8 +119,8 @@ def footprint(
         "states": states * trained / (world if is_zero else 1),
         "frozen": _references(node, parent, hooks, lora is not None) * n * BYTES[dtype],
         "hooks": held,
-        "activations": _activations(size, load, width),
-        "head": _head(size, load, sum(_is_kl(hook) for hook in hooks)),
+        "activations": _activations(size, _with_old(load, hooks), width),
+        "head": _head(size, load, sum(_has_outputs(hook) for hook in hooks)),
         "libraries": LIBRARIES if load.on_cpu else 0.0,
     }
     checkpoint = each * trained + states * trained + held
@@ -150,8 +150,27 @@ def _states(optimizer: str, each: int) -> float | None:
     return None if moments is None else moments * (int(bits) / 8 if bits else each)
 
 
-def _is_kl(hook: Hook) -> bool:
-    return hook.name == "kl" and getattr(hook, "beta", 1) != 0
+def _has_outputs(hook: Hook) -> bool:
+    """Whether it makes logits of its own."""
+    return hook.name == "der" or (hook.name in ("kl", "lwf") and getattr(hook, "beta", 1) != 0)
+
+
+def _holds(hook: Hook) -> bool:
+    """Whether it keeps an earlier model in memory."""
+    return hook.name != "der" and _has_outputs(hook) and getattr(hook, "cache", None) is None
+
+
+def _with_old(load: Workload, hooks: Sequence[Hook]) -> Workload:
+    """The workload with the rows that hooks run beside the stage's own in one backward pass."""
+    passes = max(load.per_step // load.sequences, 1)
+    more = 0
+    for hook in hooks:
+        if _has_outputs(hook) and "second_forward" in hook.facts:
+            draws = [getattr(hook, "alpha", 0), getattr(hook, "beta", 0)]
+            is_idle = getattr(hook, "inputs", "general") == "new"
+            rows = -(-int(getattr(hook, "batch_size", 0)) // passes)
+            more += 0 if is_idle else rows * sum(weight > 0 for weight in draws)
+    return replace(load, sequences=load.sequences + more)
 
 
 def _references(node: Node, parent: Node, hooks: Sequence[Hook], has_adapter: bool) -> int:
@@ -159,7 +178,7 @@ def _references(node: Node, parent: Node, hooks: Sequence[Hook], has_adapter: bo
     keeps = any(getattr(hook, "after", None) == "keep" for _, hook in parent.hooks)
     below = {"previous", parent.name, parent.id} if has_adapter and not keeps else set()
     own = "reference" in node.parents and not has_adapter
-    held = {name for hook in hooks if _is_kl(hook) for name in hook.recalls()}
+    held = {str(getattr(hook, "of", "")) for hook in hooks if _holds(hook)}
     return own + len({parent.name if name == "previous" else name for name in held - below})
 
 

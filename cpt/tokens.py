@@ -28,12 +28,22 @@ class Tokens:
         hidden: [B, T, H], the last hidden states of that forward, with their graph.
         part: which micro-batch of the optimizer step this is, over all ranks, and how many there are; a hook
             with a batch of its own takes its rows `part[0]::part[1]`.
+        num_labels: predictions in the loss of the whole optimizer step, over all micro-batches and ranks.
+        num_predictions: all predictions of the step, in the loss or not. Neither is counted where the loss
+            is a mean over sequences.
     """
 
     weight: "Tensor"
     forward: Mapping[str, Any] = field(default_factory=dict)
     hidden: "Tensor | None" = None
     part: tuple[int, int] = (0, 1)
+    num_labels: float = 0.0
+    num_predictions: float = 0.0
+
+    def nothing(self) -> "Tensor":
+        """A term of 0 with a graph: every rank logs the same terms, whether or not it has rows for them."""
+        assert self.hidden is not None
+        return self.hidden[..., :0].float().sum()
 
 
 class OutputHead:
@@ -79,6 +89,7 @@ def token_kl(
     direction: Direction,
     chunk: int = CHUNK,
     temperature: float = 1.0,
+    keep: "Callable[[Tensor], Tensor] | None" = None,
 ) -> "Tensor":
     """Sum of weight * T^2 KL over the selected tokens, exact over the vocabulary.
 
@@ -97,6 +108,7 @@ def token_kl(
         direction: which of the three.
         chunk: tokens per chunk of `cpt.chunked`.
         temperature: T.
+        keep: the reference's logits [n, V] -> [n], 0 where a position is left out and 1 elsewhere.
 
     Source: Kullback and Leibler 1951; Lin 1991 (js); T^2 as in Hinton et al. 2015, arXiv:1503.02531; the
     directions as in `methods.md` A23 and A15.
@@ -108,9 +120,15 @@ def token_kl(
 
     def score(logits: "Tensor", piece: slice) -> "tuple[Tensor, Tensor]":
         log_s = torch.log_softmax(logits / temperature, dim=-1)
-        log_r = torch.log_softmax(reference_head(reference[piece]).float() / temperature, dim=-1)
+        given = reference_head(reference[piece]).float()
+        log_r = torch.log_softmax(given / temperature, dim=-1)
         kl, gradient = divergence(log_s, log_r, direction)
-        return (kl, gradient) if temperature == 1 else (kl * temperature**2, gradient * temperature)
+        if temperature != 1:
+            kl, gradient = kl * temperature**2, gradient.mul_(temperature)
+        if keep is not None:
+            kept = keep(given)
+            kl, gradient = kl * kept, gradient.mul_(kept[:, None])
+        return kl, gradient
 
     return chunked(student_hidden[chosen], student_head, weight[chosen], score, chunk)[0]
 

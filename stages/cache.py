@@ -20,7 +20,7 @@ def cache_of(job: Job) -> Path:
 def cached(folder: Path, world: World, key: object, make: Callable[[], Tensors]) -> Tensors:
     """Tensors made from what `key` says: read, or made by all processes together and written by the main one.
 
-    A damaged file is made again.
+    A damaged file is made again. What is returned lies in the file, of which memory holds what is looked at.
 
     Args:
         folder: of all of them.
@@ -44,5 +44,7 @@ def cached(folder: Path, world: World, key: object, make: Callable[[], Tensors])
             with replacing(file.parent) as partial:
                 save_file(made, str(partial / FILE))
         world.barrier()
+        if file.is_file():  # on a disk that all machines share
+            made = load_file(str(file))
     assert made is not None
     return made

@@ -85,9 +85,9 @@ r    gradient of mean_t -log p(y_t) over the label tokens of old rows, drawn ane
         """The stages whose exemplars are read."""
         return stages_named(self.of)
 
-    def rehearses(self) -> bool:
+    def rehearses(self) -> tuple[str, ...]:
         """Unless a data set takes their place."""
-        return self.source is None
+        return self.recalls()
 
     def bytes_per_weight(self) -> float:
         """r, in fp32."""

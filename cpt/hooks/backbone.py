@@ -79,6 +79,24 @@ class FrozenReference:
         return states
 
 
+def check_apart(reference: Any, model: Any, where: str) -> None:
+    """Refuse a frozen reference that shares weights with the model that is trained: it would move with it.
+
+    What lies below an adapter is shared and does not move.
+
+    Raises:
+        HookError: they share weights.
+    """
+    if not isinstance(reference, FrozenReference):
+        return
+    own = {parameter.data_ptr() for parameter in model.parameters() if parameter.numel()}
+    if any(p.data_ptr() in own for p in reference.model.parameters() if p.numel()):
+        raise HookError(
+            f"{where}: the reference is the model that is trained, or shares weights with it, and would "
+            f"move with it; load it from a stage's folder"
+        )
+
+
 class AdapterOff:
     """The weights below the stage's adapter: exact when the reference is what the stage started from."""
 

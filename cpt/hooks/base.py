@@ -175,6 +175,10 @@ class Hook(Protocol):
         """Earlier stages that the hook reads, by name; `previous`, `base` and `all` count as names."""
         return ()
 
+    def rehearses(self) -> tuple[str, ...]:
+        """Those of `recalls` whose exemplars the hook reads, in any format; the base model left none."""
+        return ()
+
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Read what earlier stages left."""
         return
@@ -225,13 +229,17 @@ class Hook(Protocol):
         """Points at which the hook does nothing, set as it is."""
         return frozenset()
 
-    def rehearses(self) -> bool:
-        """Whether it needs rows that the stages it recalls have left."""
-        return False
-
     def bytes_per_weight(self) -> float:
         """What it holds in memory while the stage trains, per trained weight."""
         return 0.0
+
+    def check(self, kind: str, where: str) -> None:
+        """Refuse settings that a stage kind, one of `kinds`, cannot honour.
+
+        Raises:
+            PlanError: begins with `where`; says what to write instead.
+        """
+        return
 
     def compares(self) -> bool:
         """Whether an earlier stage's model stands beside this one's, so that their shapes must agree."""

@@ -80,9 +80,9 @@ F_si = mean over rows x of E_y (d log p(y | x) / d w_i)^2 at a_s    (divided by 
                 "allow_biased: true to have it all the same"
             )
 
-    def rehearses(self) -> bool:
+    def rehearses(self) -> tuple[str, ...]:
         """The rows that the Fisher is measured on."""
-        return bool(self.scale) and self.source is None
+        return self.recalls() if self.scale and self.source is None else ()
 
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Find the stages and their rows.

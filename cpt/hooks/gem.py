@@ -88,9 +88,9 @@ margin = 0: the nearest v to g with <v, g_k> >= 0 for every k""",
         """The stages whose exemplars are read."""
         return stages_named(self.of)
 
-    def rehearses(self) -> bool:
+    def rehearses(self) -> tuple[str, ...]:
         """Unless a data set takes their place."""
-        return self.source is None
+        return self.recalls()
 
     def bytes_per_weight(self) -> float:
         """Every g_k, in fp32; `all` counts as the most that there can be."""

@@ -1,13 +1,14 @@
 """KL to a frozen earlier stage, on the tokens that the stage trains."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from cpt.hooks.base import Hook, Need, StageContext
 from cpt.hooks.card import Card
 from cpt.past import Past
+from cpt.tokens import Direction
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,15 +20,17 @@ if TYPE_CHECKING:
 class KL(Hook):
     """beta * mean over the step's tokens of KL between policy and reference.
 
-    reverse: KL(policy || reference), mode-seeking, as in RL; forward: KL(reference || policy), as in LwF.
-    The mean runs over label tokens (pretrain, sft) or over sequences of their token means (dpo, grpo). The
-    policy's hidden states are those of the trainer's own forward; the reference costs one forward, and
-    logits exist for 256 tokens at a time.
+    reverse: KL(policy || reference), mode-seeking, as in RL; forward: KL(reference || policy), as in LwF;
+    js: the mean of both to their mixture, at most log 2. The mean runs over label tokens (pretrain, sft) or
+    over sequences of their token means (dpo, grpo). Several entries, each with its `of` and beta, hold the
+    policy to several references; their terms are logged apart (kl, kl.2, ...). The policy's hidden states are
+    those of the trainer's own forward; the reference costs one forward, and logits exist for 256 tokens at a
+    time.
 
     Settings:
         of: the earlier stage that is the reference.
         beta: weight; 0 changes nothing and loads nothing.
-        direction: reverse or forward.
+        direction: reverse, forward or js.
 
     Source: `methods.md` A23 and A15; Ziegler et al. 2019, arXiv:1909.08593; Li and Hoiem 2016,
     arXiv:1606.09282.
@@ -39,7 +42,8 @@ class KL(Hook):
         family="output space",
         formula="""loss + beta * mean_t KL_t over the tokens that the stage trains
 reverse: KL_t = sum_v p(v) (log p(v) - log q(v))    p the policy, q the reference
-forward: KL_t = sum_v q(v) (log q(v) - log p(v))""",
+forward: KL_t = sum_v q(v) (log q(v) - log p(v))
+js: KL_t = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2""",
         when="When old data cannot be had, or beside replay. reverse in dpo and grpo, where the "
         "policy must not leave the reference; forward in sft, to keep every answer that the "
         "reference gave.",
@@ -60,7 +64,7 @@ forward: KL_t = sum_v q(v) (log q(v) - log p(v))""",
 
     of: str = "previous"
     beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
-    direction: Literal["reverse", "forward"] = "reverse"
+    direction: Direction = "reverse"
     earlier: Any = field(default=None, init=False, repr=False)
     reference: Any = field(default=None, init=False, repr=False)
 
@@ -90,6 +94,7 @@ forward: KL_t = sum_v q(v) (log q(v) - log p(v))""",
             return None
         import torch
 
+        from cpt.hooks.backbone import check_apart
         from cpt.tokens import OutputHead, token_kl
 
         head = OutputHead(model)
@@ -97,6 +102,7 @@ forward: KL_t = sum_v q(v) (log q(v) - log p(v))""",
             assert self.earlier is not None
             assert ctx.reference is not None
             self.reference = ctx.reference(self.earlier)
+            check_apart(self.reference, model, self.name)
         assert tokens.hidden is not None
         with torch.no_grad():
             reference_hidden = self.reference.hidden(tokens.forward)

@@ -62,9 +62,9 @@ O_si = mean over rows of | d f / d w_i | at a_s,  f = mean over positions of ||l
     normalise: bool = True
     old: OldExamples = field(default_factory=OldExamples, init=False, repr=False)
 
-    def rehearses(self) -> bool:
+    def rehearses(self) -> tuple[str, ...]:
         """The rows that importance is measured on."""
-        return bool(self.scale) and self.source is None
+        return self.recalls() if self.scale and self.source is None else ()
 
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Find the stages and their rows.

@@ -153,9 +153,9 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
         """What is rehearsed, for people."""
         return f"replay of {self.source.label if self.source else '-'.join(self.recalls())}"
 
-    def rehearses(self) -> bool:
+    def rehearses(self) -> tuple[str, ...]:
         """The stages' exemplars, unless there is a data set instead."""
-        return self.of is not None
+        return self.recalls() if not self.is_off else ()
 
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Read the exemplars.

@@ -21,6 +21,8 @@ from cpt.settings import Settings, did_you_mean, validate
 TABLE: dict[str, str] = {
     "replay": "cpt.hooks.replay:Replay",
     "kl": "cpt.hooks.kl:KL",
+    "lwf": "cpt.hooks.lwf:LwF",
+    "der": "cpt.hooks.der:DER",
     "lora": "cpt.hooks.lora:Lora",
     "l2_sp": "cpt.hooks.l2_sp:L2SP",
     "ewc": "cpt.hooks.ewc:EWC",

@@ -18,6 +18,7 @@ from cpt.hooks.backbone import BackboneTap, bare_model
 from cpt.hooks.norms import EVERY, Norms
 from cpt.hooks.stack import HookStack
 from cpt.params import View
+from cpt.positions import predictions
 from cpt.store import MARK, complete_checkpoints, mark_complete
 from cpt.tokens import Tokens
 
@@ -52,7 +53,7 @@ class _Hooks:
         self.hooks, self.loss_mask, self.reduction = hooks, loss_mask, reduction
         self.sequences_per_row = sequences_per_row
         self.tap = BackboneTap(self.model) if hooks.needs_tokens else None
-        self.num_loss_tokens = 0.0
+        self.num_loss_tokens = self.num_predictions = 0.0
         self.micro_batch = 0
         self.steps_since_log = 0
         self.norms_since_log: dict[str, float] = {}
@@ -75,9 +76,12 @@ class _Hooks:
         if self.tap is not None and self.reduction == "token" and batches:
             import torch
 
-            count = sum(float(self.loss_mask(batch, batch).sum()) for batch in batches)
-            total = torch.tensor(count, dtype=torch.float64, device=self.accelerator.device)
-            self.num_loss_tokens = float(self.hooks.ctx.world.sum_(total))
+            counts = [
+                (float(self.loss_mask(batch, batch).sum()), float(predictions(batch).sum()))
+                for batch in batches
+            ]
+            total = torch.tensor(counts, dtype=torch.float64, device=self.accelerator.device).sum(0)
+            self.num_loss_tokens, self.num_predictions = self.hooks.ctx.world.sum_(total).tolist()
         return batches, num_items
 
     def compute_loss(
@@ -99,7 +103,9 @@ class _Hooks:
         )
         forward, hidden = self.tap.take()
         weight = self._weights(self.loss_mask(before, forward).to(hidden.device))
-        tokens = Tokens(weight, forward, hidden, self._part())
+        tokens = Tokens(
+            weight, forward, hidden, self._part(), self.num_loss_tokens, self.num_predictions
+        )
         with self.accelerator.autocast():  # as the trainer's own forward
             term = self.hooks.penalty(bare_model(self.model), tokens)
         if term is None:

@@ -50,6 +50,27 @@ def test_weights_of_a_step_sum_to_1_over_its_parts(parts: int) -> None:
     assert (parts > 5) == any(b is None for b in batches)
 
 
+def test_every_position_may_count_and_the_last_of_a_prompt_begins_its_answer() -> None:
+    prompt, answered = Example([1, 2, 3], [IGNORED] * 3), example(5, prompt=2)
+    assert (prompt.num_counted("all"), answered.num_counted("all")) == (3, 4)
+    assert (prompt.num_counted("labels"), answered.num_counted("labels")) == (0, 3)
+    batch = collate([answered, prompt], "cpu", scale=0.5, counted="all")
+    assert batch.weight.tolist() == [[0.5, 0.5, 0.5, 0.5, 0], [0.5, 0.5, 0.5, 0, 0]]
+    assert batch.examples == (answered, prompt)
+
+
+def test_prompts_are_rehearsed_where_every_position_counts() -> None:
+    prompts = [Example([1] * length, [IGNORED] * length) for length in range(1, 6)]
+    rehearsal = Rehearsal([*prompts, Example([], [])], 5, seed=1, name="lwf", counted="all")
+    assert rehearsal.examples == prompts
+    batches = [rehearsal.batch(2, (part, 3), "cpu") for part in range(3)]
+    assert sum(float(b.weight.sum()) for b in batches if b) == pytest.approx(1.0)
+    weights = [float(w) for b in batches if b for w in b.weight.flatten() if w]
+    assert weights == pytest.approx([1 / 15] * 15)
+    with pytest.raises(HookError, match="lwf: no old row has a token"):
+        Rehearsal([Example([], [])], 2, seed=1, name="lwf", counted="all")
+
+
 def test_rows_without_a_label_are_refused_where_no_others_are() -> None:
     prompts = [Example([1, 2, 3], [IGNORED] * 3)]
     with pytest.raises(HookError, match="agem: no old row has a token to predict"):

@@ -1,15 +1,14 @@
 """KL over the vocabulary, exact, in chunks that nobody keeps."""
 
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from cpt.tokens import OutputHead, token_kl
+from cpt.tokens import Direction, OutputHead, token_kl
 
-Direction = Literal["reverse", "forward"]
-DIRECTIONS: list[Direction] = ["reverse", "forward"]
+DIRECTIONS: list[Direction] = ["reverse", "forward", "js"]
 WIDTH, VOCABULARY = 5, 37
 
 
@@ -35,7 +34,11 @@ def direct(given: dict[str, Any], direction: Direction) -> Tensor:
     q = torch.softmax(given["reference_head"](given["reference_hidden"]).detach(), dim=-1)
     if direction == "forward":
         p, q = q, p
-    value: Tensor = ((p * (p / q).log()).sum(-1) * given["weight"]).sum()
+    each = (p * (p / q).log()).sum(-1)
+    if direction == "js":
+        m = (p + q) / 2
+        each = ((p * (p / m).log()).sum(-1) + (q * (q / m).log()).sum(-1)) / 2
+    value: Tensor = (each * given["weight"]).sum()
     return value
 
 
@@ -61,7 +64,7 @@ def test_gradient_equals_autograd_of_the_direct_sum(
     assert given["reference_head"].weight.grad is None
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("direction", ["reverse", "forward"])
 def test_gradient_of_the_logits_is_the_closed_form(
     given: dict[str, Any], direction: Direction
 ) -> None:
@@ -203,3 +206,80 @@ class TestOutputHead:
         with torch.no_grad():
             hidden = model.base_model(input_ids=ids).last_hidden_state
             torch.testing.assert_close(OutputHead(model)(hidden), model(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("temperature", [0.5, 2.0, 4.0])
+def test_temperature_divides_the_logits_and_its_square_multiplies(
+    given: dict[str, Any], direction: Direction, temperature: float
+) -> None:
+    of = [given["student_hidden"], given["student_head"].weight]
+    value = token_kl(**given, direction=direction, temperature=temperature, chunk=7)
+    made = torch.autograd.grad(value, of)
+    cooler = {
+        **given,
+        "student_head": lambda hidden: given["student_head"](hidden) / temperature,
+        "reference_head": lambda hidden: given["reference_head"](hidden) / temperature,
+    }
+    total = temperature**2 * direct(cooler, direction)
+    assert value.item() == pytest.approx(total.item(), rel=1e-5)
+    for one, other in zip(made, torch.autograd.grad(total, of), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_temperature_keeps_the_gradient_of_small_logits(direction: Direction) -> None:
+    torch.manual_seed(6)
+    student = (torch.randn(1, 8, VOCABULARY) / 100).requires_grad_()
+    other, head = torch.randn(1, 8, VOCABULARY) / 100, nn.Identity()
+    norms = []
+    for temperature in (1.0, 2.0, 4.0):
+        value = token_kl(
+            student, head, other, head, torch.ones(1, 8), direction, temperature=temperature
+        )
+        norms.append(float(torch.autograd.grad(value, student)[0].norm()))
+    assert norms == pytest.approx([norms[0]] * 3, rel=0.05)
+
+
+def test_positions_that_the_reference_is_not_kept_at_count_for_nothing(
+    given: dict[str, Any],
+) -> None:
+    def keep(logits: Tensor) -> Tensor:
+        return (logits.argmax(-1) % 2).float()
+
+    hidden = given["student_hidden"]
+    value = token_kl(**given, direction="forward", keep=keep, temperature=2.0, chunk=5)
+    (gradient,) = torch.autograd.grad(value, hidden)
+    kept = keep(given["reference_head"](given["reference_hidden"]))
+    assert 0 < kept.sum() < kept.numel()
+    fewer = token_kl(
+        **{**given, "weight": given["weight"] * kept}, direction="forward", temperature=2.0
+    )
+    (wanted,) = torch.autograd.grad(fewer, hidden)
+    assert value.item() == pytest.approx(fewer.item(), rel=1e-6)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-8)
+
+
+def test_a_wrong_token_of_a_sure_student_has_its_whole_gradient() -> None:
+    """log(softmax + 1e-8) would leave about 1e-8 of it (`methods.md` F29)."""
+    student = torch.tensor([[[40.0, 0.0]]], requires_grad=True)
+    reference, head = torch.tensor([[[0.0, 0.0]]]), nn.Identity()
+    value = token_kl(student, head, reference, head, torch.ones(1, 1), "forward")
+    (gradient,) = torch.autograd.grad(value, student)
+    assert gradient.flatten().tolist() == pytest.approx([0.5, -0.5])
+
+
+def test_the_term_of_long_sequences_is_that_of_short_ones() -> None:
+    """A mean over B of sums over T would grow with T (`methods.md` F28)."""
+    torch.manual_seed(3)
+    student, other, head = torch.randn(1, 4, 9), torch.randn(1, 4, 9), nn.Identity()
+    short = token_kl(student, head, other, head, torch.full((1, 4), 1 / 4), "forward")
+    long = token_kl(
+        student.repeat(1, 32, 1),
+        head,
+        other.repeat(1, 32, 1),
+        head,
+        torch.full((1, 128), 1 / 128),
+        "forward",
+    )
+    assert long.item() == pytest.approx(short.item(), rel=1e-5)

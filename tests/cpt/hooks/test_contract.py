@@ -36,6 +36,17 @@ CASES = {
         first_stage_refuses="no exemplars there; name a `source:` instead",
     ),
     "kl": Case({"of": "base", "beta": 0.5}, {"of": "base", "beta": 0.0}),
+    "lwf": Case(
+        {"of": "base", "rows_of": "pretrain", "beta": 0.5},
+        {"of": "base", "rows_of": "pretrain", "beta": 0.0},
+        first_stage_refuses="lwf: base left no exemplars",
+    ),
+    # Both weights 0 are refused.
+    "der": Case(
+        {"of": "pretrain", "alpha": 1.0, "beta": 0.5},
+        None,
+        first_stage_refuses="der: base left no exemplars",
+    ),
     "lora": Case({"rank": 2}, None),  # test_lora.py: a fresh adapter changes nothing
     "ema": Case({"decay": 0.5}, {"decay": 0.0}),
     "l2_sp": Case({"of": "base", "strength": 0.1}, {"of": "base", "strength": 0.0}),

@@ -176,13 +176,25 @@ def test_a_stronger_beta_stays_closer(stages: TinyStages) -> None:
 
 
 class TestRefusals:
+    def test_a_reference_that_is_the_model_itself(self, tmp_path: Path) -> None:
+        from cpt.hooks.backbone import FrozenReference
+        from cpt.hooks.kl import KL
+        from tests.toy_model import Toy, ToyPast, encode, rows, tokens_of
+
+        past, model, hook = ToyPast(tmp_path, {"old": (3, rows(4))}), Toy(0), KL("old")
+        ctx = past.context()
+        hook.recall(past.past, ctx)
+        ctx.reference = lambda stage: FrozenReference(model)
+        with pytest.raises(HookError, match="kl: the reference is the model that is trained"):
+            hook.penalty(model, tokens_of(model, encode(rows(2))), ctx)
+
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
             ({"beta": -0.1}, "beta: input should be greater than or equal to 0, not -0.1"),
             ({"beta": float("nan")}, "beta: input should be a finite number"),
             ({"beta": float("inf")}, "beta: input should be a finite number"),
-            ({"direction": "sideways"}, "direction: input should be 'reverse' or 'forward'"),
+            ({"direction": "sideways"}, "direction: input should be 'reverse', 'forward' or 'js'"),
             ({"of": "all"}, "`of` names one earlier stage"),
         ],
     )

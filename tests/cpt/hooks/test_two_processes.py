@@ -41,7 +41,6 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
     # 3 rows a step for 4 micro-batches of all processes: one has none.
     loss = {"of": "all", "mode": "loss", "batch_size": 3, "coefficient": 0.5}
     rehearsed = {"replay": {**loss, "select": "collateral"}}
-    sft: Wanted = ("sft", [replay, kl, {"ema": {"decay": 0.5}}], {"checkpoint_every": 2})
     measured = {"strength": 0.001, "samples": 7}
     penalties = [
         {"l2_sp": {"of": ["base", "sft"], "strength": 0.05}},
@@ -50,16 +49,21 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
         {"mas": {"of": "pretrain", "style": "proximal", **measured}},
         {"si": {"of": "sft", "strength": 0.001}},
     ]
+    # Rows that do not divide by 2, and fewer than there are micro-batches.
+    lwf = {"lwf": {"of": "base", "rows_of": "pretrain", "beta": 0.5, "batch_size": 5}}
+    der = {"der": {"of": "pretrain", "alpha": 1.0, "beta": 0.5, "batch_size": 3}}
+    kept = {"lwf": {"of": "base", "rows_of": "sft", "cache": 16, "batch_size": 3}}
+    sft: Wanted = ("sft", [replay, kl, {"ema": {"decay": 0.5}}, lwf, der], {"checkpoint_every": 2})
     adapter: Wanted = (
         "dpo",
-        [{"lora": {"rank": 2}}, kl],
+        [{"lora": {"rank": 2}}, kl, kept],
         {"checkpoint_every": 2, "learning_rate": 0.1},
     )
     return {
         "sft": sft,
         "pretrain": ("pretrain", [general, {"agem": {"of": "sft"}}], {}),
         "dpo with an adapter": adapter,
-        "dpo": ("dpo", [kl, blend, rehearsed, {"gem": {"of": ["pretrain", "sft"]}}], {}),
+        "dpo": ("dpo", [kl, blend, rehearsed, lwf, {"gem": {"of": ["pretrain", "sft"]}}], {}),
         "penalties": ("sft", penalties, {"checkpoint_every": 2}),
         "grpo": ("grpo", [kl], {}),  # every process samples its own completions
         "penalties again": ("sft", penalties, {"checkpoint_every": 2}),
