@@ -28,6 +28,7 @@ from pydantic import ConfigDict
 
 from cpt.data import Reader, Rows
 from cpt.data_spec import MAX_BAD, DataSpec
+from cpt.hooks.card import Card
 from cpt.past import Past, PastStage
 from cpt.rehearsal import Example
 from cpt.rows import Row, RowFormat
@@ -45,7 +46,6 @@ Tensors = dict[str, "Tensor"]
 #: What a closed-form gradient is reported as: its term's value, and its norm; or other numbers by name.
 Told = Mapping[str, "Tensor | float"]
 Need = Literal["logits", "parameters", "gradients", "adapter"]
-Evidence = Literal["production-validated", "newer", "academic", "research"]
 
 #: The points in the order in which they act.
 POINTS = (
@@ -137,7 +137,7 @@ class Hook(Protocol):
     name: ClassVar[str]
     needs: ClassVar[frozenset[Need]] = frozenset()
     facts: ClassVar[frozenset[str]] = frozenset()
-    evidence: ClassVar[Evidence] = "academic"
+    card: ClassVar[Card | None] = None
     version: ClassVar[int] = 1
     kinds: ClassVar[frozenset[str] | None] = None
     order: ClassVar[int] = 0

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from cpt.errors import HookError
 from cpt.hooks.base import Hook, Need, StageContext
+from cpt.hooks.card import Card
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,23 @@ class EMA(Hook):
 
     name: ClassVar[str] = "ema"
     needs: ClassVar[frozenset[Need]] = frozenset({"parameters"})
-    evidence: ClassVar = "production-validated"
+    card: ClassVar = Card(
+        family="weight averaging",
+        formula="""m_n = decay * m_(n-1) + (1 - decay) * w_n    from m_0 = 0
+result: m_n / (1 - decay^n)""",
+        when="Almost free and rarely harmful: smooths the end of a noisy stage. decay 0.999, or "
+        "0.99 below about 1,000 steps.",
+        cost="One pass over the trained weights per optimizer step.",
+        state="4",
+        fails="A decay whose memory, 1 / (1 - decay) steps, is as long as the stage gives the "
+        "weights of its beginning. It averages within one stage, so it undoes little forgetting.",
+        evidence="production-validated",
+        sources=(
+            "Polyak and Juditsky 1992, doi:10.1137/0330046",
+            "Kingma and Ba 2014, arXiv:1412.6980, section 3 (the bias correction)",
+            "methods.md B10",
+        ),
+    )
     order: ClassVar[int] = 0
 
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99

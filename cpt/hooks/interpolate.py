@@ -7,6 +7,7 @@ from pydantic import Field
 
 from cpt.errors import HookError
 from cpt.hooks.base import Hook, StageContext
+from cpt.hooks.card import Card
 from cpt.past import Past
 
 if TYPE_CHECKING:
@@ -28,7 +29,18 @@ class Interpolate(Hook):
     """
 
     name: ClassVar[str] = "interpolate"
-    evidence: ClassVar = "production-validated"
+    card: ClassVar = Card(
+        family="weight averaging",
+        formula="result: (1 - alpha) * w_earlier + alpha * w_trained, tensor by tensor",
+        when="After a stage that stayed in the basin of its parent (a low learning rate, few "
+        "epochs). Begin with alpha 0.7 and let the probes choose among 0.2 to 0.8.",
+        cost="Nothing per step; at the end one earlier checkpoint is read.",
+        state="0 (one copy of the earlier weights while blending)",
+        fails="Far from the parent there is a ridge between the two: both tasks fall. Probe the "
+        "blend, never the ends only.",
+        evidence="production-validated",
+        sources=("Wortsman et al. 2022, arXiv:2109.01903, eq. 1", "methods.md B11"),
+    )
     order: ClassVar[int] = 2
 
     of: str = "previous"

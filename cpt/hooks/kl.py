@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from cpt.hooks.base import Hook, Need, StageContext
+from cpt.hooks.card import Card
 from cpt.past import Past
 
 if TYPE_CHECKING:
@@ -34,7 +35,28 @@ class KL(Hook):
 
     name: ClassVar[str] = "kl"
     needs: ClassVar[frozenset[Need]] = frozenset({"logits"})
-    evidence: ClassVar = "production-validated"
+    card: ClassVar = Card(
+        family="output space",
+        formula="""loss + beta * mean_t KL_t over the tokens that the stage trains
+reverse: KL_t = sum_v p(v) (log p(v) - log q(v))    p the policy, q the reference
+forward: KL_t = sum_v q(v) (log q(v) - log p(v))""",
+        when="When old data cannot be had, or beside replay. reverse in dpo and grpo, where the "
+        "policy must not leave the reference; forward in sft, to keep every answer that the "
+        "reference gave.",
+        cost="One forward of the reference per step, and the output head of both at the trained "
+        "tokens: about a third of a step more.",
+        state="2 (one frozen copy in bf16; 4 in fp32; 0 with a lora hook where the reference is "
+        "the parent)",
+        fails="It holds the model on the new prompts only, and says nothing of old tasks that "
+        "those do not touch. Too large a beta in sft fights the new labels.",
+        evidence="production-validated",
+        sources=(
+            "Ziegler et al. 2019, arXiv:1909.08593, eq. 2",
+            "Ouyang et al. 2022, arXiv:2203.02155, eq. 2",
+            "Li and Hoiem 2016, arXiv:1606.09282 (forward)",
+            "methods.md A23, A15",
+        ),
+    )
 
     of: str = "previous"
     beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05

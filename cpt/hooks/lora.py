@@ -7,6 +7,7 @@ from pydantic import Field
 
 from cpt.errors import HookError
 from cpt.hooks.base import Hook, Need, StageContext
+from cpt.hooks.card import Card
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,7 +30,25 @@ class Lora(Hook):
 
     name: ClassVar[str] = "lora"
     needs: ClassVar[frozenset[Need]] = frozenset({"adapter"})
-    evidence: ClassVar = "production-validated"
+    card: ClassVar = Card(
+        family="isolation",
+        formula="""y = W x + (alpha / rank) B A x
+A [rank, d_in] random, B [d_out, rank] zero; only A and B train""",
+        when="When the optimizer's state does not fit, or the weights below must stay as they "
+        "are. Rank 16 to 64 and a learning rate 10 times that of full training (1e-4 to 2e-4).",
+        cost="A step is cheaper than full training: no gradient and no optimizer state for W. The "
+        "merge at the end reads the weights once.",
+        state="0 (A and B are what trains: 0.1 to 2 % of the weights)",
+        fails="It forgets less because it learns less: with the adapter on, or merged, old tasks "
+        "change too. Targets that are too few or a rank that is too low look like a method that "
+        "works.",
+        evidence="production-validated",
+        sources=(
+            "Hu et al. 2021, arXiv:2106.09685, eq. 3",
+            "Biderman et al. 2024, arXiv:2405.09673 (learns less and forgets less)",
+            "methods.md A13, B06",
+        ),
+    )
     order: ClassVar[int] = 1
 
     rank: Annotated[int, Field(ge=1)] = 16

@@ -9,6 +9,7 @@ from cpt.data import open_rows
 from cpt.data_spec import MAX_BAD, DataSpec
 from cpt.errors import HookError
 from cpt.hooks.base import Hook, Mixture, OldRows, StageContext
+from cpt.hooks.card import Card
 from cpt.past import Past
 from cpt.rows import Row, format_of
 
@@ -31,7 +32,27 @@ class Replay(Hook):
     """
 
     name: ClassVar[str] = "replay"
-    evidence: ClassVar = "production-validated"
+    card: ClassVar = Card(
+        family="replay",
+        formula="""share = old / (old + new) of the stage's final stream
+loss  = mean over all label tokens of the mixed stream""",
+        when="First of all, wherever earlier data or a general corpus can be read again. Begin "
+        "with a share of 0.1 to 0.3 in sft, 0.05 to 0.5 in pretrain, more the further the new "
+        "data are from the old.",
+        cost="No extra pass: a step costs what it did. At equal new tokens the stage has 1 / (1 - "
+        "share) times the steps.",
+        state="0",
+        fails="A small set repeated for many epochs is learnt by heart (the log tells the "
+        "epochs). Old rows in another chat template teach that template. Rows that a probe asks "
+        "make the probe worthless.",
+        evidence="production-validated",
+        sources=(
+            "Rolnick et al. 2019, arXiv:1811.11682",
+            "Ibrahim et al. 2024, arXiv:2403.08763 (continual pretraining)",
+            "Ouyang et al. 2022, arXiv:2203.02155, section 3.5 (pretraining data mixed into RL)",
+            "methods.md A06, A24",
+        ),
+    )
 
     of: str | list[str] | None = None
     source: DataSpec | None = None
