@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cpt.adapter_rules import check_adapters
 from cpt.conflicts import UNKNOWN, check_hooks, check_recalls, check_shapes
 from cpt.errors import CptError, PlanError, RecipeError
 from cpt.hooks import table
@@ -113,6 +114,7 @@ def _node(
     for hook in hooks:
         check_recalls(hook, kind, lineage, kind_of, where)
     check_hooks(hooks, spec, kind, backend, where, warnings)
+    check_adapters(hooks, lineage, where)
     lines = {role: _lineage(node, earlier) for role, node in roles.items()}
     check_shapes(hooks, lines, spec, lineage, recipe.model, where, warnings)
     seed = spec.seed if spec.seed is not None else recipe.seed

@@ -91,6 +91,7 @@ class StageContext:
             together, and kept beside the stages.
         learning_rate: of the optimizer step that is under way.
         say: tells the person at the terminal.
+        save_adapter: keeps an adapter beside the checkpoint, just before it is merged into the weights.
     """
 
     stage: str
@@ -106,6 +107,7 @@ class StageContext:
     cached: "Callable[[object, Callable[[], Tensors]], Tensors] | None" = None
     learning_rate: float = 0.0
     say: Callable[[str], None] = lambda line: None
+    save_adapter: "Callable[[PreTrainedModel], None]" = lambda model: None
 
 
 @dataclass

@@ -15,6 +15,9 @@ TABLE: dict[str, str] = {
     "replay": "cpt.hooks.replay:Replay",
     "kl": "cpt.hooks.kl:KL",
     "lora": "cpt.hooks.lora:Lora",
+    "o_lora": "cpt.hooks.o_lora:OLora",
+    "osf": "cpt.hooks.osf:OSF",
+    "freeze": "cpt.hooks.freeze:Freeze",
     "ema": "cpt.hooks.ema:EMA",
     "interpolate": "cpt.hooks.interpolate:Interpolate",
 }
