@@ -47,9 +47,9 @@ def weights(folder: Path) -> "dict[str, Tensor]":
     # On disk PEFT leaves out how the adapter is called.
     named = {}
     for name, value in saved.items():
-        module, dot, factor = bare_name(name).rpartition(".lora_")
-        letter, _, rest = factor.partition(".")
-        named[f"{module}{dot}{letter}.default{f'.{rest}' if rest else ''}"] = value
+        module, factor, rest = bare_name(name).rpartition(".lora_")
+        letter, dot, rest = rest.partition(".")
+        named[f"{module}{factor}{letter}.default{dot}{rest}"] = value
     return named
 
 

@@ -152,12 +152,13 @@ def select(
         names = [name for name in shapes if _is_at(name, path)]
         for name in names:
             _check_shape(name, shapes[name], side, width, known.is_transposed)
-        in_blocks = {name.split(".")[known.blocks.count(".") + 1] for name in names}
-        if role in OF_BLOCKS and len(in_blocks) != num_blocks:
-            raise HookError(
-                f"freeze: {path} is in {len(in_blocks)} of {num_blocks} blocks, so that {role} is not what "
-                f"the table of a {model_type} model says; name modules instead"
-            )
+        if role in OF_BLOCKS:
+            in_blocks = {name.split(".")[known.blocks.count(".") + 1] for name in names}
+            if len(in_blocks) != num_blocks:
+                raise HookError(
+                    f"freeze: {path} is in {len(in_blocks)} of {num_blocks} blocks, so that {role} is not "
+                    f"what the table of a {model_type} model says; name modules instead"
+                )
         found.update(names)
     return found
 

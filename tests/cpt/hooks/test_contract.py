@@ -37,6 +37,12 @@ CASES = {
     ),
     "kl": Case({"of": "base", "beta": 0.5}, {"of": "base", "beta": 0.0}),
     "lora": Case({"rank": 2}, None),  # test_lora.py: a fresh adapter changes nothing
+    "o_lora": Case({"rank": 2, "of": []}, None),  # test_o_lora.py: with earlier adapters
+    "osf": Case({"effective_rank": 0.5}, None),
+    "freeze": Case(
+        {"train": "attn_proj"},
+        {"train": ["attn_proj", "mlp", "norms", "embeddings", "lm_head"]},
+    ),
     "ema": Case({"decay": 0.5}, {"decay": 0.0}),
     "interpolate": Case({"of": "base", "alpha": 0.5}, {"of": "base", "alpha": 1.0}),
 }
