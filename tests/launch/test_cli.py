@@ -356,6 +356,7 @@ sys.exit(f"imported: {sorted(heavy & set(sys.modules))}" if heavy & set(sys.modu
         (["ls"], 0),
         (["report", "none"], 2),
         (["diff", "a", "b"], 2),
+        (["adapters", SMOKE], 2),
         (["schema"], 0),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else str(value),

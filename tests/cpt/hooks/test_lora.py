@@ -162,12 +162,14 @@ KEEP = {"lora": {"rank": 2, "after": "keep"}}
 CONTINUE = {"lora": {"rank": 2, "after": "continue"}}
 
 
+@pytest.fixture(scope="module")
+def kept(stages: TinyStages) -> Trained:
+    """A stage whose adapter others train on."""
+    return stages.train(stages.job("sft", KEEP))
+
+
 class TestContinue:
     """A stage that trains the adapter of its parent on, above the same weights."""
-
-    @pytest.fixture(scope="class")
-    def kept(self, stages: TinyStages) -> Trained:
-        return stages.train(stages.job("sft", KEEP))
 
     def test_it_begins_as_the_parent_ended(self, stages: TinyStages, kept: Trained) -> None:
         job = stages.job("sft", CONTINUE, parent=kept.job.output, learning_rate=0.0)

@@ -1,5 +1,6 @@
 """The price on overlap with earlier adapters: against an explicit loop, strong, and as a projection."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,18 +225,17 @@ def test_without_earlier_stages_it_is_lora(past: Past, tiny_model: Any) -> None:
     assert hook.pull(View(model, World()), CTX) is None
 
 
+@pytest.fixture(scope="module")
+def parent(stages: TinyStages) -> Path:
+    """A stage with an adapter that is in its weights."""
+    job = stages.job("sft", {"lora": {"rank": 3}})
+    return stages.train(replace(job, name="adapted")).job.output
+
+
 class TestStages:
     def job(self, stages: TinyStages, parent: Path, micro_batch: int = 8, **settings: Any) -> Any:
         hooks = {"o_lora": {"rank": 2, "of": ["adapted"], **settings}}
         return stages.job("sft", hooks, parent=parent, micro_batch=micro_batch)
-
-    @pytest.fixture(scope="class")
-    def parent(self, stages: TinyStages) -> Path:
-        from dataclasses import replace
-
-        return stages.train(
-            replace(stages.job("sft", {"lora": {"rank": 3}}), name="adapted")
-        ).job.output
 
     def test_its_strength_does_not_depend_on_accumulation(
         self, stages: TinyStages, parent: Path
