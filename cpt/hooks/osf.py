@@ -52,7 +52,7 @@ U_low <- U_0 + (I - U_high U_high^T)(U_low - U_0), V_low <- V_0 + (V_low - V_0)(
         "Protect half of each weight (effective_rank 0.5).",
         cost="One SVD of each weight at the start; a step multiplies by three factors and their "
         "beginnings beside the weight, and projects twice.",
-        state="12 (the factors' beginnings and U_high or V_high, per trained number at k half)",
+        state="4 (the factors' beginnings; up to 3 more for U_high or V_high where a weight is not square)",
         fails="Large singular values are not what a task needs: what lies in small ones is free to be "
         "overwritten. Under FSDP2 and ZeRO-3 peft's projection is lost or fails.",
         evidence="research",

@@ -260,7 +260,7 @@ class TestContinue:
         [
             (None, "sft trained no adapter"),
             ({"lora": {"rank": 2}}, "sft merged its adapter into the weights"),
-            ({"lora": {"rank": 3, "after": "keep"}}, "an adapter of rank 3, not 2"),
+            ({"lora": {"rank": 3, "after": "keep"}}, "sft trained an adapter of rank 3, not 2"),
         ],
     )
     def test_what_cannot_be_continued_is_refused(
