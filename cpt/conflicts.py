@@ -7,6 +7,7 @@ from cpt.combinations import check_combinations
 from cpt.errors import PlanError, RecipeError
 from cpt.hooks.base import Hook, points
 from cpt.hooks.gem import MOST
+from cpt.hooks.lora import is_adapter, stays_apart
 from cpt.model_spec import ModelSpec
 from cpt.recipe import StageSpec
 from cpt.settings import did_you_mean
@@ -182,7 +183,7 @@ def check_shapes(
         PlanError: names the tokens and a way out.
     """
     below = lineage[: _num_below_adapters(lineage)]
-    adapts = any("adapt" in points(hook) for hook in hooks)
+    has_adapter = any(is_adapter(hook) for hook in hooks)
     named = {node.name: lineage[: number + 1] for number, node in enumerate(lineage)}
     named["previous"] = lineage
     others = [
@@ -194,7 +195,7 @@ def check_shapes(
     ]
     for own, line in [*roles.items(), *others]:
         # Below an adapter the stage's own start is no second model: it has the stage's embeddings.
-        if adapts and line[-1] is below[-1] and own != "hooks.interpolate":
+        if has_adapter and line[-1] is below[-1] and own != "hooks.interpolate":
             continue
         here, there = _added(lineage, spec), _added(line)
         if {*here} == {*there}:
@@ -226,8 +227,6 @@ def _added(line: "Sequence[Node]", spec: StageSpec | None = None) -> list[str]:
 def _num_below_adapters(lineage: "Sequence[Node]") -> int:
     """How much of a lineage lies below the adapters that the last stages keep apart."""
     number = len(lineage)
-    while number > 1 and any(
-        getattr(hook, "after", None) == "keep" for _, hook in lineage[number - 1].hooks
-    ):
+    while number > 1 and stays_apart([hook for _, hook in lineage[number - 1].hooks]):
         number -= 1
     return number

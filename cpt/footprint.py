@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from cpt.hooks.base import Hook
-from cpt.hooks.lora import Lora
+from cpt.hooks.lora import stays_apart
 from cpt.model_size import ModelSize
 from cpt.plan import Node
+from cpt.trained import trained
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Resident once torch, transformers, TRL and lm-eval are imported: the smoke chain's model is 0.1 M.
@@ -79,8 +80,9 @@ def footprint(
 
     peak = weights + trained + frozen + hooks + activations + head, and on a CPU the libraries:
 
-    - weights: N b, b bytes a number. Under an adapter only its A numbers are trained, in 4 bytes each.
-      16-bit computing on 32-bit weights keeps a copy in 2 bytes.
+    - weights: N b, b bytes a number. Under an adapter only its A numbers are trained, in 4 bytes each
+      (`cpt.trained` counts them, and what freeze leaves to train). 16-bit computing on 32-bit weights keeps
+      a copy in 2 bytes.
     - trained, of P = N or A numbers: gradient b P (twice under DDP, whose buckets are a second one) and
       the optimizer's states, for AdamW 2 b P. Under ZeRO over w processes: b P + 12 P / w (master copy and
       moments in 32 bits), with ZeRO-2 (b + 12) P / w.
@@ -100,9 +102,8 @@ def footprint(
     """
     hooks = [hook for _, hook in node.hooks]
     width, n = BYTES[dtype], size.num_parameters
-    lora = next((hook for hook in hooks if isinstance(hook, Lora)), None)
-    trained = size.adapter(lora.rank, lora.targets) if lora else n
-    each = 4 if lora else width
+    own = trained(size, hooks)
+    each = 4 if own.is_adapter else width
     is_zero = backend.startswith("zero")
     if is_zero and load.half:
         width = each = 2
@@ -111,20 +112,21 @@ def footprint(
         return None
     states += 4 if is_zero else 0  # the master copy
     shards = {"ddp": 2.0, "zero2": 1 / world}
-    held = trained * sum(hook.bytes_per_weight() for hook in hooks)
-    weights = n * width + (each * trained if lora else 0)
+    held = own.count * sum(hook.bytes_per_weight() for hook in hooks)
+    weights = n * width + each * own.added
     parts = {
         "weights": weights + (2 * n if load.half and width == 4 else 0),
-        "gradients": each * trained * shards.get(backend, 1.0),
-        "states": states * trained / (world if is_zero else 1),
-        "frozen": _references(node, parent, hooks, lora is not None) * n * BYTES[dtype],
+        "gradients": each * own.count * shards.get(backend, 1.0),
+        "states": states * own.count / (world if is_zero else 1),
+        "frozen": _references(node, parent, hooks, own.is_adapter) * n * BYTES[dtype],
         "hooks": held,
         "activations": _activations(size, _with_old(load, hooks), width),
         "head": _head(size, load, sum(_has_outputs(hook) for hook in hooks)),
         "libraries": LIBRARIES if load.on_cpu else 0.0,
     }
-    checkpoint = each * trained + states * trained + held
-    return Footprint(parts, 2 * checkpoint if load.saves else 0.0, weights)
+    checkpoint = each * own.count + states * own.count + held
+    kept = n * width + each * own.kept
+    return Footprint(parts, 2 * checkpoint if load.saves else 0.0, kept)
 
 
 def merge_footprint(size: ModelSize, num_read: int, dtype: str, tries: bool) -> Footprint:
@@ -175,7 +177,7 @@ def _with_old(load: Workload, hooks: Sequence[Hook]) -> Workload:
 
 def _references(node: Node, parent: Node, hooks: Sequence[Hook], has_adapter: bool) -> int:
     """Frozen models beside the trained one."""
-    keeps = any(getattr(hook, "after", None) == "keep" for _, hook in parent.hooks)
+    keeps = stays_apart([hook for _, hook in parent.hooks])
     below = {"previous", parent.name, parent.id} if has_adapter and not keeps else set()
     own = "reference" in node.parents and not has_adapter
     held = {str(getattr(hook, "of", "")) for hook in hooks if _holds(hook)}

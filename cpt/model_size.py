@@ -63,15 +63,19 @@ class ModelSize:
 
     def adapter(self, rank: int, targets: str | list[str]) -> int:
         """Parameters of a LoRA adapter: rank * (in + out) of every linear layer that it targets."""
+        return sum(rank * (out + into) for out, into in self.linear(targets))
+
+    def linear(self, targets: str | list[str]) -> list[tuple[int, int]]:
+        """[out, in] of every linear layer but the head that adapters of these targets lie on."""
         names = [targets] if isinstance(targets, str) else targets
-        total = 0
+        found = []
         for name, shape in self.shapes.items():
             module = name.removesuffix(".weight")
             if len(shape) != 2 or module == name or module.endswith(("embed_tokens", "lm_head")):
                 continue
             if targets == "all-linear" or any(f".{module}".endswith(f".{n}") for n in names):
-                total += rank * sum(shape)
-        return total
+                found.append((shape[0], shape[1]))
+        return found
 
 
 def size_of(spec: ModelSpec, made: Path) -> ModelSize | None:

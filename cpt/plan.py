@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cpt.adapter_rules import check_adapters
 from cpt.conflicts import (
     UNKNOWN,
     check_hooks,
@@ -181,6 +182,7 @@ def _node(
     for hook in hooks:
         check_recalls(hook, kind, lineage, kind_of, where)
     check_hooks(hooks, spec, kind, backend, where, warnings)
+    check_adapters(hooks, lineage, where)
     beside = {role: _lineage([node], earlier) for role, node in roles.items()}
     check_shapes(hooks, beside, spec, lineage, recipe.model, where, warnings)
     recalled = {node.name: node.id for node in earlier}

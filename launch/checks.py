@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from cpt.errors import PlanError
 from cpt.hooks.base import Hook, points
+from cpt.hooks.lora import is_adapter
 from cpt.recipe import StageSpec
 from cpt.settings import did_you_mean
 from launch.backend import Backend
@@ -50,7 +51,7 @@ def check_backend(spec: StageSpec, hooks: Sequence[tuple[str, Hook]], chosen: Ba
     train = spec.train
     acting = {point for _, hook in hooks for point in points(hook)}
     holds = {
-        "adapter": "adapt" in acting,
+        "adapter": any(is_adapter(hook) for _, hook in hooks),
         "edits_gradients": bool(acting & {"pull", "project"}),
         "fp16": bool(train.get("fp16")),
         "clips": float(train.get("max_grad_norm", 1.0)) > 0,

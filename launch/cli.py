@@ -1,4 +1,4 @@
-"""The command line: cpt plan | run | probe | report | ls | diff | schema."""
+"""The command line: cpt plan | run | probe | report | ls | diff | adapters | schema."""
 
 import argparse
 import json
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "report": _report,
         "ls": _ls,
         "diff": _diff,
+        "adapters": _adapters,
         "schema": _schema,
         "methods": _methods,
     }
@@ -171,6 +172,14 @@ def _diff(given: argparse.Namespace) -> int:
 def _brief(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _adapters(given: argparse.Namespace) -> int:
+    from launch.adapters import adapters
+
+    folder = None if Path(given.chain).is_file() else _chain_folder(given.chain, given.runs)
+    print(adapters(Path(given.chain), folder, given.runs, given.output))
+    return 0
 
 
 def _schema(given: argparse.Namespace) -> int:

@@ -36,6 +36,11 @@ cache/probes of the runs folder""",
     "diff": """examples:
   cpt diff sft-91be04e7 sft-d07a2e10
   cpt diff runs/chains/a/2-sft runs/chains/b/2-sft""",
+    "adapters": """examples:
+  cpt adapters recipes/smoke/chain.yaml
+  cpt adapters tasks --output served
+one folder of PEFT adapters, named by stage, of the stages that keep theirs apart (lora: {after: keep} or
+{after: continue}); in Python, cpt.adapters.open_registry(folder) loads their base and routes by name""",
     "schema": """examples:
   cpt schema > recipe.schema.json
   cpt schema --stage > stage.schema.json""",
@@ -117,6 +122,11 @@ def parser() -> argparse.ArgumentParser:
     diff.add_argument("other")
     diff.add_argument(
         "--runs", type=Path, default=Path(os.environ.get("CPT_RUNS", "runs")), metavar="DIR"
+    )
+    adapters = verb("adapters", "collect the adapters that a chain keeps apart, to serve by name")
+    adapters.add_argument("chain", help="a chain.yaml, a chain's name, or its folder")
+    adapters.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="default: adapters in the chain's folder"
     )
     schema = verb("schema", "print the JSON schema of a recipe, for editors")
     schema.add_argument("--stage", action="store_true", help="of one stage file instead")

@@ -16,8 +16,7 @@ OF_STAGES = {
     "edits_gradients": "a hook adds to gradients or projects them",
     "fp16": "train.fp16 is on",
 }
-# What a hook says of itself in a class attribute, `facts`. None of the five first hooks has one; installed
-# hooks may, and of the planned ones: freeze, gem and agem, replay as a loss and der, lora with peft's OSF.
+# What a hook says of itself in a class attribute, `facts`; installed hooks may too.
 OF_HOOKS = {
     "freezes_later": "a hook freezes or thaws parameters while the stage runs",
     "osf": "a hook trains peft's OSF adapter",

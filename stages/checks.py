@@ -52,8 +52,9 @@ def check_reference(
         EdgeError: another reference was loaded.
     """
     import torch
+    from trl.trainer.utils import use_adapter
 
-    from cpt.hooks.backbone import AdapterOff, bare_model
+    from cpt.hooks.backbone import bare_model
     from cpt.tokens import token_kl
 
     model = bare_model(trainer.model)
@@ -63,7 +64,9 @@ def check_reference(
         raise EdgeError(
             f"{where}: the trainer holds no reference model, and the recipe declares one"
         )
-    other = AdapterOff(trainer.model) if own is None else None
+    # TRL's reference below an adapter is a copy of it as it was given, called `ref` (dpo_trainer.py,
+    # grpo_trainer.py): that of the parent where its adapter is trained on.
+    copy = "ref" if "ref" in getattr(trainer.model, "peft_config", {}) else None
     training = model.training
     model.eval()
     total, count = 0.0, 0
@@ -71,8 +74,10 @@ def check_reference(
         for ids in prompts:
             forward = {"input_ids": torch.tensor([ids], device=model.device)}
             hidden = model.base_model(**forward, use_cache=False).last_hidden_state
-            if other is not None:
-                there, head = other.hidden(forward), other.head
+            if own is None:
+                with use_adapter(trainer.model, copy):
+                    there = model.base_model(**forward, use_cache=False).last_hidden_state
+                head = model.get_output_embeddings()
             else:
                 bare = bare_model(own)
                 there_ids = torch.tensor([ids], device=bare.device)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cpt.errors import EdgeError, PlanError
+from cpt.hooks import table
 from cpt.hooks.card import Card
 from cpt.recipe import StageSpec
 from cpt.rows import Row, RowFormat
@@ -80,7 +81,10 @@ r(y) = log p(y | x) - log q(y | x), sums over y's tokens; p the policy, q the re
         return Encoded(kept, lengths)
 
     def trainer(self, material: Material) -> Any:
-        """DPOTrainer; its reference is loaded from the declared folder, or is the adapter turned off."""
+        """DPOTrainer; its reference is loaded from the declared folder, or is the adapter as it began.
+
+        TRL makes that a frozen copy of the adapter: of a new one, which does nothing, or of the parent's.
+        """
         from peft import PeftModel
         from trl import DPOTrainer
 
@@ -111,7 +115,7 @@ r(y) = log p(y | x) - log q(y | x), sums over y's tokens; p the policy, q the re
 
 
 def check_named_reference(kind: StageKind, spec: StageSpec, where: str) -> None:
-    """A reference that is named is used, and with an adapter it is what lies below it.
+    """A reference that is named is used, and with an adapter it is what the stage starts from.
 
     Raises:
         PlanError: names the reference and what to write instead.
@@ -120,27 +124,32 @@ def check_named_reference(kind: StageKind, spec: StageSpec, where: str) -> None:
         raise PlanError(
             f"{where}: reference: {spec.reference!r} is unused while train.beta is 0; set beta"
         )
-    if any(hook.name == "lora" for hook in spec.hooks) and spec.reference not in (None, "previous"):
-        raise PlanError(
-            f"{where}: reference: with a lora hook the reference is the parent (adapter off); "
-            f"{spec.reference!r} would need a second model; remove lora or say reference: previous"
-        )
+    if spec.reference in (None, "previous"):
+        return
+    for hook in spec.hooks:
+        if "adapter" in table.hook_class(hook.name, where).needs:
+            raise PlanError(
+                f"{where}: reference: with a {hook.name} hook the reference is the parent (the adapter as "
+                f"it began); {spec.reference!r} would need a second model; remove {hook.name} or say "
+                f"reference: previous"
+            )
 
 
 def check_adapter(material: Material) -> None:
-    """With an adapter the reference is what lies below it, so that must be the declared one.
+    """With an adapter the reference is what the stage starts from, so that must be the declared one.
 
     Raises:
         EdgeError: it is not; such as after a stage that keeps its adapter apart.
     """
     if not hasattr(material.model, "peft_config"):
         return
-    declared, below = (Path(str(name)).resolve() for name in (material.reference, material.start))
-    if declared != below:
+    declared, first = (Path(str(name)).resolve() for name in (material.reference, material.start))
+    if declared != first:
         raise EdgeError(
-            f"{material.job.name}: reference: with a lora hook the reference is the model below the "
-            f"adapter, {material.start}, and {material.reference} is declared; remove lora here, or "
-            f"let the stage before merge its adapter (lora: {{after: merge}})"
+            f"{material.job.name}: reference: with an adapter the reference is what the stage starts "
+            f"from, the model below the adapter, {material.start}, and {material.reference} is declared; "
+            f"train without an adapter here, continue the adapter of the stage before (lora: {{after: "
+            f"continue}}), or let that stage merge it (lora: {{after: merge}})"
         )
 
 

@@ -8,6 +8,7 @@ from cpt import checkpoint, ids, manifest, past
 from cpt.errors import EdgeError
 from cpt.hooks import table
 from cpt.hooks.base import Hook, Reference
+from cpt.hooks.stack import HookStack
 from cpt.model_source import apply_change, change_tokenizer
 from cpt.past import Past, PastStage
 from cpt.world import current
@@ -49,6 +50,15 @@ def start_folder(before: Past) -> str:
     if (folder.parent / "manifest.json").is_file():
         checkpoint.verify(folder, manifest.read(folder.parent).files, folder.parent.name)
     return str(folder)
+
+
+def first_checkpoint(before: Past, start: str, hooks: HookStack) -> str:
+    """The checkpoint with the weights that the stage has before its first step.
+
+    Its start; its parent's where it trains the parent's adapter on.
+    """
+    is_continued = any(getattr(hook, "after", None) == "continue" for _, hook in hooks.hooks)
+    return before[-1].checkpoint if is_continued else start
 
 
 def checkpoint_of(name: str) -> str:
@@ -139,7 +149,10 @@ def load_earlier(stage: PastStage, job: Job, device: Any) -> Any:
 def reference_loader(
     model: Any, before: Past, start: str, job: Job
 ) -> Callable[[PastStage], Reference]:
-    """Loads earlier stages, frozen; a stage's own start needs no second model below an adapter."""
+    """Loads earlier stages, frozen; a stage's own start needs no second model below an adapter.
+
+    The adapter turned off gives `start` and nothing else: not the parent whose adapter is trained on.
+    """
     from cpt.hooks.backbone import AdapterOff, FrozenReference
 
     loaded: dict[str, Reference] = {}

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from cpt import checkpoint, manifest
 from cpt.hooks import table
+from cpt.hooks.lora import stays_apart
 from cpt.hooks.stack import HookStack
 from cpt.past import Past
 from cpt.store import replacing
@@ -85,9 +86,8 @@ def describe(
         for stage in before
         if stage.folder is not None
     )
-    keeps = any(getattr(hook, "after", None) == "keep" for _, hook in hooks.hooks)
     start = "checkpoint"
-    if keeps:  # a folder, or a hub id
+    if stays_apart([hook for _, hook in hooks.hooks]):  # a folder, or a hub id
         below = Path(hooks.ctx.start)
         start = _relative(below, final) if below.is_dir() else hooks.ctx.start
     tokenizer = checkpoint.load_tokenizer(

@@ -36,6 +36,7 @@ from stages.notes import Clock, note_check, read_checks
 from stages.opening import (
     build_hooks,
     checkpoint_of,
+    first_checkpoint,
     num_new_rows,
     open_model,
     open_tokenizer,
@@ -98,7 +99,9 @@ class _StageRun:
         self.tokenizer = open_tokenizer(job, self.before, self.start)
         ctx = context(job, self.kind, self.tokenizer, self.start, world, log.say)
         ctx.clean = partial(clean_rows, job.spec.hygiene, probe_items)
+        ctx.save_adapter = self._save_adapter
         self.hooks = HookStack(build_hooks(job), ctx)
+        self.first = first_checkpoint(self.before, self.start, self.hooks)
         self.hooks.recall(self.before)
         # Before any weights load, and while nothing waits in a collective.
         self.data = stage_supply(
@@ -139,10 +142,12 @@ class _StageRun:
 
         job, folder = self.job, self.partial / "trained"
         resume = newest_checkpoint(self.partial, self.world)
-        if self.kind.checks_eos and resume is None and not folder.is_dir() and self.world.is_main:
-            self._note_check("eos_rate_before", eos_rate(self.model, self.tokenizer, self.samples))
         set_seed(job.seed)
         model = self.hooks.adapt(self.model)
+        model.eval()  # as it was loaded: what an adapter adds comes with its dropout on
+        if self.kind.checks_eos and resume is None and not folder.is_dir() and self.world.is_main:
+            with untouched_generators():
+                self._note_check("eos_rate_before", eos_rate(model, self.tokenizer, self.samples))
         if folder.is_dir():
             load_trained(folder, model, self.hooks)
         else:
@@ -163,10 +168,10 @@ class _StageRun:
         job, data = self.job, self.data
         config = trainer_config(self.kind, job, data, self.world)
         named = job.roles.get("reference")
-        reference = checkpoint_of(named) if named else self.start
+        reference = checkpoint_of(named) if named else self.first
         trainer = self.kind.trainer(
             Material(
-                model, self.tokenizer, data.train, data.held_out, config, reference, self.start, job
+                model, self.tokenizer, data.train, data.held_out, config, reference, self.first, job
             )
         )
         self.check_accelerator(trainer.accelerator)
@@ -196,15 +201,12 @@ class _StageRun:
         """Check the reference before the first step."""
         if self.samples and self.kind.uses("reference", self.job.spec):
             where = f"{self.job.name}: reference"
-            is_start = reference == self.start
+            is_start = reference == self.first
             divergence = check_reference(trainer, reference, is_start, self.samples, where)
             self._note_check("kl_to_reference_at_start", divergence)
 
     def _merge(self, trained: Any) -> None:
         """Averages, adapters, interpolation; then `checkpoint/`, and `adapter/` beside it."""
-        if hasattr(trained, "peft_config") and self.world.is_main:
-            with replacing(self.partial / "adapter") as folder:
-                trained.save_pretrained(folder, selected_adapters=["default"])
         config = checkpoint.load_config(self.start, bool(self.job.load.get("trust_remote_code")))
         self.model = self.hooks.merge(trained)
         # What trainers change for their own sake is no property of the checkpoint.
@@ -217,6 +219,12 @@ class _StageRun:
             save_checkpoint(self.partial, self.model, self.tokenizer)
         self.world.barrier()
         self.clock.lap("save")
+
+    def _save_adapter(self, model: Any) -> None:
+        """`adapter/`: what the hook that trained it is about to merge, averaged where a hook averages."""
+        if self.world.is_main:
+            with replacing(self.partial / "adapter") as folder:
+                model.save_pretrained(folder, selected_adapters=["default"])
 
     def _describe(self) -> None:
         """Exemplars and, last, the manifest."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cpt.checkpoint import load_config
 from cpt.errors import EdgeError
+from cpt.hooks.lora import is_adapter
 from cpt.hooks.stack import HookStack
 from cpt.past import Past
 from stages.base import Job
@@ -33,10 +34,10 @@ def check_shapes(
     ]
     others += [(role, checkpoint_of(name)) for role, name in job.roles.items()]
     own = model.get_input_embeddings().weight.shape[0]
-    adapts = bool(hooks.at("adapt"))
+    has_adapter = any(is_adapter(hook) for _, hook in hooks.hooks)
     for name, folder in others:
         # Below an adapter the stage's own start is no second model: it has the stage's embeddings.
-        if adapts and folder == start and name != "hooks.interpolate":
+        if has_adapter and folder == start and name != "hooks.interpolate":
             continue
         config = load_config(folder, bool(job.load.get("trust_remote_code")))
         there = config.get_text_config().vocab_size

@@ -99,6 +99,7 @@ class StageContext:
         micro_batch: those that one process takes at a time.
         autocast: puts a forward pass into the precision of the trainer's own.
         say: tells the person at the terminal.
+        save_adapter: keeps an adapter beside the checkpoint, just before it is merged into the weights.
     """
 
     stage: str
@@ -120,6 +121,7 @@ class StageContext:
     micro_batch: int = 8
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     say: Callable[[str], None] = lambda line: None
+    save_adapter: "Callable[[PreTrainedModel], None]" = lambda model: None
 
 
 #: Of a setting that a hook was given later: where it has its default, the stage's id stays what it was.

@@ -9,8 +9,11 @@ from cpt.footprint import LIBRARIES, Footprint, Workload, footprint
 from cpt.hooks.base import Hook
 from cpt.hooks.ema import EMA
 from cpt.hooks.ewc import EWC
+from cpt.hooks.freeze import Freeze
 from cpt.hooks.kl import KL
 from cpt.hooks.lora import Lora
+from cpt.hooks.o_lora import OLora
+from cpt.hooks.osf import OSF
 from cpt.hooks.si import SI
 from cpt.model_size import of_config
 from cpt.plan import Node
@@ -87,6 +90,37 @@ def test_an_adapter_is_all_that_is_trained() -> None:
     assert (found.kept, found.passing) == (2 * N + 4 * A, 2 * 12 * A)
 
 
+def test_an_orthogonal_adapter_counts_as_any() -> None:
+    assert bytes_of(OLora(rank=2)) == bytes_of(Lora(rank=2))
+
+
+def test_free_directions_of_each_weight_train_beside_their_beginnings() -> None:
+    # Per layer q and o [8, 8], k and v [8, 8], gate and up [16, 8], down [8, 16]; 6 of 8 are protected.
+    count = 2 * (4 * 2 * (8 + 8 + 1) + 3 * 2 * (8 + 16 + 1))
+    high = 2 * 3 * 6 * 16
+    found = bytes_of(OSF(effective_rank=6))
+    parts = {key: found.parts[key] for key in ("weights", "gradients", "states")}
+    added = 2 * count + high
+    assert parts == {"weights": 4 * (N + added), "gradients": 4 * count, "states": 8 * count}
+    assert found.kept == 4 * N
+    assert bytes_of(OSF(effective_rank=0.75)) == found
+
+
+@pytest.mark.parametrize(
+    ("hook", "count"),
+    [
+        (Freeze(), 2 * 4 * 64),
+        (Freeze(train=["mlp_gate_up"]), 2 * 2 * 128),
+        (Freeze(bottom_layers=1), 4 * 64 + 3 * 128 + 2 * 8 + 8),
+        (Freeze(train="layers.7"), N),  # refused when it begins
+    ],
+)
+def test_what_is_frozen_has_no_gradient_and_no_state(hook: Freeze, count: int) -> None:
+    found = bytes_of(hook)
+    parts = {key: found.parts[key] for key in ("weights", "gradients", "states")}
+    assert parts == {"weights": 4 * N, "gradients": 4 * count, "states": 8 * count}
+
+
 def test_ema_keeps_one_more_copy_of_what_is_trained() -> None:
     assert bytes_of(EMA()).parts["hooks"] == 4 * N
     assert bytes_of(EMA(), Lora(rank=2)).parts["hooks"] == 4 * A
@@ -108,6 +142,8 @@ def test_ema_keeps_one_more_copy_of_what_is_trained() -> None:
         ([KL(beta=0)], False, 0),
         ([KL(), Lora(rank=2)], False, 0),
         ([KL(of="other"), Lora(rank=2)], True, 1),
+        ([OSF()], True, 0),
+        ([KL(), Freeze()], True, 2),
     ],
 )
 def test_frozen_models_are_counted_once_each(
@@ -116,8 +152,9 @@ def test_frozen_models_are_counted_once_each(
     assert bytes_of(*hooks, reference=reference).parts["frozen"] == copies * 4 * N
 
 
-def test_below_an_adapter_that_was_kept_apart_lies_another_model() -> None:
-    parent = Node("dpo", "dpo", "dpo-1", hooks=(("lora", Lora(after="keep")),))
+@pytest.mark.parametrize("after", ["keep", "continue"])
+def test_below_an_adapter_that_was_kept_apart_lies_another_model(after: Any) -> None:
+    parent = Node("dpo", "dpo", "dpo-1", hooks=(("lora", Lora(after=after)),))
     assert bytes_of(KL(), Lora(rank=2), parent=parent).parts["frozen"] == 4 * N
 
 

@@ -18,7 +18,7 @@ from launch.parser import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
 SMOKE = str(ROOT / "recipes" / "smoke" / "chain.yaml")
-VERBS = ("plan", "run", "probe", "report", "ls", "diff", "schema", "methods")
+VERBS = ("plan", "run", "probe", "report", "ls", "diff", "adapters", "schema", "methods")
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -356,6 +356,7 @@ sys.exit(f"imported: {sorted(heavy & set(sys.modules))}" if heavy & set(sys.modu
         (["ls"], 0),
         (["report", "none"], 2),
         (["diff", "a", "b"], 2),
+        (["adapters", SMOKE], 2),
         (["schema"], 0),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else str(value),

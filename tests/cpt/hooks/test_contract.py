@@ -48,6 +48,12 @@ CASES = {
         first_stage_refuses="der: base left no exemplars",
     ),
     "lora": Case({"rank": 2}, None),  # test_lora.py: a fresh adapter changes nothing
+    "o_lora": Case({"rank": 2, "of": []}, None),  # test_o_lora.py: with earlier adapters
+    "osf": Case({"effective_rank": 0.5}, None),
+    "freeze": Case(
+        {"train": "attn_proj"},
+        {"train": ["attn_proj", "mlp", "norms", "embeddings", "lm_head"]},
+    ),
     "ema": Case({"decay": 0.5}, {"decay": 0.0}),
     "l2_sp": Case({"of": "base", "strength": 0.1}, {"of": "base", "strength": 0.0}),
     "ewc": Case(

@@ -1,19 +1,21 @@
 """One adapter per stage: a no-op when fresh, merged exactly, kept apart when asked."""
 
 import json
+import math
 from typing import Any
 
 import pytest
 import torch
 
+from cpt.adapters import weights
 from cpt.checkpoint import load_model
-from cpt.errors import HookError, RecipeError
+from cpt.errors import EdgeError, HookError, RecipeError
 from cpt.hooks import table
 from cpt.hooks.base import StageContext
 from cpt.hooks.lora import Lora
 from cpt.past import of_folder
 from cpt.world import World
-from tests.tiny_stages import TinyStages, Trained, difference, equal, weights_of
+from tests.tiny_stages import Interrupted, TinyStages, Trained, difference, equal, weights_of
 
 CTX = StageContext("sft", "sft", ("messages",), 5, World(), "")
 IDS = torch.arange(10, 40)[None]
@@ -156,6 +158,131 @@ class TestAfter:
         assert equal(merge, keep)
 
 
+KEEP = {"lora": {"rank": 2, "after": "keep"}}
+CONTINUE = {"lora": {"rank": 2, "after": "continue"}}
+
+
+@pytest.fixture(scope="module")
+def kept(stages: TinyStages) -> Trained:
+    """A stage whose adapter others train on."""
+    return stages.train(stages.job("sft", KEEP))
+
+
+class TestContinue:
+    """A stage that trains the adapter of its parent on, above the same weights."""
+
+    def test_it_begins_as_the_parent_ended(self, stages: TinyStages, kept: Trained) -> None:
+        job = stages.job("sft", CONTINUE, parent=kept.job.output, learning_rate=0.0)
+        trained = stages.train(job)
+        assert equal(trained.weights, kept.weights)
+        own, theirs = (weights(folder / "adapter") for folder in (job.output, kept.job.output))
+        assert equal(own, theirs)
+        below = stages.sft.output / "checkpoint"
+        assert (job.output / trained.manifest["start"]).resolve() == below.resolve()
+
+    def test_it_trains_the_adapter_and_nothing_below(
+        self, stages: TinyStages, kept: Trained
+    ) -> None:
+        from peft import PeftModel
+
+        trained = stages.train(stages.job("sft", CONTINUE, parent=kept.job.output))
+        own = weights(trained.job.output / "adapter")
+        assert difference(own, weights(kept.job.output / "adapter")) > 1e-3
+        below = load_model(str(stages.sft.output / "checkpoint"))
+        adapted = PeftModel.from_pretrained(below, str(trained.job.output / "adapter"))
+        merged = load_model(str(trained.job.output / "checkpoint"))
+        torch.testing.assert_close(logits(adapted), logits(merged), rtol=1e-4, atol=1e-5)
+
+    def test_keep_continue_continue_merge(self, stages: TinyStages, kept: Trained) -> None:
+        below = weights_of(stages.sft.output / "checkpoint")
+        parent = kept.job.output
+        for _ in range(2):
+            parent = stages.train(stages.job("sft", CONTINUE, parent=parent)).job.output
+        # A new adapter starts below, as after keep; merged, it is what later stages start from.
+        job = stages.job("sft", {"lora": {"rank": 3}}, parent=parent, learning_rate=0.0)
+        merged = stages.train(job)
+        assert equal(merged.weights, below)
+        assert merged.manifest["start"] == "checkpoint"
+        plain = stages.train(stages.job("sft", parent=job.output, learning_rate=0.0))
+        assert equal(plain.weights, below)
+
+    def test_interrupted_equals_uninterrupted(self, stages: TinyStages, kept: Trained) -> None:
+        whole = stages.train(stages.job("sft", CONTINUE, parent=kept.job.output))
+        job = stages.job("sft", CONTINUE, parent=kept.job.output, checkpoint_every=2)
+        with pytest.raises(Interrupted):
+            stages.train(job, interrupt_at=3)
+        assert equal(stages.train(job).weights, whole.weights)
+
+    @pytest.mark.parametrize("kind", ["dpo", "grpo"])
+    def test_the_reference_is_the_parent_with_its_adapter(
+        self, kind: str, stages: TinyStages, kept: Trained, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import stages.run as runner
+
+        monkeypatch.setattr(runner, "NUM_SAMPLES", 3)
+        trained = stages.train(stages.job(kind, CONTINUE, parent=kept.job.output, max_steps=2))
+        assert trained.manifest["checks"]["kl_to_reference_at_start"] == pytest.approx(0, abs=1e-6)
+        first, second = ([row for row in trained.log if "loss" in row])[:2]
+        if kind == "dpo":
+            assert first["loss"] == pytest.approx(math.log(2), rel=1e-6)
+            assert second["loss"] != pytest.approx(math.log(2), rel=1e-6)
+        else:
+            assert first["kl"] == pytest.approx(0, abs=1e-6)
+        assert not equal(trained.weights, kept.weights)
+
+    def test_another_reference_than_the_parent_is_refused(
+        self, stages: TinyStages, kept: Trained
+    ) -> None:
+        below = stages.sft.output
+        job = stages.job("dpo", CONTINUE, parent=kept.job.output, reference=below)
+        with pytest.raises(EdgeError, match=r"what the stage starts from"):
+            stages.train(job)
+
+    def test_kl_to_the_parent_is_not_that_to_the_weights_below(
+        self, stages: TinyStages, kept: Trained
+    ) -> None:
+        def first(of: str) -> float:
+            hooks = {**CONTINUE, "kl": {"of": of, "beta": 1.0}}
+            job = stages.job("sft", hooks, parent=kept.job.output, max_steps=1)
+            return stages.train(job).log[0]["hook/kl"]
+
+        assert first("previous") == pytest.approx(0, abs=1e-7)
+        assert first("pretrain") > 1e-4
+
+    def test_an_average_is_continued_as_it_was_merged(self, stages: TinyStages) -> None:
+        job = stages.job("sft", {**KEEP, "ema": {"decay": 0.5}})
+        averaged = stages.train(job)
+        again = stages.job("sft", CONTINUE, parent=job.output, learning_rate=0.0)
+        assert equal(stages.train(again).weights, averaged.weights)
+
+    @pytest.mark.parametrize(
+        ("parent", "message"),
+        [
+            (None, "sft trained no adapter"),
+            ({"lora": {"rank": 2}}, "sft merged its adapter into the weights"),
+            ({"lora": {"rank": 3, "after": "keep"}}, "sft trained an adapter of rank 3, not 2"),
+        ],
+    )
+    def test_what_cannot_be_continued_is_refused(
+        self, parent: Any, message: str, stages: TinyStages
+    ) -> None:
+        before = stages.train(stages.job("sft", parent, max_steps=1)).job.output
+        with pytest.raises(HookError, match=f"lora: after: continue: {message}"):
+            stages.train(stages.job("sft", CONTINUE, parent=before))
+
+    def test_an_adapter_that_was_changed_is_refused(self, stages: TinyStages) -> None:
+        from safetensors.torch import load_file, save_file
+
+        job = stages.job("sft", KEEP, max_steps=1)
+        folder = stages.train(job).job.output
+        file = folder / "adapter" / "adapter_model.safetensors"
+        tensors = load_file(file)
+        name = next(name for name in tensors if "lora_B" in name)
+        save_file(tensors | {name: tensors[name] + 0.1}, file)
+        with pytest.raises(HookError, match=r"does not give .* of .*: one of them was changed"):
+            stages.train(stages.job("sft", CONTINUE, parent=folder))
+
+
 class TestTargets:
     @pytest.mark.parametrize(
         "targets", ["q_proj", ["q_proj"], ["self_attn.q_proj"], ["model.layers.0.mlp.up_proj"]]
@@ -194,7 +321,7 @@ class TestTargets:
         ({"alpha": float("inf")}, "alpha: input should be a finite number"),
         ({"dropout": 1.0}, "dropout: input should be less than 1"),
         ({"dropout": -0.1}, "dropout: input should be greater than or equal to 0"),
-        ({"after": "stay"}, "after: input should be 'merge' or 'keep'"),
+        ({"after": "stay"}, "after: input should be 'merge', 'keep' or 'continue'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -1,7 +1,7 @@
 """Every hook on two processes (DDP over gloo) against one; a launch costs seconds, so there is one."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,16 @@ pytestmark = pytest.mark.chain
 # Gradients are summed in another order; 4 steps of plain gradient descent in fp32.
 ROUNDING = 2e-6
 
-OFFLINE = ["sft", "pretrain", "dpo with an adapter", "dpo", "penalties"]
+OFFLINE = [
+    "sft",
+    "pretrain",
+    "dpo with an adapter",
+    "dpo",
+    "penalties",
+    "orthogonal",
+    "subspace",
+    "a part",
+]
 #: Interrupted behind their first checkpoint, and continued.
 AGAIN = ["sft again", "dpo with an adapter again", "penalties again"]
 
@@ -31,6 +40,15 @@ class Pair:
 
 
 Wanted = tuple[str, list[dict[str, Any]], dict[str, Any]]
+
+
+def _adapted(stages: TinyStages) -> Path:
+    """A stage with an adapter that a later one avoids; made once."""
+    folder = stages.root / "stages" / "adapted"
+    if not folder.is_dir():
+        job = stages.job("sft", {"lora": {"rank": 2}})
+        stages.train(replace(job, name="adapted", output=folder))
+    return folder
 
 
 def _stages(stages: TinyStages) -> dict[str, Wanted]:
@@ -59,8 +77,14 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
         [{"lora": {"rank": 2}}, kl, kept],
         {"checkpoint_every": 2, "learning_rate": 0.1},
     )
+    # Its parent was trained here, with an adapter that it avoids.
+    avoids: dict[str, Any] = {"rank": 2, "of": ["adapted"]}
+    after = {"parent": _adapted(stages), "learning_rate": 0.1}
     return {
         "sft": sft,
+        "orthogonal": ("sft", [{"o_lora": avoids}], after),
+        "subspace": ("sft", [{"osf": {}}], {"learning_rate": 0.1}),
+        "a part": ("sft", [{"freeze": {"train": "attn_proj"}}], {}),
         "pretrain": ("pretrain", [general, {"agem": {"of": "sft"}}], {}),
         "dpo with an adapter": adapter,
         "dpo": ("dpo", [kl, blend, rehearsed, lwf, {"gem": {"of": ["pretrain", "sft"]}}], {}),
