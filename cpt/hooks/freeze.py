@@ -47,7 +47,7 @@ bottom_layers  n: embeddings and blocks 0 to n - 1 stay as they are""",
         state="0 (and less optimizer state)",
         fails="Too little is trained to learn what is new; freezing deep blocks most of all. Where "
         "embeddings are tied to the output head, freezing one freezes the other.",
-        evidence="academic",
+        evidence="research",
         sources=(
             "Zheng et al. 2025, arXiv:2501.13453 (bottom layers)",
             "methods.md P027, P034, F19, F48",

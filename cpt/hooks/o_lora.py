@@ -63,7 +63,7 @@ projection: hard  A_k <- A_k - A_k Q Q^T after each step, Q an orthonormal basis
         fails="About d_in / rank tasks fill a module. Orthogonal A keep outputs apart only where "
         "inputs are not correlated, and forbid transfer between tasks that are alike. R grows with "
         "the length of A's rows; normalise takes that out. Look at the overlap in the log.",
-        evidence="academic",
+        evidence="research",
         sources=(
             "Wang et al. 2023, arXiv:2310.14152, eq. 8",
             "methods.md A14, F16",
