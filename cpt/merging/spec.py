@@ -36,6 +36,12 @@ class Method(Settings):
         """The method, as `method:` says it."""
         return str(getattr(self, "method"))  # noqa: B009 - each method has its own Literal
 
+    @property
+    def chooses(self) -> tuple[str, str] | None:
+        """(suite, probe) by which it chooses among candidates; None where it does not."""
+        suite, probe = getattr(self, "suite", None), getattr(self, "probe", None)
+        return None if suite is None or probe is None else (suite, probe)
+
     def places(self) -> dict[str, str]:
         """Role -> the stage that it names, of models besides those in `from`."""
         return {}
@@ -141,10 +147,16 @@ class Layerwise(Method):
 
         a_b = alpha (sigmoid(u_b) + epsilon) / sum_c (sigmoid(u_c) + epsilon) * num_blocks,
 
-    whose mean over blocks is alpha exactly. Without `tilts` every block has alpha.
+    whose mean over blocks is alpha exactly. Without `tilts` every block has alpha. With `probe` the tilts are
+    searched for, from `tilts` on, such that probe score - penalty * sum_b |a_b - alpha| is large: `rounds`
+    times, block by block, a `step` up and down.
 
-    Source: Lin et al. 2024, arXiv:2309.06256, section 5; `methods.md` P068. There the shares are learned on a
-    reward; here they are given, to be searched over with probes.
+    Settings:
+        suite: a suite of its own, whose items the chain's report does not score.
+        probe: the one of its probes that decides, such as the task's of the later model.
+
+    Source: Lin et al. 2024, arXiv:2309.06256, section 5; `methods.md` P068. There the tilts are learned by
+    gradients of a reward's proxy; here a search asks for no more than a number.
     """
 
     most: ClassVar[float] = 2
@@ -154,12 +166,27 @@ class Layerwise(Method):
     blocks: int = Field(default=3, ge=1, description="groups of layers; the head is one more")
     tilts: list[float] | None = None
     epsilon: float = Field(default=0.2, ge=0)
+    suite: str | None = None
+    probe: str | None = None
+    rounds: int = Field(default=1, ge=1)
+    step: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    penalty: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
 
     _numbers = field_validator("tilts")(_finite)
 
     def alphas(self) -> list[float]:
         """The share of the earlier model in each block, the head last."""
         return block_alphas(self.alpha, self.tilts or [0.0] * (self.blocks + 1), self.epsilon)
+
+    @model_validator(mode="after")
+    def _searches(self) -> "Layerwise":
+        if (self.suite is None) != (self.probe is None):
+            raise ValueError("suite, probe: a search needs both; write both or neither")
+        if self.probe is None and (unused := {"rounds", "step", "penalty"} & self.model_fields_set):
+            raise ValueError(
+                f"{min(unused)}: is of the search for tilts, and there is none; name suite and probe too"
+            )
+        return self
 
     @model_validator(mode="after")
     def _shares(self) -> "Layerwise":

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from cpt.errors import ProbeError, RecipeError
-from cpt.merging.spec import GreedySoup, Soup
+from cpt.merging.spec import GreedySoup, Layerwise, Soup
 from cpt.read_recipe import check_stage
 from eval.suite import load_suite
 from launch.console import Console
@@ -56,6 +56,9 @@ def test_the_probe_is_part_of_the_id(suite: Any) -> None:
     assert first == load_suite(dev).probes["reads"].fingerprint
     assert steering(soup(suite("dev2", range(4))), "m.yaml") != first
     assert steering(Soup(method="soup"), "m.yaml") is None
+    assert steering(Layerwise(method="layerwise"), "m.yaml") is None
+    search = Layerwise(method="layerwise", suite=str(dev), probe="reads")
+    assert steering(search, "m.yaml") == first
 
 
 def test_a_probe_that_the_report_scores_cannot_choose(suite: Any) -> None:

@@ -41,6 +41,8 @@ def spec(**settings: Any) -> Method:
         ({"method": "layerwise", "tilts": [0, 1]}, "2 numbers for 3 blocks and the head; write 4"),
         ({"method": "layerwise", "alpha": 0.9, "tilts": [9, 0, 0, -9]}, "of the earlier model;"),
         ({"method": "task_arithmetic", "base": "base"}, "merge.weights is missing"),
+        ({"method": "layerwise", "probe": "x"}, "suite, probe: a search needs both"),
+        ({"method": "layerwise", "rounds": 2}, "rounds: is of the search for tilts, and there is"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], line: str) -> None:
