@@ -4,10 +4,9 @@
     from: [code, chat]
     merge: {method: ties, base: base, density: 0.2}
 
-The methods and their cards are in `cpt.merging.spec`. What the stage leaves is what any other leaves:
-a checkpoint,
-exemplars (of the merged stages' together), a manifest with its past, a log. It needs no trainer and no
-process group, and of memory one tensor of each model.
+The methods and their cards are in `cpt.merging.averages` and `cpt.merging.deltas`. What the stage leaves is
+what any other leaves: a checkpoint, exemplars (of the merged stages' together), a manifest with its past, a
+log. It needs no trainer and no process group, and of memory one tensor of each model.
 """
 
 import random
@@ -46,7 +45,7 @@ CANDIDATE, SCORES, NOTES = "candidate", "scores.json", "merge_notes"
 
 
 class Merge(StageKind):
-    """Merges earlier stages; see `cpt.merging.spec`."""
+    """Merges earlier stages; see `cpt.merging`."""
 
     name: ClassVar[str] = "merge"
     trains: ClassVar[bool] = False
