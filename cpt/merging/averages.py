@@ -107,7 +107,7 @@ class Layerwise(Method):
     alpha: float = Field(default=0.2, gt=0, lt=1)
     blocks: int = Field(default=3, ge=1, description="groups of layers; the head is one more")
     tilts: list[float] | None = None
-    epsilon: float = Field(default=0.2, ge=0)
+    epsilon: float = Field(default=0.2, ge=0, allow_inf_nan=False)
     suite: str | None = None
     probe: str | None = None
     rounds: int = Field(default=1, ge=1)
@@ -124,9 +124,11 @@ class Layerwise(Method):
     def _searches(self) -> "Layerwise":
         if (self.suite is None) != (self.probe is None):
             raise ValueError("suite, probe: a search needs both; write both or neither")
-        if self.probe is None and (unused := {"rounds", "step", "penalty"} & self.model_fields_set):
+        fields = type(self).model_fields
+        unused = [n for n in ("rounds", "step", "penalty") if getattr(self, n) != fields[n].default]
+        if self.probe is None and unused:
             raise ValueError(
-                f"{min(unused)}: is of the search for tilts, and there is none; name suite and probe too"
+                f"{unused[0]}: is of the search for tilts, and there is none; name suite and probe too"
             )
         return self
 

@@ -12,6 +12,7 @@ from cpt.merging.spec import GreedySoup, Layerwise, Soup
 from cpt.read_recipe import check_stage
 from eval.suite import load_suite
 from launch.console import Console
+from launch.stage import job_from_json, job_to_json
 from launch.steering import scorer, steering
 from stages.base import Job
 
@@ -99,6 +100,10 @@ def job(suite: Any, tiny_folder: Path, tmp_path: Path) -> Job:
         load={"dtype": "float32"},
         store=tmp_path,
     )
+
+
+def test_a_worker_is_given_the_same_job(job: Job) -> None:
+    assert job_from_json(job_to_json(job)) == job
 
 
 def test_a_checkpoint_is_scored_and_higher_is_better(job: Job, tiny_folder: Path) -> None:

@@ -89,3 +89,21 @@ def test_shares_without_tilts_are_uniform() -> None:
     made = spec(method="layerwise", alpha=0.3)
     assert isinstance(made, Layerwise)
     assert made.alphas() == pytest.approx([0.3] * 4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "soup"},
+        {"method": "greedy_soup", "suite": "dev.yaml", "probe": "x"},
+        {"method": "slerp"},
+        {"method": "layerwise"},
+        {"method": "layerwise", "suite": "dev.yaml", "probe": "x", "rounds": 3},
+        {"method": "task_arithmetic", "base": "a", "onto": "b", "weights": [1, -1]},
+        {"method": "ties", "base": "a"},
+        {"method": "dare_linear", "base": "a"},
+    ],
+)
+def test_what_is_written_down_is_read_again(settings: dict[str, Any]) -> None:
+    made = spec(**settings)
+    assert spec(**made.model_dump(mode="json", exclude_none=True)) == made
