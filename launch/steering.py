@@ -13,7 +13,7 @@ from typing import Any
 
 from cpt import ids
 from cpt.errors import CptError, ProbeError, RecipeError
-from cpt.merging.spec import GreedySoup
+from cpt.merging.spec import Method
 from cpt.settings import did_you_mean
 from cpt.store import Store
 from eval.suite import Probe, Suite, load_suite
@@ -21,7 +21,7 @@ from launch.console import Console
 from stages.base import Job
 
 
-def steering(merge: Any, where: str, suite: Suite | None = None) -> str | None:
+def steering(merge: Method, where: str, suite: Suite | None = None) -> str | None:
     """Hash of the probe that a merge chooses by; None where it does not choose.
 
     Args:
@@ -32,9 +32,9 @@ def steering(merge: Any, where: str, suite: Suite | None = None) -> str | None:
     Raises:
         RecipeError: there is no such suite or probe, or the report scores it.
     """
-    if not isinstance(merge, GreedySoup):
+    if merge.chooses is None:
         return None
-    probe = _probe(merge, where)[1]
+    probe = _probe(*merge.chooses, where)[1]
     for other in suite.probes.values() if suite else ():
         if (probe.task, probe.data) == (other.task, other.data):
             raise RecipeError(
@@ -46,9 +46,9 @@ def steering(merge: Any, where: str, suite: Suite | None = None) -> str | None:
 
 def scorer(job: Job, console: Console) -> Callable[[Path], float] | None:
     """What measures a checkpoint with the probe that a merge chooses by; None where it does not choose."""
-    if not isinstance(job.spec.merge, GreedySoup):
+    if job.spec.merge is None or job.spec.merge.chooses is None:
         return None
-    whole, probe = _probe(job.spec.merge, job.spec.file)
+    whole, probe = _probe(*job.spec.merge.chooses, job.spec.file)
     suite = Suite(whole.name, whole.path, whole.batch_size, whole.max_length, {probe.name: probe})
     scored = _scored_items([job.parent, *job.roles.values()])
 
@@ -75,17 +75,17 @@ def scorer(job: Job, console: Console) -> Callable[[Path], float] | None:
     return score
 
 
-def _probe(merge: GreedySoup, where: str) -> tuple[Suite, Probe]:
+def _probe(file: str, name: str, where: str) -> tuple[Suite, Probe]:
     try:
-        suite = load_suite(Path(merge.suite))
+        suite = load_suite(Path(file))
     except CptError as error:
         raise RecipeError(
             f"{where}: merge.suite: {error}"
         ) from None  # bad input, whatever its own code
-    if merge.probe not in suite.probes:
-        near = did_you_mean(merge.probe, suite.probes)
-        raise RecipeError(f"{where}: merge.probe: {merge.suite} has no {merge.probe!r}{near}")
-    return suite, suite.probes[merge.probe]
+    if name not in suite.probes:
+        near = did_you_mean(name, suite.probes)
+        raise RecipeError(f"{where}: merge.probe: {file} has no {name!r}{near}")
+    return suite, suite.probes[name]
 
 
 def _device() -> str:

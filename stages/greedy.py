@@ -1,18 +1,13 @@
 """Greedy soup: which of several models make a better average, by a score that somebody else measures."""
 
-import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cpt import ids
 from cpt.merging.merge import Folders, merge
 from cpt.merging.spec import Soup
-from cpt.store import replacing
+from stages.trials import Trials
 
-#: A checkpoint folder -> a number; higher is better.
-Score = Callable[[Path], float]
 Places = tuple[int, ...]
 
 
@@ -44,42 +39,19 @@ def greedy(number: int, score: Callable[[Places], float]) -> Choice:
     return Choice(kept, scores)
 
 
-def chosen(
-    folders: Folders,
-    soup: Soup,
-    score: Score,
-    candidate: Path,
-    known: Path,
-    stage_id: str,
-    say: Callable[[str], None],
-) -> Choice:
-    """The greedy soup of models on disk; an interrupted one measures nothing twice.
+def chosen(folders: Folders, soup: Soup, trials: Trials) -> Choice:
+    """The greedy soup of models on disk; `soup` says how averages are written."""
 
-    Args:
-        folders: the models.
-        soup: how averages are written.
-        score: measures a checkpoint.
-        candidate: where averages are written to be measured, one at a time.
-        known: file of the scores so far, and of which stage they are.
-        stage_id: of this one.
-        say: told each score.
-    """
-    kept = json.loads(known.read_text()) if known.is_file() else {}
-    found: dict[str, float] = kept["scores"] if kept.get("id") == stage_id else {}
-
-    def of(places: Places) -> float:
+    def score(places: Places) -> float:
+        some = folders.only(places)
+        label = " + ".join(name for name, _ in some.models)
         key = " ".join(map(str, places))
-        if key not in found:
-            folder = folders.models[places[0]][1]
-            if len(places) > 1:
-                with replacing(candidate) as folder:
-                    merge(folders.only(places), soup, 0, folder)
-                folder = candidate
-            found[key] = score(folder)
-            ids.atomic_write(known, json.dumps({"id": stage_id, "scores": found}))
-            shutil.rmtree(candidate, ignore_errors=True)
-        names = " + ".join(folders.models[place][0] for place in places)
-        say(f"{names}: {found[key]:.4f}")
-        return found[key]
+        if len(places) == 1:
+            return trials.of(key, label, some.models[0][1])
 
-    return greedy(len(folders.models), of)
+        def write(folder: Path) -> None:
+            merge(some, soup, 0, folder)
+
+        return trials.of(key, label, write)
+
+    return greedy(len(folders.models), score)

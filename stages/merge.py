@@ -4,10 +4,9 @@
     from: [code, chat]
     merge: {method: ties, base: base, density: 0.2}
 
-The methods and their cards are in `cpt.merging.spec`. What the stage leaves is what any other leaves:
-a checkpoint,
-exemplars (of the merged stages' together), a manifest with its past, a log. It needs no trainer and no
-process group, and of memory one tensor of each model.
+The methods and their cards are in `cpt.merging.averages` and `cpt.merging.deltas`. What the stage leaves is
+what any other leaves: a checkpoint, exemplars (of the merged stages' together), a manifest with its past, a
+log. It needs no trainer and no process group, and of memory one tensor of each model.
 """
 
 import random
@@ -23,7 +22,7 @@ from cpt.hooks.base import StageContext
 from cpt.hooks.card import Card
 from cpt.hooks.stack import HookStack
 from cpt.merging.merge import Folders, look, merge
-from cpt.merging.spec import GreedySoup, Method, Soup
+from cpt.merging.spec import GreedySoup, Layerwise, Method, Soup
 from cpt.past import NUM_EXEMPLARS, Past, PastStage
 from cpt.recipe import StageSpec
 from cpt.rows import Row, RowFormat
@@ -31,13 +30,15 @@ from cpt.store import publish, replacing
 from cpt.world import World
 from stages import kind_of
 from stages.base import Job, StageKind
-from stages.greedy import Score, chosen
+from stages.greedy import chosen
 from stages.interruption import check_topology, remove_leftovers
 from stages.log import StageLog
 from stages.notes import Clock, note_check, read_checks
 from stages.opening import past_of, verify
 from stages.publish import describe, write_lines
 from stages.same_tokens import check_texts, check_tokenizers
+from stages.tilts import searched
+from stages.trials import Score, Trials
 
 #: What a merge has no use for: (setting, what it would say).
 TRAINS = ("data", "train", "hooks", "rewards", "model", "micro_batch", "checkpoint_every")
@@ -45,7 +46,7 @@ CANDIDATE, SCORES, NOTES = "candidate", "scores.json", "merge_notes"
 
 
 class Merge(StageKind):
-    """Merges earlier stages; see `cpt.merging.spec`."""
+    """Merges earlier stages; see `cpt.merging`."""
 
     name: ClassVar[str] = "merge"
     trains: ClassVar[bool] = False
@@ -190,27 +191,27 @@ def _merge(
     """Write `checkpoint/`, whole or not at all, and before it what the manifest will tell."""
     partial = job.partial
     if isinstance(method, GreedySoup):
-        assert score is not None
         soup = Soup(method="soup", shard_bytes=method.shard_bytes)
-        found = chosen(
-            folders,
-            soup,
-            score,
-            partial / CANDIDATE,
-            partial / SCORES,
-            job.id,
-            lambda line: say(f"{job.name}: {line}"),
-        )
+        found = chosen(folders, soup, _trials(job, score, say))
         scores = [[_names(folders, places), value] for places, value in found.scores.items()]
         told = {"chosen": _names(folders, found.places), "scores": scores}
         note_check(partial, "greedy_soup", told)
         folders, method = folders.only(found.places), soup
+    elif isinstance(method, Layerwise) and method.chooses:
+        method, value = searched(folders, method, _trials(job, score, say))
+        note_check(partial, "search", {"tilts": method.tilts, "value": value})
     say(f"{job.name}: {method.name} of {', '.join(_names(folders))}")
     with replacing(partial / "checkpoint") as folder:
         found_out = merge(folders, method, job.seed, folder)
         for name, value in found_out.checks.items():
             note_check(partial, name, value)
         note_check(partial, NOTES, list(found_out.notes))
+
+
+def _trials(job: Job, score: Score | None, say: Callable[[str], None]) -> Trials:
+    assert score is not None
+    places = (job.partial / CANDIDATE, job.partial / SCORES)
+    return Trials(score, *places, job.id, lambda line: say(f"{job.name}: {line}"))
 
 
 def _names(folders: Folders, places: Sequence[int] | None = None) -> list[str]:

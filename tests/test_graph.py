@@ -69,19 +69,16 @@ def test_two_experts_of_one_stage_are_merged(finished: Any, processes: Any, tmp_
     assert [ancestor["name"] for ancestor in entry["past"]] == ["base", "pretrain", "sft", "dpo"]
     base = weights(runs / "stages" / ids["pretrain"])
     found, *experts = (weights(runs / "stages" / ids[name]) for name in ("grpo", "sft", "dpo"))
-    changed = kept = 0
+    changed = 0
     for name, tensor in found.items():
         change = tensor - base[name]
         one, other = (expert[name] - base[name] for expert in experts)
         changed += int((change != 0).sum())
-        agree = (one * change >= 0) & (other * change >= 0)
-        kept += int(agree.sum())
         most = one.abs().maximum(other.abs())
         assert (change.abs() <= most * (1 + 1e-4) + 1e-6).all()
     number = sum(tensor.numel() for tensor in found.values())
     # Of each expert half of its entries stay; where the signs differ one of both is outvoted.
     assert 0.4 * number < changed < number
-    assert kept > 0.5 * number
     probes = list(made.glob("probes/*.json"))
     assert len(probes) == 1
     page, text = (chain / "report.html").read_text(), (chain / "report.md").read_text()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cpt.errors import EdgeError
 from cpt.merging.checks import Layout, Models, copied_names, layout
-from cpt.merging.methods import Source, Vectors, combination
+from cpt.merging.combination import Source, Vectors, combination
 from cpt.merging.shards import FLOATS, TYPES, Checkpoint, write
 from cpt.merging.spec import Delta, Layerwise, Method
 

@@ -1,10 +1,8 @@
-"""Checkpoint folders tensor by tensor: what is in them from the headers alone, and a new one written
-as a stream.
+"""Checkpoint folders tensor by tensor: what is in them from headers alone, and new ones written as a stream.
 
-The format is https://huggingface.co/docs/safetensors: 8 bytes with the header's length, little-endian;
-the header, JSON; the tensors' bytes. Since all shapes are known before the first tensor is, files are
-written front to back and
-hold nothing back: at any time one tensor is in memory, not one file.
+The format is https://huggingface.co/docs/safetensors: 8 bytes with the header's length, little-endian; the
+header, JSON; the tensors' bytes. Since all shapes are known before the first tensor is, files are written
+front to back and hold nothing back: at any time one tensor is in memory, not one file.
 """
 
 import json
@@ -191,10 +189,11 @@ def _bytes(tensor: "Tensor") -> Any:
 
 
 def _files(folder: Path) -> list[Path]:
-    if (folder / INDEX).is_file():
-        names = json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()
-        return [folder / name for name in dict.fromkeys(names)]
-    return [folder / SINGLE]
+    """Where the weights are, looked for in the order in which transformers does."""
+    if (folder / SINGLE).is_file() or not (folder / INDEX).is_file():
+        return [folder / SINGLE]
+    names = json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()
+    return [folder / name for name in dict.fromkeys(names)]
 
 
 def _header(file: Path) -> dict[str, Entry]:

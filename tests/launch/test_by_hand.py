@@ -203,3 +203,40 @@ class TestMerges:
         monkeypatch.setenv("WORLD_SIZE", "2")
         with pytest.raises(PlanError, match="runs in one process, not 2"):
             merge({"method": "soup"})
+
+    def test_bare_folders_are_merged_and_published(self, tiny_folder: Path, tmp_path: Path) -> None:
+        import shutil
+
+        from safetensors.torch import load_file, save_file
+
+        from launch.console import Console
+        from launch.stage import execute
+
+        for name, factor in (("one", 1.0), ("two", 3.0)):
+            shutil.copytree(tiny_folder, tmp_path / name)
+            weights = load_file(tiny_folder / "model.safetensors")
+            scaled = {key: tensor * factor for key, tensor in weights.items()}
+            save_file(scaled, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
+        file = tmp_path / "merge.yaml"
+        file.write_text(yaml.safe_dump({"kind": "merge", "merge": {"method": "soup"}}))
+        arguments = [str(file), f"parent=[{tmp_path / 'one'}, {tmp_path / 'two'}]"]
+        arguments += [
+            f"output={tmp_path / 'out'}",
+            "merge.unrelated=true",
+            "merge.shard_bytes=5000",
+        ]
+        job = job_by_hand(arguments)
+        execute(job, Console())
+        entry = json.loads((tmp_path / "out" / "manifest.json").read_text())
+        assert entry["id"] == job.id
+        assert entry["past"] == []  # folders that are no stages
+        from cpt.checkpoint import load_model, verify_stage
+
+        verify_stage(tmp_path / "out")
+        assert len(list((tmp_path / "out" / "checkpoint").glob("*.safetensors"))) > 2
+        found = load_model(str(tmp_path / "out" / "checkpoint")).state_dict()
+        for key, tensor in weights.items():
+            assert found[key].sub(2 * tensor).abs().max() < 1e-6
+        again = job_by_hand(arguments)
+        assert again.id == job.id
+        execute(again, Console())  # done already

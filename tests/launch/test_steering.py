@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from cpt.errors import ProbeError, RecipeError
-from cpt.merging.spec import GreedySoup, Soup
+from cpt.merging.spec import GreedySoup, Layerwise, Soup
 from cpt.read_recipe import check_stage
 from eval.suite import load_suite
 from launch.console import Console
+from launch.stage import job_from_json, job_to_json
 from launch.steering import scorer, steering
 from stages.base import Job
 
@@ -56,6 +57,9 @@ def test_the_probe_is_part_of_the_id(suite: Any) -> None:
     assert first == load_suite(dev).probes["reads"].fingerprint
     assert steering(soup(suite("dev2", range(4))), "m.yaml") != first
     assert steering(Soup(method="soup"), "m.yaml") is None
+    assert steering(Layerwise(method="layerwise"), "m.yaml") is None
+    search = Layerwise(method="layerwise", suite=str(dev), probe="reads")
+    assert steering(search, "m.yaml") == first
 
 
 def test_a_probe_that_the_report_scores_cannot_choose(suite: Any) -> None:
@@ -96,6 +100,10 @@ def job(suite: Any, tiny_folder: Path, tmp_path: Path) -> Job:
         load={"dtype": "float32"},
         store=tmp_path,
     )
+
+
+def test_a_worker_is_given_the_same_job(job: Job) -> None:
+    assert job_from_json(job_to_json(job)) == job
 
 
 def test_a_checkpoint_is_scored_and_higher_is_better(job: Job, tiny_folder: Path) -> None:

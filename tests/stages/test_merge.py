@@ -10,12 +10,14 @@ import pytest
 from cpt import past
 from cpt.checkpoint import load_model, verify_stage
 from cpt.errors import EdgeError, StoreError
+from cpt.merging.spec import Layerwise
 from cpt.past import NUM_EXEMPLARS, PastStage
 from cpt.read_recipe import check_stage
 from stages import kind_of
 from stages.base import Job
 from stages.greedy import greedy
 from stages.merge import exemplars, make
+from stages.tilts import search
 from tests.tiny_stages import equal, weights_of
 
 
@@ -238,6 +240,57 @@ def test_a_greedy_soup_is_measured_and_remembered(merge_of: Any, experts: dict[s
         assert (tensor - (one[name] + other[name]) / 2).abs().max() < 1e-7
     left = ["checkpoint", "exemplars.jsonl", "log.txt", "manifest.json"]
     assert sorted(path.name for path in job.output.iterdir()) == left
+
+
+def layerwise(**settings: Any) -> Layerwise:
+    return Layerwise(method="layerwise", suite="dev", probe="x", blocks=2, **settings)
+
+
+def test_a_search_finds_the_shares_that_score_best() -> None:
+    tried: list[list[float]] = []
+
+    def score(candidate: Layerwise) -> float:
+        tried.append(candidate.alphas())
+        return candidate.alphas()[1] - abs(candidate.alphas()[2] - 0.2) / 2
+
+    found, value = search(layerwise(penalty=0.0), score)
+    assert len(tried) == 1 + 2 * 3
+    assert all(sum(alphas) / 3 == pytest.approx(0.2) for alphas in tried)
+    assert value == max(a[1] - abs(a[2] - 0.2) / 2 for a in tried)
+    assert found.alphas()[1] > 0.2
+    _, higher = search(layerwise(penalty=0.0, rounds=5), score)
+    assert higher > value
+    # Held to the mean by so much, nothing moves, and the second round is not begun.
+    tried.clear()
+    still, _ = search(layerwise(penalty=100.0, rounds=5), score)
+    assert still.alphas() == pytest.approx([0.2] * 3)
+    assert len(tried) == 1 + 2 * 3
+
+
+def test_no_block_gets_more_than_the_whole_earlier_model() -> None:
+    def score(candidate: Layerwise) -> float:
+        assert max(candidate.alphas()) <= 1
+        return candidate.alphas()[0]
+
+    search(layerwise(alpha=0.9, rounds=3, step=3.0), score)
+
+
+def test_adaptive_shares_are_measured_and_told(merge_of: Any) -> None:
+    settings = {"method": "layerwise", "blocks": 2, "suite": "dev", "probe": "x", "penalty": 0.0}
+    job = merge_of("pretrain", "chats", **settings)
+    asked: list[float] = []
+
+    def score(folder: Path) -> float:
+        load_model(str(folder))
+        asked.append(len(asked) % 3)
+        return asked[-1]
+
+    checks = made(job, score=score)["checks"]
+    assert len(asked) == 7
+    assert checks["search"]["value"] == 2
+    assert checks["search"]["tilts"] == [-1, 0, 0]  # the third that was tried, and the first of 2
+    assert sum(checks["alphas"]) / 3 == pytest.approx(0.2)
+    assert checks["alphas"][0] < checks["alphas"][1]
 
 
 def test_a_soup_of_adapter_stages_is_one_of_dense_weights(

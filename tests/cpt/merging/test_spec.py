@@ -41,6 +41,8 @@ def spec(**settings: Any) -> Method:
         ({"method": "layerwise", "tilts": [0, 1]}, "2 numbers for 3 blocks and the head; write 4"),
         ({"method": "layerwise", "alpha": 0.9, "tilts": [9, 0, 0, -9]}, "of the earlier model;"),
         ({"method": "task_arithmetic", "base": "base"}, "merge.weights is missing"),
+        ({"method": "layerwise", "probe": "x"}, "suite, probe: a search needs both"),
+        ({"method": "layerwise", "rounds": 2}, "rounds: is of the search for tilts, and there is"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], line: str) -> None:
@@ -87,3 +89,21 @@ def test_shares_without_tilts_are_uniform() -> None:
     made = spec(method="layerwise", alpha=0.3)
     assert isinstance(made, Layerwise)
     assert made.alphas() == pytest.approx([0.3] * 4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "soup"},
+        {"method": "greedy_soup", "suite": "dev.yaml", "probe": "x"},
+        {"method": "slerp"},
+        {"method": "layerwise"},
+        {"method": "layerwise", "suite": "dev.yaml", "probe": "x", "rounds": 3},
+        {"method": "task_arithmetic", "base": "a", "onto": "b", "weights": [1, -1]},
+        {"method": "ties", "base": "a"},
+        {"method": "dare_linear", "base": "a"},
+    ],
+)
+def test_what_is_written_down_is_read_again(settings: dict[str, Any]) -> None:
+    made = spec(**settings)
+    assert spec(**made.model_dump(mode="json", exclude_none=True)) == made
