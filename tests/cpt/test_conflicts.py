@@ -7,6 +7,7 @@ import pytest
 from cpt.combinations import ROWS, check_combinations
 from cpt.errors import PlanError
 from cpt.hooks.base import Hook
+from cpt.hooks.replay import Replay
 from cpt.recipe import StageSpec
 
 
@@ -66,11 +67,11 @@ REFUSED: dict[str, tuple[list[Hook], str]] = {
     "two averages": ([hook("ema"), hook("ema")], "ema is listed twice; it has one result"),
     "two blends": ([hook("interpolate")] * 2, "interpolate is listed twice; it has one result"),
     "nothing new": (
-        [hook("replay", "mix", share=0.5), hook("replay", "mix", share=0.6)],
+        [Replay(share=0.5), Replay(share=0.6)],
         "replay shares sum to 1.1 and leave nothing for new data",
     ),
     "two units": (
-        [hook("replay", unit="samples"), hook("replay", unit="tokens")],
+        [Replay(unit="samples"), Replay(unit="tokens")],
         "replay entries count in different units; use samples and tokens, one for all",
     ),
 }

@@ -61,7 +61,7 @@ def test_the_naive_baseline_has_no_hooks_and_its_own_name(chain: Any) -> None:
         ),
         (
             ["stages.sft.hooks=[{replay: {mode: batch}}, {replay: {unit: samples}}]"],
-            ["replay entries act in a stream and in batches"],
+            ["replay entries act in batch and stream mode"],
         ),
         (
             [
