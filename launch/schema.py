@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from cpt.hooks import table
 from cpt.recipe import FILE, Recipe, StageSpec
 from stages import KINDS, kind_of
@@ -65,7 +63,7 @@ def _stage() -> tuple[dict[str, Any], dict[str, Any]]:
 def _hooks(definitions: dict[str, Any]) -> list[dict[str, Any]]:
     choices: list[dict[str, Any]] = [{"enum": sorted(table.names())}]
     for name in sorted(table.names()):
-        settings = TypeAdapter(table.hook_class(name, "schema")).json_schema(
+        settings = table.written(table.hook_class(name, "schema")).model_json_schema(
             ref_template="#/$defs/{model}"
         )
         definitions |= settings.pop("$defs", {})

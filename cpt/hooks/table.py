@@ -54,7 +54,7 @@ def build(name: str, settings: dict[str, Any], where: str) -> Hook:
             setting, value and what is expected.
     """
     found, where = hook_class(name, where), f"{where}: hooks.{name}"
-    checked = validate(_written(found), settings, where)
+    checked = validate(written(found), settings, where)
     try:
         return found(**{given: getattr(checked, given) for given in checked.model_fields_set})
     except ValueError as error:  # of `__post_init__`, about settings that do not go together
@@ -62,19 +62,20 @@ def build(name: str, settings: dict[str, Any], where: str) -> Hook:
 
 
 @cache
-def _written(hook: type[Hook]) -> type[Settings]:
+def written(hook: type[Hook]) -> type[Settings]:
     """What a person can write for a hook: its settings, with the types as strict as in the rest of a recipe.
 
     A strict dataclass would take nothing but an instance of itself from pydantic.
     """
-    written = [setting for setting in fields(hook) if setting.init]  # type: ignore[arg-type]
+    known = [setting for setting in fields(hook) if setting.init]  # type: ignore[arg-type]
     types = types_of(hook)
     settings: dict[str, Any] = {}
-    for setting in written:
+    for setting in known:
         is_needed = setting.default is MISSING and setting.default_factory is MISSING
-        # Only what was written is taken over; the hook has its own defaults.
-        settings[setting.name] = (types[setting.name], ... if is_needed else None)
-    return create_model(hook.__name__, __base__=Settings, **settings)
+        # Only what was written is taken over; the hook has its own defaults, which a schema shows.
+        default = None if setting.default is MISSING else setting.default
+        settings[setting.name] = (types[setting.name], ... if is_needed else default)
+    return create_model(hook.__name__, __base__=Settings, __doc__=hook.__doc__, **settings)
 
 
 def types_of(hook: type[Hook]) -> dict[str, Any]:
