@@ -16,7 +16,7 @@ pytestmark = pytest.mark.chain
 # Gradients are summed in another order; 4 steps of plain gradient descent in fp32.
 ROUNDING = 2e-6
 
-OFFLINE = ["sft", "pretrain", "dpo with an adapter", "dpo", "penalties"]
+OFFLINE = ["sft", "pretrain", "dpo with an adapter", "dpo", "penalties", "replays"]
 #: Interrupted behind their first checkpoint, and continued.
 AGAIN = ["sft again", "dpo with an adapter again", "penalties again"]
 
@@ -41,6 +41,15 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
     # 3 rows a step for 4 micro-batches of all processes: one has none.
     loss = {"of": "all", "mode": "loss", "batch_size": 3, "coefficient": 0.5}
     rehearsed = {"replay": {**loss, "select": "collateral"}}
+    chosen = {"share": 0.25, "mode": "batch", "select": "herding", "buffer": {"size": 8}}
+    replays: Wanted = (
+        "sft",
+        [
+            {"replay": {**loss, "schedule": {"start": 1.0, "tau": 0.5}}},
+            {"replay": {"of": "pretrain", **chosen}},
+        ],
+        {},
+    )
     sft: Wanted = ("sft", [replay, kl, {"ema": {"decay": 0.5}}], {"checkpoint_every": 2})
     measured = {"strength": 0.001, "samples": 7}
     penalties = [
@@ -61,6 +70,7 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
         "dpo with an adapter": adapter,
         "dpo": ("dpo", [kl, blend, rehearsed], {}),
         "penalties": ("sft", penalties, {"checkpoint_every": 2}),
+        "replays": replays,
         "grpo": ("grpo", [kl], {}),  # every process samples its own completions
         "penalties again": ("sft", penalties, {"checkpoint_every": 2}),
         "sft again": sft,
