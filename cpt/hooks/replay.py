@@ -222,7 +222,8 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
         assert self.batch_size is not None
         load = loader(ctx, model)
         rows, notes = self._rows(get_args(RowFormat), load, ctx)
-        listed = list(rows.rows if isinstance(rows, Rows) else rows)
+        listed = rows.rows if isinstance(rows, Rows) else rows
+        assert isinstance(listed, list), "of a data set a part is read, not a stream"
         self.term = Term(
             ctx.clean(self.label, listed) if ctx.clean is not None else listed,
             self.batch_size,

@@ -100,7 +100,7 @@ def build(name: str, settings: dict[str, Any], where: str) -> Hook:
             setting, value and what is expected.
     """
     found, where = hook_class(name, where), f"{where}: hooks.{name}"
-    checked = validate(_written(found), settings, where)
+    checked = validate(written(found), settings, where)
     try:
         return found(**{given: getattr(checked, given) for given in checked.model_fields_set})
     except ValueError as error:  # of `__post_init__`, about settings that do not go together
@@ -109,25 +109,25 @@ def build(name: str, settings: dict[str, Any], where: str) -> Hook:
 
 def schema(hook: type[Hook]) -> dict[str, Any]:
     """JSON schema of a hook's settings; references are to `#/$defs/`."""
-    return _written(hook).model_json_schema(ref_template="#/$defs/{model}")
+    return written(hook).model_json_schema(ref_template="#/$defs/{model}")
 
 
 @cache
-def _written(hook: type[Hook]) -> type[Settings]:
+def written(hook: type[Hook]) -> type[Settings]:
     """What a person can write for a hook: its settings, with the types as strict as in the rest of a recipe.
 
     A strict dataclass would take nothing but an instance of itself from pydantic.
     """
-    written = [setting for setting in fields(hook) if setting.init]  # type: ignore[arg-type]
+    known = [setting for setting in fields(hook) if setting.init]  # type: ignore[arg-type]
     types = types_of(hook)
     settings: dict[str, Any] = {}
-    for setting in written:
+    for setting in known:
         # The defaults are for schemas: only what was written is taken over, and the hook has its own.
         default: Any = ... if setting.default is MISSING else setting.default
         if setting.default_factory is not MISSING:
             default = setting.default_factory()
         settings[setting.name] = (types[setting.name], default)
-    return create_model(hook.__name__, __base__=Settings, **settings)
+    return create_model(hook.__name__, __base__=Settings, __doc__=hook.__doc__, **settings)
 
 
 def types_of(hook: type[Hook]) -> dict[str, Any]:

@@ -83,9 +83,11 @@ class Collateral:
     def probabilities(self) -> "NDArray[np.float64]":
         """[K], of drawing each bin."""
         wanted = self.alpha * self.mass
-        drawn: NDArray[np.float64] = (1 - self.floor) * wanted / wanted.sum()
         live = self.mass > 0
-        return drawn + self.floor * live / live.sum()
+        drawn: NDArray[np.float64] = (
+            1 - self.floor
+        ) * wanted / wanted.sum() + self.floor * live / live.sum()
+        return drawn
 
     def draw(self, number: int, generator: "np.random.Generator") -> list[int]:
         """Rows of the next batch: a bin for each, then a row of it, uniformly."""

@@ -15,7 +15,7 @@ from stages.context import examples
 from tests.tiny_stages import Interrupted, TinyStages, Trained, difference, equal
 
 #: No clipping, which would make the step depend on both gradients at once.
-STEP = {
+STEP: dict[str, Any] = {
     "max_steps": 1,
     "max_grad_norm": 0.0,
     "learning_rate": 0.25,
@@ -44,7 +44,7 @@ def gradient_of_mean(stages: TinyStages, batch: list[Example]) -> dict[str, Any]
         logits = model(input_ids=ids).logits[0, :-1]
         torch.nn.functional.cross_entropy(
             logits, labels[0, 1:], ignore_index=-100, reduction="sum"
-        ).div(tokens).backward()
+        ).div(tokens).backward()  # type: ignore[no-untyped-call]
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -99,7 +99,7 @@ def test_coefficient_zero_is_no_hook_to_the_bit(
 def test_its_coefficient_follows_the_schedule(stages: TinyStages) -> None:
     """Where nothing is learnt, the means of both stages are equal, and the terms' ratio is the line's."""
     line = {"start": 1.0, "tau": 1.0, "shape": "linear"}
-    still = {"learning_rate": 1e-12, "max_steps": 4}
+    still: dict[str, Any] = {"learning_rate": 1e-12, "max_steps": 4}
     constant = stages.train(stages.job("sft", ptx(coefficient=1.0), **still))
     falling = stages.train(stages.job("sft", ptx(coefficient=0.2, schedule=line), **still))
     ratios = [one / other for one, other in zip(terms(falling), terms(constant), strict=True)]
@@ -181,7 +181,8 @@ class TestItsPlaceAmongTheHooks:
     def test_only_the_loss_asks_something_of_the_backend(self) -> None:
         assert (Replay().needs, Replay().facts) == (frozenset(), frozenset())
         loss = Replay(mode="loss")
-        assert (loss.needs, loss.facts) == ({"logits"}, {"second_forward"})
+        assert loss.needs == frozenset({"logits"})
+        assert loss.facts == frozenset({"second_forward"})
 
     def test_settings_that_came_later_leave_ids_alone(self) -> None:
         old = {"of": "previous", "source": None, "share": 0.1, "unit": "tokens"}
@@ -235,7 +236,7 @@ def test_rows_beside_the_stream_go_through_the_stages_hygiene(stages: TinyStages
     ctx.encode = lambda rows: [Example([1, 2, 3], [1, 2, 3]) for _ in rows]
     ctx.clean, ctx.num_steps = clean, 1
     hook.recall(of_folder(stages.sft.output), ctx)
-    hook.measure(None, ctx)  # type: ignore[arg-type]
+    hook.measure(None, ctx)
     assert seen == [("replay of pretrain", 24)]
     assert hook.term is not None
     assert len(hook.term.rehearsal.examples) == 7

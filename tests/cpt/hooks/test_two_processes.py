@@ -22,6 +22,7 @@ OFFLINE = [
     "dpo with an adapter",
     "dpo",
     "penalties",
+    "replays",
     "orthogonal",
     "subspace",
     "a part",
@@ -59,6 +60,15 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
     # 3 rows a step for 4 micro-batches of all processes: one has none.
     loss = {"of": "all", "mode": "loss", "batch_size": 3, "coefficient": 0.5}
     rehearsed = {"replay": {**loss, "select": "collateral"}}
+    chosen = {"share": 0.25, "mode": "batch", "select": "herding", "buffer": {"size": 8}}
+    replays: Wanted = (
+        "sft",
+        [
+            {"replay": {**loss, "schedule": {"start": 1.0, "tau": 0.5}}},
+            {"replay": {"of": "pretrain", **chosen}},
+        ],
+        {},
+    )
     measured = {"strength": 0.001, "samples": 7}
     penalties = [
         {"l2_sp": {"of": ["base", "sft"], "strength": 0.05}},
@@ -89,6 +99,7 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
         "dpo with an adapter": adapter,
         "dpo": ("dpo", [kl, blend, rehearsed, lwf, {"gem": {"of": ["pretrain", "sft"]}}], {}),
         "penalties": ("sft", penalties, {"checkpoint_every": 2}),
+        "replays": replays,
         "grpo": ("grpo", [kl], {}),  # every process samples its own completions
         "penalties again": ("sft", penalties, {"checkpoint_every": 2}),
         "sft again": sft,

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from scipy.stats import chisquare
 
 from cpt.errors import HookError
 from cpt.replay.buffers import QuotaBuffer, Reservoir, quotas, reservoir_parts
@@ -24,7 +23,7 @@ def test_a_reservoir_keeps_every_item_with_equal_probability() -> None:
     assert sum(kept) == 2000 * 10
     assert all(abs(count / 2000 - 0.1) <= 0.03 for count in kept)
     # Draws of one stream exclude each other: the variance is 0.9 of a multinomial's, so the test is mild.
-    assert chisquare(kept).pvalue > 0.001
+    assert sum((count - 200) ** 2 / 200 for count in kept) < 148.2  # 0.999 quantile, 99 degrees
 
 
 def test_a_reservoir_continues_where_it_was_saved() -> None:

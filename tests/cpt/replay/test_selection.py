@@ -1,6 +1,7 @@
 """Selections: the card's fixtures, brute force, and no silent sample in place of any (pitfall F21)."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -46,8 +47,8 @@ def test_kcenter_covers_two_clusters_with_two_rows() -> None:
 def test_kcenter_is_within_twice_the_least_radius() -> None:
     phi = random(3).normal(size=(12, 2))
 
-    def radius(centres: object) -> float:
-        return float(np.linalg.norm(phi[:, None] - phi[list(centres)][None], axis=2).min(1).max())  # type: ignore[call-overload]
+    def radius(centres: Sequence[int]) -> float:
+        return float(np.linalg.norm(phi[:, None] - phi[list(centres)][None], axis=2).min(1).max())
 
     least = min(radius(centres) for centres in itertools.combinations(range(12), 3))
     assert radius(kcenter(phi, 3)) <= 2 * least
