@@ -95,8 +95,9 @@ def _two_importances(stage: Stage) -> Sequence[str]:
 
 
 def _importances(stage: Stage) -> list[str]:
-    """At strength 0 a penalty is not there."""
-    return [h.name for h in stage.hooks if h.name in IMPORTANCE and getattr(h, "strength", 1) != 0]
+    """Those that hold anything: not at strength 0, nor si where it only measures."""
+    listed = [hook for hook in stage.hooks if hook.name in IMPORTANCE and hook.recalls()]
+    return [hook.name for hook in listed if getattr(hook, "strength", 1) != 0]
 
 
 def _same_term(stage: Stage) -> Sequence[str]:

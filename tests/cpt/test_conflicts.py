@@ -96,7 +96,7 @@ class TestImportanceAndAdapters:
             rf"hooks: {importance} and {adapter}: the weights that are held are frozen.*continue"
         )
         with pytest.raises(PlanError, match=words):
-            check(hook(adapter, "adapt"), hook(importance, "pull"))
+            check(hook(adapter, "adapt"), hook(importance, "pull", of=("sft",)))
 
     @pytest.mark.parametrize("after", ["merge", "keep"])
     def test_an_adapter_that_ends_with_its_stage_is_refused(self, after: str) -> None:
@@ -107,7 +107,11 @@ class TestImportanceAndAdapters:
         assert check(EWC, lora("continue")) == []
 
     def test_at_strength_0_nothing_is_held(self) -> None:
-        assert check(hook("ewc", "pull", strength=0.0), lora(), hook("si", strength=0.0)) == []
+        off = [hook(name, "pull", of=("sft",), strength=0.0) for name in ("ewc", "si")]
+        assert check(*off, lora()) == []
+
+    def test_si_may_measure_an_adapter_for_those_who_continue_it(self) -> None:
+        assert check(hook("si", "pull", "track"), lora("keep")) == []
 
     def test_what_is_left_of_a_frozen_model_can_be_held(self) -> None:
         assert check(EWC, hook("freeze", "adapt")) == []
@@ -115,7 +119,7 @@ class TestImportanceAndAdapters:
 
 class TestWarnings:
     def test_two_importances(self) -> None:
-        (warning,) = check(EWC, hook("si", "pull", "track"))
+        (warning,) = check(EWC, hook("si", "pull", "track", of=("sft",)))
         assert (
             warning
             == "ewc and si each hold the same weights where they were: their strengths add up"

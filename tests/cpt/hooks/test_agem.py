@@ -337,6 +337,33 @@ def test_a_stages_gradient_is_edited_as_by_hand(
         torch.testing.assert_close(edited[name], expected, rtol=1e-3, atol=1e-4 * norm)
 
 
+def test_every_step_draws_anew_at_the_present_weights(
+    stages: TinyStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F17: a gradient that was computed once and reused would be of other weights."""
+    from cpt.checkpoint import load_model
+
+    folder = str(stages.sft.output / "checkpoint")
+    seen: list[Tensor] = []
+
+    def watch(view: View, rehearsal: Rehearsal, ctx: StageContext) -> list[Tensor]:
+        made = old_gradient(view, rehearsal, ctx)
+        twin = load_model(folder)
+        twin.load_state_dict(view.model.state_dict())
+        numbers = drawn(len(rehearsal.examples), 8, ctx.step, ctx.seed)
+        with torch.enable_grad():
+            expected = by_hand(twin, [rehearsal.examples[number] for number in numbers])
+        assert_close(made, expected)
+        seen.append(made[0].clone())
+        return made
+
+    monkeypatch.setattr("cpt.hooks.agem.old_gradient", watch)
+    source = stages.data("general")
+    stages.train(stages.job("sft", {"agem": {"source": source}}, max_steps=3, micro_batch=4))
+    assert len(seen) == 3
+    assert not seen[0].equal(seen[1])
+
+
 def test_what_is_not_said_is_the_stages_own(
     stages: TinyStages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,6 +452,14 @@ class TestRows:
         one.recall(past(stages, "base", "pretrain", "sft"), context(encode=self.encode))
         assert one.rehearsal is not None
         assert (len(one.rehearsal.examples), one.rehearsal.size) == (24, 3)
+
+    def test_what_planning_asks(self) -> None:
+        from cpt.data_spec import DataSpec
+
+        assert AGEM().rehearses()
+        assert not AGEM(source=DataSpec(path="./x.jsonl")).rehearses()
+        assert AGEM(source=DataSpec(path="./x.jsonl")).recalls() == ()
+        assert AGEM().bytes_per_weight() == 4
 
     def test_prompts_without_answers_are_told_of(self, stages: TinyStages) -> None:
         def encode(rows: Any) -> list[Example]:

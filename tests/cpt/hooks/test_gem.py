@@ -162,6 +162,12 @@ def test_memory_that_agrees_changes_nothing(stages: TinyStages) -> None:
     assert equal(with_it.weights, stages.train(stages.job("sft", **settings)).weights)
 
 
+@pytest.mark.parametrize(("of", "number"), [("previous", 1), (["a", "b"], 2), ("all", MOST)])
+def test_it_holds_a_gradient_for_every_stage(of: Any, number: int) -> None:
+    assert GEM(of=of).bytes_per_weight() == 4 * number
+    assert GEM(of=of).rehearses()
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("settings", "message"),
