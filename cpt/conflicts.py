@@ -189,8 +189,7 @@ def check_shapes(
     others = [
         (f"hooks.{hook.name}", line)
         for hook in hooks
-        if hook.compares()
-        for name in hook.recalls()
+        for name in hook.compared()
         for line in ([lineage] if name == "all" else [named[name]])
     ]
     for own, line in [*roles.items(), *others]:

@@ -28,8 +28,7 @@ def check_shapes(
     others = [
         (f"hooks.{key}", stage.checkpoint)
         for key, hook in hooks.hooks
-        if hook.compares()
-        for name in hook.recalls()
+        for name in hook.compared()
         for stage in before.select(name)
     ]
     others += [(role, checkpoint_of(name)) for role, name in job.roles.items()]

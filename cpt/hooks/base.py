@@ -247,6 +247,10 @@ class Hook(Protocol):
         """Whether an earlier stage's model stands beside this one's, so that their shapes must agree."""
         return False
 
+    def compared(self) -> tuple[str, ...]:
+        """The stages whose models do; those that are only rehearsed need not."""
+        return self.recalls() if self.compares() else ()
+
     def state_dict(self) -> dict[str, "Tensor"]:
         """What must survive an interruption within the stage."""
         return {}

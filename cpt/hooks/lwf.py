@@ -137,6 +137,10 @@ reverse: KL(p_t || p0_t); js: the mean of both to (p_t + p0_t) / 2""",
         """The earlier stage has this stage's vocabulary."""
         return self.beta != 0
 
+    def compared(self) -> tuple[str, ...]:
+        """The stage that is asked."""
+        return (self.of,) if self.compares() else ()
+
     def check(self, kind: str, where: str) -> None:
         """Refuse inputs that a stage kind does not have.
 

@@ -7,11 +7,13 @@ import pytest
 
 from cpt.footprint import LIBRARIES, Footprint, Workload, footprint
 from cpt.hooks.base import Hook
+from cpt.hooks.der import DER
 from cpt.hooks.ema import EMA
 from cpt.hooks.ewc import EWC
 from cpt.hooks.freeze import Freeze
 from cpt.hooks.kl import KL
 from cpt.hooks.lora import Lora
+from cpt.hooks.lwf import LwF
 from cpt.hooks.o_lora import OLora
 from cpt.hooks.osf import OSF
 from cpt.hooks.si import SI
@@ -191,6 +193,25 @@ def test_checkpointing_keeps_the_input_of_each_layer_and_one_layer_whole() -> No
 def test_a_kl_hook_adds_its_chunks() -> None:
     more = bytes_of(KL()).parts["head"] - bytes_of().parts["head"]
     assert more == 4 * (5 * 256 * 100 + 100 * 8)
+
+
+@pytest.mark.parametrize(
+    ("hook", "num_models", "num_rows"),
+    [
+        (LwF("base", rows_of="old"), 1, 4),  # 8 rows over 2 passes of 2 sequences
+        (LwF("base", inputs="new"), 1, 0),
+        (LwF("base", rows_of="old", cache=64), 0, 4),
+        (DER("old", 0.5, 0.0), 0, 4),
+        (DER("old", 0.5, 0.5, batch_size=3), 0, 4),
+    ],
+)
+def test_old_rows_and_earlier_models_take_their_part(
+    hook: Hook, num_models: int, num_rows: int
+) -> None:
+    plain, found = bytes_of().parts, bytes_of(hook).parts
+    assert found["frozen"] == num_models * 4 * N
+    assert found["activations"] == plain["activations"] * (2 + num_rows) / 2
+    assert found["head"] - plain["head"] == 4 * (5 * 256 * 100 + 100 * 8)
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,14 @@ class TestRefusals:
         with pytest.raises(HookError, match="der: old has 13 embeddings and this stage 15"):
             opened(DER("old", k=5), past, Toy(0, VOCABULARY + 2))
 
+    def test_another_vocabulary_when_planning(self, chain: ChainFolder) -> None:
+        chain.stages["sft"] |= {"model": {"add_tokens": ["<tool>"]}, "hooks": ["der"]}
+        with pytest.raises(PlanError, match=r"hooks.der: pretrain and this stage differ in '<too"):
+            chain.plan()
+        # Labels alone ask no model.
+        chain.stages["sft"]["hooks"] = [{"der": {"alpha": 0, "beta": 0.5}}]
+        assert chain.plan().node("sft").hooks[0][0] == "der"
+
     def test_rows_without_answers(self, past: ToyPast) -> None:
         hook, ctx = DER("old", k=5), past.context()
         hook.recall(past.past, ctx)

@@ -337,6 +337,14 @@ class TestRefusals:
         with pytest.raises(PlanError, match=rf"hooks.lwf.*{words}"):
             chain.plan()
 
+    def test_another_vocabulary_of_the_model_and_not_of_the_rows(self, chain: ChainFolder) -> None:
+        chain.stages["sft"] |= {"model": {"add_tokens": ["<tool>"]}, "hooks": []}
+        chain.stages["dpo"]["hooks"] = [{"lwf": {"rows_of": "pretrain"}}]
+        assert chain.plan().node("dpo").hooks[0][0] == "lwf"
+        chain.stages["dpo"]["hooks"] = [{"lwf": {"of": "pretrain", "rows_of": "sft"}}]
+        with pytest.raises(PlanError, match=r"hooks.lwf: pretrain and this stage differ in '<to"):
+            chain.plan()
+
     @pytest.mark.parametrize("stage", ["pretrain", "sft", "dpo", "grpo"])
     def test_general_inputs_go_everywhere(self, stage: str, chain: ChainFolder) -> None:
         settings = {"source": "texts.jsonl"} if stage == "pretrain" else {"rows_of": "pretrain"}
