@@ -127,7 +127,7 @@ after: continue  trains the parent's A and B on; the next stage starts from W"""
         config.base_model_name_or_path = ctx.start
         adapted: Any = PeftModel.from_pretrained(model, folder, is_trainable=True, config=config)
         check_reproduces(adapted, self.parent)
-        return adapted  # type: ignore[no-any-return]
+        return adapted
 
     def merge(self, model: "PreTrainedModel", ctx: StageContext) -> "PreTrainedModel":
         """W + (alpha / rank) B A, and an ordinary model again."""

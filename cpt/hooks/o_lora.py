@@ -240,4 +240,5 @@ def _basis(rows: "Tensor") -> "Tensor":
 
     _, values, vectors = torch.linalg.svd(rows.double(), full_matrices=False)
     is_there = values > values.max() * max(rows.shape) * torch.finfo(torch.float32).eps
-    return vectors[is_there].T.float().contiguous()
+    basis: Tensor = vectors[is_there].T.float().contiguous()
+    return basis

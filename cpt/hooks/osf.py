@@ -111,7 +111,7 @@ U_low <- U_0 + (I - U_high U_high^T)(U_low - U_0), V_low <- V_0 + (V_low - V_0)(
                     f"osf: effective_rank: {self.effective_rank} protects all of {name}, of shape "
                     f"{tuple(layer.get_base_layer().weight.shape)}, and leaves nothing to train"
                 )
-        return adapted  # type: ignore[no-any-return]
+        return adapted
 
     def track(self, view: "View", ctx: StageContext) -> None:
         """Take what an optimizer step put into the protected directions back out."""
@@ -123,7 +123,7 @@ U_low <- U_0 + (I - U_high U_high^T)(U_low - U_0), V_low <- V_0 + (V_low - V_0)(
         merged: Any = model
         merged = merged.merge_and_unload(safe_merge=True, adapter_names=["default"])
         self.layers = {}
-        return merged  # type: ignore[no-any-return]
+        return merged
 
     def _project(self) -> None:
         import torch
