@@ -1,6 +1,7 @@
 """Memory aware synapses: weights are held as firmly as the model's output depends on them."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
@@ -86,10 +87,9 @@ O_si = mean over rows of | d f / d w_i | at a_s,  f = mean over positions of ||l
             with at_anchor(stage, model, ctx) as (bare, weights):
                 found = ctx.cached(
                     importance.key(f"mas {self.centred}", stage, weights, examples, ctx.seed),
-                    lambda bare=bare, examples=examples, told=told: (
-                        importance.memory_aware_synapses(
-                            bare, list(own), examples, ctx.world, ctx.seed, told, self.centred
-                        )
+                    partial(
+                        importance.memory_aware_synapses,
+                        *(bare, list(own), examples, ctx.world, ctx.seed, told, self.centred),
                     ),
                 )
                 found = known_rows(found, own, stage, model, ctx)

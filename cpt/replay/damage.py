@@ -45,7 +45,7 @@ class DamageRehearsal(Rehearsal):
         if self._drawn[0] != step:
             import numpy as np
 
-            generator = np.random.default_rng([self.seed, step])
+            generator = np.random.default_rng([int(self.seed), step])
             self._numbers = self.collateral.draw(self.size, generator)
             self._drawn = (step, [self.examples[number] for number in self._numbers])
         return self._drawn[1]

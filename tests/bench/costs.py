@@ -170,7 +170,8 @@ def _measure(case: str, steps: int, folder: Path) -> None:
         measure(stack, model)
         measured.append(time.monotonic() - began)
 
-    HookStack.track, HookStack.measure = timed_track, timed_measure  # type: ignore[method-assign]
+    HookStack.track = timed_track  # type: ignore[method-assign, assignment]
+    HookStack.measure = timed_measure  # type: ignore[method-assign, assignment]
     parent = folder / "stages" / "pretrain-0"
     output = folder / "stages" / "sft-0"
     job = Job(

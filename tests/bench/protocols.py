@@ -264,7 +264,8 @@ class early_looks:  # noqa: N801 - reads as what it does
     """Measure at log-spaced steps of the stage that is trained meanwhile."""
 
     def __init__(self, is_on: bool, protocol: Protocol, look: Any) -> None:
-        self.is_on, self.look, self.seen = is_on, look, []
+        self.is_on, self.look = is_on, look
+        self.seen: list[float] = []
 
     def __enter__(self) -> list[float]:
         from cpt.generators import untouched_generators
@@ -282,7 +283,7 @@ class early_looks:  # noqa: N801 - reads as what it does
                         outer.seen.append(outer.look(view.model.eval()))
                     view.model.train(training)
 
-            HookStack.track = track  # type: ignore[method-assign]
+            HookStack.track = track  # type: ignore[method-assign, assignment]
         return self.seen
 
     def __exit__(self, *_: object) -> None:

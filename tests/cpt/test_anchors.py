@@ -27,13 +27,13 @@ def test_three_anchors_are_the_sum_of_their_penalties(weighted: bool) -> None:
         for name, value in weights.items():
             held = importance[name].double() if weighted else 1.0
             penalty = penalty + 0.5 * (held * (value - place[name]) ** 2).sum()
-    penalty.backward()
-    value = anchors.rest
+    torch.autograd.backward(penalty)
+    total = anchors.rest
     for name, weight in weights.items():
         force, energy = anchors.pulled(name, weight.detach())
         torch.testing.assert_close(force.double(), weight.grad, rtol=1e-5, atol=1e-6)
-        value += float(energy) / 2
-    assert value == pytest.approx(float(penalty.detach()), rel=1e-6)
+        total += float(energy) / 2
+    assert total == pytest.approx(float(penalty.detach()), rel=1e-6)
 
 
 def test_two_anchors_pull_where_their_sum_pulls_and_not_where_the_newest_alone_would() -> None:

@@ -18,7 +18,7 @@ class Table(nn.Module):
 
     def __init__(self, rows: Tensor) -> None:
         super().__init__()
-        self.table = nn.Embedding.from_pretrained(rows, freeze=False)
+        self.table = nn.Embedding(len(rows), rows.shape[1], _weight=rows)
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, use_cache: bool) -> Any:

@@ -87,7 +87,7 @@ def test_minimiser_of_the_card(style: Any) -> None:
         model.w.grad = torch.tensor([1.0, 4.0]) * (model.w.detach() - goal)
         with torch.no_grad():
             hook.pull(view, context(0.01))
-            model.w -= 0.01 * model.w.grad
+            model.w.sub_(0.01 * model.w.grad)
             hook.track(view, context(0.01))
     assert model.w.tolist() == pytest.approx([0.095238, -0.952381], abs=1e-4)
 
@@ -138,7 +138,7 @@ class TestPath:
             model.w.grad = torch.tensor([1.0, 3.0]).double() * model.w.detach()
             with torch.no_grad():
                 hook.pull(view, context())
-                model.w -= rate * model.w.grad
+                model.w.sub_(rate * model.w.grad)
                 hook.track(view, context())
         return hook
 
@@ -185,7 +185,8 @@ def _path(folder: Path) -> torch.Tensor:
     from safetensors.torch import load_file
 
     found = load_file(str(folder / "memory" / "si" / "path.safetensors"))
-    return found["model.norm.weight"]
+    weight: torch.Tensor = found["model.norm.weight"]
+    return weight
 
 
 class TestInAStage:

@@ -70,7 +70,7 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
         {},
     )
     measured = {"strength": 0.001, "samples": 7}
-    penalties = [
+    penalties: list[dict[str, Any]] = [
         {"l2_sp": {"of": ["base", "sft"], "strength": 0.05}},
         {"ewc": {"of": ["pretrain", "sft"], **measured}},
         {"online_ewc": measured},
