@@ -40,7 +40,7 @@ class Hygiene:
         if wanted != "keep" and self._make_items is not None:
             if self._items is None:
                 self._items = self._make_items()
-            items = self._items
+            items = self._items if len(self._items) else None
         return SourceHygiene(name, self._duplicates, items, wanted == "refuse")
 
 

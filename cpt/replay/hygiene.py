@@ -103,11 +103,15 @@ class ProbeItems:
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._ngrams: set[int] = set()
+        self._ends: set[tuple[str, str]] = (
+            set()
+        )  # their first and last words: few others are hashed
         self._short: set[bytes] = set()
         for text in texts:
             found = words(text)
             if len(found) >= NGRAM:
                 self._ngrams.update(_hashes(found, NGRAM))
+                self._ends.update(zip(found, found[NGRAM - 1 :], strict=False))
             elif len(found) >= FEWEST_WORDS:
                 self._short.add(_digest(" ".join(found)))
 
@@ -120,8 +124,11 @@ class ProbeItems:
             found = words(text)
             if FEWEST_WORDS <= len(found) < NGRAM and _digest(" ".join(found)) in self._short:
                 return True
-            if len(found) >= NGRAM and not self._ngrams.isdisjoint(_hashes(found, NGRAM)):
-                return True
+            for start, ends in enumerate(zip(found, found[NGRAM - 1 :], strict=False)):
+                if ends in self._ends:
+                    (gram,) = _hashes(found[start : start + NGRAM], NGRAM)
+                    if gram in self._ngrams:
+                        return True
         return False
 
 

@@ -52,13 +52,17 @@ def terms(trained: Trained) -> list[float]:
     return [row["hook/replay"] for row in trained.log if "hook/replay" in row]
 
 
+@pytest.mark.parametrize("of", ["pretrain", "sft"])
 def test_its_gradient_is_coefficient_times_that_of_the_mean(
-    stages: TinyStages, tiny_tokenizer: Any
+    of: str, stages: TinyStages, tiny_tokenizer: Any
 ) -> None:
-    """theta(1) with the hook - theta(1) without = -lr * coefficient * gradient of the old rows' mean loss."""
+    """theta(1) with the hook - theta(1) without = -lr * coefficient * gradient of the old rows' mean loss.
+
+    Neither prompts nor padding count, and the stage's own loss keeps its weight (pitfalls F26, F27).
+    """
     without = stages.train(stages.job("sft", **STEP)).weights
-    with_it = stages.train(stages.job("sft", ptx(), **STEP)).weights
-    all_old = old_examples(stages, "pretrain", tiny_tokenizer)
+    with_it = stages.train(stages.job("sft", ptx(of), **STEP)).weights
+    all_old = old_examples(stages, of, tiny_tokenizer)
     batch = [all_old[number] for number in drawn(len(all_old), 5, 0, seed=5)]
     gradient = gradient_of_mean(stages, batch)
     for name in without:
