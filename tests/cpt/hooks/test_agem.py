@@ -161,11 +161,55 @@ class TestProjection:
         assert again.reference["layers.0.w"].equal(vector(0, -1, 0))
         assert AGEM().state_dict() == {}
 
+    @pytest.mark.parametrize(
+        ("step", "edited"), [((1.0, -3, 0.5), (2, -2, 0.5)), ((1, 3, 0.5), (1, 3, 0.5))]
+    )
+    def test_an_update_is_edited_as_a_gradient_is(
+        self, step: tuple[float, ...], edited: tuple[float, ...], agem: Any
+    ) -> None:
+        """The card's numbers, as minus the step that an optimizer made of another gradient."""
+        hook, references = agem(space="update")
+        references.append([vector(1.5, 1.5, 0)])
+        model = parameters(vector(7, 7, 7))
+        (weights,) = model.parameters()
+        with torch.no_grad():
+            weights.copy_(vector(10, 20, 30))
+            first = hook.project(View(model, World()), context())
+            weights.sub_(vector(*step))
+            hook.track(View(model, World()), context())
+        assert first == {}
+        torch.testing.assert_close(weights.data, vector(10, 20, 30) - vector(*edited))
+        (own,) = gradients(model)
+        assert own is not None
+        assert own.tolist() == [7, 7, 7]
+        again = AGEM(space="update")
+        again.load_state_dict(hook.state_dict())
+        assert again.told == hook.told
+        assert hook.told["violated"] == (1 if edited != step else 0)
+        assert hook.before == hook.due == []  # nothing is held between steps
+        assert hook.bytes_per_weight() == 8
+
+    @pytest.mark.parametrize(("space", "overlap"), [("gradient", -1.0), ("update", 0.0)])
+    def test_adam_may_bring_the_conflict_back(self, space: str, overlap: float, agem: Any) -> None:
+        """Its first step is the gradient's sign: of (2, -1, 0.5), which is orthogonal to r, (1, -1, 1)."""
+        reference = vector(1, 2, 0)
+        hook, references = agem(space=space)
+        references.append([reference])
+        model = parameters(vector(1, -3, 0.5))
+        optimizer = torch.optim.Adam(model.parameters(), lr=1.0, eps=1e-12)
+        with torch.no_grad():
+            hook.project(View(model, World()), context())
+        optimizer.step()
+        with torch.no_grad():
+            hook.track(View(model, World()), context())
+        (weights,) = model.parameters()
+        assert float(-weights.detach() @ reference) == pytest.approx(overlap, abs=1e-9)
+
     def test_a_gradient_that_is_not_finite_is_refused(self, agem: Any) -> None:
         hook, references = agem()
         references.append([vector(float("nan"), 0, 0)])
-        with pytest.raises(HookError, match="agem: the gradient of old rows at step 7 is not"):
-            hook.project(View(parameters(vector(1, 1, 1)), World()), context(step=7))
+        with pytest.raises(HookError, match="agem: the gradient of old rows is not finite"):
+            hook.project(View(parameters(vector(1, 1, 1)), World()), context())
 
 
 def test_inner_products_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,6 +381,15 @@ def test_a_stages_gradient_is_edited_as_by_hand(
         torch.testing.assert_close(edited[name], expected, rtol=1e-3, atol=1e-4 * norm)
 
 
+def test_plain_gradient_descent_makes_the_edited_step_of_both(stages: TinyStages) -> None:
+    settings = {"source": stages.data("general"), "batch_size": 6}
+    gradient, log = stage_gradient(stages, "sft", {"agem": settings})
+    update, _ = stage_gradient(stages, "sft", {"agem": {**settings, "space": "update"}})
+    assert log["hook/agem/violated"] == 1
+    for name, expected in gradient.items():
+        torch.testing.assert_close(update[name], expected, rtol=1e-3, atol=1e-5)
+
+
 def test_every_step_draws_anew_at_the_present_weights(
     stages: TinyStages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -501,6 +554,7 @@ class TestRows:
         ("settings", "message"),
         [
             ({"every": 0}, "every: input should be greater than or equal to 1, not 0"),
+            ({"space": "weights"}, "space: input should be 'gradient' or 'update'"),
             ({"batch_size": 0}, "batch_size: input should be greater than or equal to 1"),
             ({"of": "sft", "source": {"path": "./x.jsonl"}}, "name either `of`"),
         ],
