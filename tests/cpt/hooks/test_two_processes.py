@@ -80,7 +80,7 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
     # Rows that do not divide by 2, and fewer than there are micro-batches.
     lwf = {"lwf": {"of": "base", "rows_of": "pretrain", "beta": 0.2, "batch_size": 5}}
     der = {"der": {"of": "pretrain", "alpha": 0.3, "beta": 0.2, "batch_size": 3}}
-    kept = {"lwf": {"of": "base", "rows_of": "sft", "cache": 16, "batch_size": 3}}
+    kept = {"lwf": {"of": "base", "rows_of": "sft", "cache": 250, "batch_size": 3}}
     sft: Wanted = ("sft", [replay, kl, {"ema": {"decay": 0.5}}, lwf, der], {"checkpoint_every": 2})
     adapter: Wanted = (
         "dpo",
