@@ -82,6 +82,7 @@ def _quiet() -> None:
 
     transformers.logging.set_verbosity_error()
     disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def _measured(folder: Path, seed: int, name: str, method: Method) -> dict[str, float]:
