@@ -26,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # DeepSpeed compiles what it needs when it is first used, not when it is installed.
 export DS_BUILD_OPS := 0
 
-.PHONY: help install quickstart test test-kill lint types bench lock clean
+.PHONY: help install quickstart test test-kill lint types bench bench-methods bench-costs bench-merging lock clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -69,6 +69,19 @@ types: install
 # The quickstart chain without hooks against the same trainers and probes called by hand; hours on two cores.
 bench: install $(MODEL)
 	$(PYTHON) tests/bench/overhead.py
+
+# What every method keeps and costs on toy protocols with known answers; SEEDS=5 for narrower intervals.
+SEEDS ?= 3
+bench-methods: install
+	$(PYTHON) -m tests.bench.methods --seeds $(SEEDS) --folder runs/bench-methods
+
+# Time and memory of every hook on a real model; cpt methods shows them.
+bench-costs: install $(MODEL)
+	$(PYTHON) -m tests.bench.costs --folder runs/bench-costs
+
+# Merges against cp and mergekit.
+bench-merging: install
+	$(PYTHON) tests/bench/merging.py
 
 # Resolve the ranges of pyproject.toml anew, in an environment of its own.
 lock:

@@ -75,8 +75,8 @@ def check_recalls(
         for node in reached:
             if node.kind == "base":
                 raise PlanError(
-                    f"{own}: the base model left no rows; name a data set: "
-                    f"{hook.name}: {{source: <data config>}}"
+                    f"{own}: {target!r}: the base model left no rows; name another stage, or a data set "
+                    f"({hook.name}: {{source: <data config>}}) where the hook takes one"
                 )
             if node.id.endswith(UNKNOWN):
                 continue
