@@ -205,7 +205,7 @@ class TestInAStage:
 
     def test_one_step_is_the_closed_form(self, stages: TinyStages) -> None:
         """w' = w - lr (g + strength (w - a)) under plain gradient descent that clips nothing."""
-        train = {"max_steps": 1, "learning_rate": 0.5, "max_grad_norm": 0.0}
+        train: dict[str, Any] = {"max_steps": 1, "learning_rate": 0.5, "max_grad_norm": 0.0}
         free = stages.train(stages.job("sft", **train)).weights
         hook = {"l2_sp": {"of": "base", "strength": 0.3}}
         held = stages.train(stages.job("sft", hook, **train)).weights
