@@ -106,7 +106,8 @@ each mean over the label tokens of a draw of its own; beta 0 is DER, more DER++"
         Raises:
             HookError: no such stage, or no exemplars there.
         """
-        self.rows = rows_of_stages(past, self.of, self.size, ctx.seed, self.name)
+        stages = past.select(self.of)
+        self.rows = rows_of_stages(stages, self.size, self.name, ctx, self.of == "all")
 
     def measure(self, model: "PreTrainedModel", ctx: StageContext) -> None:
         """Fill the buffer: tokens, and the outputs of each stage's own model.

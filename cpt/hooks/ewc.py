@@ -12,7 +12,7 @@ from cpt.hooks.anchored import Anchored
 from cpt.hooks.at_anchor import at_anchor, fitted, known_rows, protected
 from cpt.hooks.base import StageContext, Tensors
 from cpt.hooks.card import Card
-from cpt.hooks.old_rows import OldExamples
+from cpt.old_rows import OldExamples
 from cpt.past import Past, PastStage
 
 if TYPE_CHECKING:

@@ -168,9 +168,10 @@ reverse: KL(p_t || p0_t); js: the mean of both to (p_t + p0_t) / 2""",
             return
         (self.earlier,) = past.select(self.of)
         if self.source is not None:
-            self.rows = rows_of_source(self.source, self.size, ctx.seed, self.name)
+            self.rows = rows_of_source(self.source, self.size, self.name, ctx)
         elif self.rows_of is not None:
-            found = rows_of_stages(past, self.rows_of, self.size, ctx.seed, self.name)
+            stages = past.select(self.rows_of)
+            found = rows_of_stages(stages, self.size, self.name, ctx, self.rows_of == "all")
             self.rows = [row for _, rows in found for row in rows]
 
     def measure(self, model: "PreTrainedModel", ctx: StageContext) -> None:

@@ -8,7 +8,7 @@ from cpt.errors import HookError
 from cpt.generators import untouched_generators
 from cpt.hooks.backbone import bare_model
 from cpt.hooks.base import StageContext
-from cpt.hooks.old_rows import sample_of
+from cpt.old_rows import rows_of_source, rows_of_stage
 from cpt.past import NUM_EXEMPLARS, Past
 from cpt.rehearsal import Example, Rehearsal, hidden_states
 
@@ -46,10 +46,14 @@ def old_examples(
     """
     assert ctx.encode is not None
     if source is not None:
-        found = {source.label: _labelled(ctx.encode(sample_of(source, NUM_EXEMPLARS, ctx.seed)))}
+        rows = rows_of_source(source, NUM_EXEMPLARS, name, ctx)
+        found = {source.label: _labelled(ctx.encode(rows))}
     else:
         stages = past.select(of or "all")
-        found = {stage.name: _labelled(ctx.encode(stage.rows())) for stage in stages}
+        found = {
+            stage.name: _labelled(ctx.encode(rows_of_stage(stage, None, name, ctx)))
+            for stage in stages
+        }
     empty = [label for label, examples in found.items() if not examples]
     if len(empty) == len(found) or (empty and of != "all"):
         raise HookError(

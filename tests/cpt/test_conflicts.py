@@ -191,10 +191,12 @@ class TestInAChain:
     @pytest.mark.parametrize("edit", ["agem", "gem"])
     def test_a_base_model_left_nothing(self, edit: str, chain: Any, refused: Any) -> None:
         message = refused(chain.plan, f"stages.pretrain.hooks=[{edit}]")
-        assert f"hooks.{edit}: the base model left no rows" in message
+        assert f"hooks.{edit}: " in message
+        assert "the base model left no rows" in message
         assert f"{edit}: {{source: " in message
         message = refused(chain.plan, f"stages.sft.hooks=[{{{edit}: {{of: base}}}}]")
-        assert f"hooks.{edit}: the base model left no rows" in message
+        assert f"hooks.{edit}: " in message
+        assert "the base model left no rows" in message
 
     @pytest.mark.parametrize("edit", ["agem", "gem"])
     def test_rows_of_every_format_hold_every_kind(self, edit: str, chain: Any) -> None:

@@ -39,13 +39,13 @@ CASES = {
     "lwf": Case(
         {"of": "base", "rows_of": "pretrain", "beta": 0.5},
         {"of": "base", "rows_of": "pretrain", "beta": 0.0},
-        first_stage_refuses="lwf: base left no exemplars",
+        first_stage_refuses="lwf: base left no rows",
     ),
     # Both weights 0 are refused.
     "der": Case(
         {"of": "pretrain", "alpha": 1.0, "beta": 0.5},
         None,
-        first_stage_refuses="der: base left no exemplars",
+        first_stage_refuses="der: base left no rows",
     ),
     "lora": Case({"rank": 2}, None),  # test_lora.py: a fresh adapter changes nothing
     "o_lora": Case({"rank": 2, "of": []}, None),  # test_o_lora.py: with earlier adapters
@@ -59,17 +59,17 @@ CASES = {
     "ewc": Case(
         {"of": "pretrain", "strength": 0.002, "samples": 8},
         {"strength": 0.0},
-        first_stage_refuses="base left no rows; name a data set: ewc",
+        first_stage_refuses="ewc: base left no rows",
     ),
     "online_ewc": Case(
         {"strength": 0.002, "samples": 8},
         {"strength": 0.0},
-        first_stage_refuses="base left no rows; name a data set: online_ewc",
+        first_stage_refuses="online_ewc: base left no rows",
     ),
     "mas": Case(
         {"of": "pretrain", "strength": 0.002, "samples": 8},
         {"strength": 0.0},
-        first_stage_refuses="base left no rows; name a data set: mas",
+        first_stage_refuses="mas: base left no rows",
     ),
     # The sft stage, which is the parent, lists it.
     "si": Case({"of": "previous", "strength": 0.002}, {"of": "previous", "strength": 0.0}),

@@ -152,7 +152,7 @@ def test_all_stages_are_those_that_left_rows(tmp_path: Path) -> None:
     hook = DER("all", size=9, k=5)
     hook.recall(past.past, past.context())
     assert [(stage.name, len(part)) for stage, part in hook.rows] == [("old", 9)]
-    with pytest.raises(HookError, match="der: merge left no exemplars"):
+    with pytest.raises(HookError, match="der: merge left no rows"):
         DER(["old", "merge"]).recall(past.past, past.context())
 
 
@@ -193,7 +193,7 @@ class TestRefusals:
             hook.measure(Toy(0), ctx)
 
     def test_the_base_model_left_no_rows(self, past: ToyPast) -> None:
-        with pytest.raises(HookError, match="der: base left no exemplars"):
+        with pytest.raises(HookError, match="der: base left no rows"):
             DER("base").recall(past.past, past.context())
 
     @pytest.mark.parametrize(

@@ -307,7 +307,7 @@ class TestRefusals:
             table.build("lwf", settings, "sft.yaml")
 
     def test_the_base_model_left_no_rows(self, past: ToyPast) -> None:
-        with pytest.raises(HookError, match="lwf: base left no exemplars"):
+        with pytest.raises(HookError, match="lwf: base left no rows"):
             LwF("old", rows_of="base").recall(past.past, past.context())
 
     def test_a_stage_that_is_not_there(self, past: ToyPast) -> None:
