@@ -53,6 +53,12 @@ class Anchored(Hook):
         """Importance and centre."""
         return 8.0 if self.scale else 0.0
 
+    def idle(self) -> frozenset[str]:
+        """At strength 0 it is not there; only a proximal step looks at the weights after a step."""
+        if not self.scale:
+            return frozenset({"measure", "pull", "track"})
+        return frozenset({"track"} if self.style == "gradient" else ())
+
     def recalls(self) -> tuple[str, ...]:
         """The stages whose weights are anchors."""
         return (self.of,) if isinstance(self.of, str) else tuple(self.of)

@@ -72,6 +72,10 @@ js: KL_t = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2""",
         if self.of == "all":
             raise ValueError("`of` names one earlier stage, and `all` names several")
 
+    def idle(self) -> frozenset[str]:
+        """With beta 0 it is not there."""
+        return frozenset() if self.beta else frozenset({"penalty"})
+
     def recalls(self) -> tuple[str, ...]:
         """The reference."""
         return (self.of,)

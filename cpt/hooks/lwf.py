@@ -124,6 +124,12 @@ reverse: KL(p_t || p0_t); js: the mean of both to (p_t + p0_t) / 2""",
         if self.inputs != "new" and self.source is None and self.rows_of is None:
             self.rows_of = "previous"
 
+    def idle(self) -> frozenset[str]:
+        """With beta 0 it is not there; its own batch needs no preparation."""
+        if not self.beta:
+            return frozenset({"measure", "penalty"})
+        return frozenset({"measure"} if self.inputs == "new" else ())
+
     def recalls(self) -> tuple[str, ...]:
         """The stage that is asked, and those whose exemplars it is asked about."""
         return tuple(dict.fromkeys([self.of, *self.rehearses()]))

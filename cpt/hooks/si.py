@@ -78,6 +78,10 @@ O_si = max(0, sum over steps of -g_i dw_i) / (D_i^2 + damping)    along stage s;
         """Path, first and last weights, the step's gradient; importance and centre where it protects."""
         return 16.0 + (super().bytes_per_weight() if self.recalls() else 0.0)
 
+    def idle(self) -> frozenset[str]:
+        """It measures at any strength."""
+        return frozenset()
+
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Find the stages and what they measured.
 
