@@ -58,7 +58,8 @@ U_low <- U_0 + (I - U_high U_high^T)(U_low - U_0), V_low <- V_0 + (V_low - V_0)(
         evidence="research",
         sources=(
             "Nayak et al. 2025, arXiv:2504.07097",
-            "peft 0.21 OSFConfig; libraries.md section 4",
+            "peft 0.21, OSFConfig (tuners/osf)",
+            "methods.md A14",
         ),
     )
     order: ClassVar[int] = 1
