@@ -45,7 +45,7 @@ CASES: dict[str, list[Any]] = {
     "agem": [{"agem": {"of": "previous", "batch_size": 8}}],
     "gem": [{"gem": {"of": ["previous"], "batch_size": 8}}],
     "lora": ["lora"],
-    "o_lora": ["o_lora"],
+    "o_lora": [{"o_lora": {"of": []}}],
     "osf": ["osf"],
     "freeze": [{"freeze": {"train": ["attn_proj"]}}],
     "ema": ["ema"],

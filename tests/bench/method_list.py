@@ -174,7 +174,7 @@ GENERAL_AND_SKILL: list[tuple[Method, Reference]] = [
     (_one("l2_sp 0.1, proximal", "l2_sp", strength=0.1, style="proximal"), {}),
     (_one("l2_sp 1, proximal", "l2_sp", strength=1.0, style="proximal"), {}),
     (
-        _one("agem, general text", "agem", of="base", source=GENERAL, batch_size=32),
+        _one("agem, general text", "agem", source=GENERAL, batch_size=32),
         _tb(1.0, 0.433, 0.122, 3.49),
     ),
     (_one("interpolate 0.85", "interpolate", alpha=0.85), _tb(1.0, 0.504, None, 3.18)),
