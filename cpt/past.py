@@ -90,13 +90,13 @@ class Past:
         return self.stages[index]
 
     def select(self, of: str | Sequence[str]) -> tuple[PastStage, ...]:
-        """The stages that `of` names: `previous`, `base`, `all`, a name, or a list of names.
+        """The stages that `of` names, each once: `previous`, `base`, `all` but the base, or names.
 
         Raises:
             HookError: no such stage.
         """
         if of == "all":
-            return self.stages[1:] or self.stages
+            return tuple(stage for stage in self.stages if stage.kind != "base") or self.stages
         chosen = []
         for name in [of] if isinstance(of, str) else of:
             if name == "previous":
@@ -107,7 +107,7 @@ class Past:
                 hint = did_you_mean(name, [stage.name for stage in self.stages])
                 raise HookError(f"of: no earlier stage {name!r}{hint}")
             chosen.append(matches[-1])
-        return tuple(chosen)
+        return tuple(dict.fromkeys(chosen))
 
 
 def of_folder(folder: Path) -> Past:

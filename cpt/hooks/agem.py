@@ -124,6 +124,7 @@ r    gradient of mean_t -log p(y_t) over the label tokens of old rows, drawn ane
         """
         references = self._references(view, ctx)
         if self.space == "update":
+            _refuse_16_bits(view)
             self.due = references
             shards = zip(view.shards(), references, strict=True)
             self.before = [weights.to(r.dtype, copy=True) for (_, weights, _), r in shards]
@@ -225,3 +226,18 @@ def _layers(names: Sequence[str]) -> list[list[int]]:
         layer = _LAYER.match(name)
         groups.setdefault(layer.group() if layer else name, []).append(number)
     return list(groups.values())
+
+
+def _refuse_16_bits(view: "View") -> None:
+    """Refuse weights in which an edited step is rounded away.
+
+    Raises:
+        HookError: says what to write instead.
+    """
+    for name, weights, _ in view.shards():
+        if weights.dtype.itemsize < 4:
+            raise HookError(
+                f"agem: space: update edits steps that are smaller than {name} can tell in "
+                f"{str(weights.dtype).removeprefix('torch.')}; load the model in float32 (dtype: "
+                f"float32, and train.bf16 may stay on), or write space: gradient"
+            )

@@ -8,10 +8,12 @@ from pydantic import Field
 
 from cpt.anchors import Anchors
 from cpt.errors import HookError
+from cpt.hooks.at_anchor import protected
 from cpt.hooks.base import Hook, Need, StageContext, Told
 from cpt.past import Past, PastStage
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
     from cpt.params import View
@@ -79,6 +81,8 @@ class Anchored(Hook):
     def measure(self, model: "PreTrainedModel", ctx: StageContext) -> None:
         """Collect the anchors while the weights are still those that the stage starts from."""
         if self.scale:
+            if self.style == "proximal":
+                refuse_16_bits(self.name, model)
             self.anchors = self.collect(model, ctx).to(next(model.parameters()).device)
 
     def pull(self, view: "View", ctx: StageContext) -> Told | None:
@@ -111,3 +115,18 @@ class Anchored(Hook):
         if self.anchors is None:
             raise HookError(f"{self.name}: nothing was measured before the first step")
         return self.anchors
+
+
+def refuse_16_bits(name: str, model: "nn.Module") -> None:
+    """Refuse weights whose steps would be rounded away: a proximal step is lr * strength of a weight.
+
+    Raises:
+        HookError: says what to write instead.
+    """
+    for weight, value in protected(model).items():
+        if value.dtype.itemsize < 4:
+            raise HookError(
+                f"{name}: style: proximal moves weights by less than {weight} can tell in "
+                f"{str(value.dtype).removeprefix('torch.')}; load the model in float32 (dtype: float32, and "
+                f"train.bf16 may stay on), or write style: gradient"
+            )

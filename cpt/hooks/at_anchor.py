@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cpt import manifest
 from cpt.errors import HookError
 from cpt.hooks.base import StageContext
 from cpt.past import PastStage
@@ -27,7 +29,8 @@ def at_anchor(
     """A bare model with an earlier stage's weights, and of these the ones that this stage trains.
 
     The stage's own start is the model at hand. An adapter that is trained on gets the earlier stage's
-    numbers for the time being. Any other stage is loaded beside it, and let go afterwards.
+    numbers until the block ends: what is to last is copied within it. Any other stage is loaded beside it,
+    and let go afterwards.
 
     Raises:
         HookError: the earlier stage has other weights, or no adapter where one is trained.
@@ -38,7 +41,7 @@ def at_anchor(
     own, bare = protected(model), bare_model(model)
     if hasattr(model, "peft_config"):
         before = {name: value.clone() for name, value in own.items()}
-        _copy(_adapter_of(stage, own), own)
+        _copy(_adapter_of(stage, own, ctx), own)
         try:
             yield bare, own
         finally:
@@ -56,12 +59,20 @@ def _copy(source: "Mapping[str, Tensor]", into: "Mapping[str, Tensor]") -> None:
         value.copy_(source[name].to(value))
 
 
-def _adapter_of(stage: PastStage, own: "Mapping[str, Tensor]") -> "Mapping[str, Tensor]":
+def _adapter_of(
+    stage: PastStage, own: "Mapping[str, Tensor]", ctx: StageContext
+) -> "Mapping[str, Tensor]":
     from cpt.adapters import weights
 
     if stage.adapter is None:
         raise HookError(
             f"{stage.name} left no adapter, and this stage trains one: a penalty on it has no anchor there"
+        )
+    if not _lies_on(stage, ctx.start):
+        raise HookError(
+            f"the adapter of {stage.name} lies on other weights than this stage's: it was merged into "
+            f"them, or they came later; protect a stage that kept its adapter on these (lora: {{after: "
+            f"keep}} or continue)"
         )
     found = weights(stage.adapter)
     odd = sorted(own.keys() ^ found.keys()) or [n for n in own if own[n].shape != found[n].shape]
@@ -86,6 +97,16 @@ def known_rows(
             if own[name].data_ptr() in tables:
                 value[-ctx.new_rows :] = 0
     return found
+
+
+def _lies_on(stage: PastStage, start: str) -> bool:
+    """Whether a stage's adapter was trained on the weights in a folder, and was not merged into them."""
+    assert stage.folder is not None
+    below = manifest.read(stage.folder).start
+    if below == "checkpoint":
+        return False
+    folder = (stage.folder / below).resolve()
+    return folder == Path(start).resolve() if folder.is_dir() else below == start
 
 
 def fitted(

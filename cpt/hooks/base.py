@@ -170,6 +170,8 @@ class Hook(Protocol):
     version: ClassVar[int] = 1
     kinds: ClassVar[frozenset[str] | None] = None
     order: ClassVar[int] = 0
+    #: At `track`: hooks that move the weights (0), that project them (1), that look at them (2, 3).
+    track_order: ClassVar[int] = 0
     #: Whether the stages that it recalls must have listed the same hook.
     reads_memory: ClassVar[bool] = False
 

@@ -51,6 +51,7 @@ result: m_n / (1 - decay^n)""",
         ),
     )
     order: ClassVar[int] = 0
+    track_order: ClassVar[int] = 3
 
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     mean: dict[str, Any] = field(default_factory=dict, init=False, repr=False)

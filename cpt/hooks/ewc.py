@@ -111,7 +111,8 @@ F_si = mean over rows x of E_y (d log p(y | x) / d w_i)^2 at a_s    (divided by 
             )
             found = known_rows(found, own, stage, model, ctx)
             found = normalised(found) if self.normalise else found
-            anchor = {f"a/{name}": v for name, v in fitted(weights, own, own).items()}
+            # Copies: beyond this block an adapter has its own numbers again.
+            anchor = {f"a/{n}": v.float().clone() for n, v in fitted(weights, own, own).items()}
             return {**fitted(found, own, None), **anchor}
 
     def collect(self, model: "PreTrainedModel", ctx: StageContext) -> Anchors:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from cpt.anchors import Anchors
 from cpt.hooks.anchored import Anchored
-from cpt.hooks.at_anchor import at_anchor, fitted, protected
+from cpt.hooks.at_anchor import at_anchor, fitted, known_rows, protected
 from cpt.hooks.base import StageContext
 from cpt.hooks.card import Card
 
@@ -45,9 +45,15 @@ class L2SP(Anchored):
         return 4.0 if self.scale else 0.0
 
     def collect(self, model: "PreTrainedModel", ctx: StageContext) -> Anchors:
-        """The anchors; rows of embeddings that are new here are held where they start."""
+        """The anchors; rows of embeddings that are new here are free."""
+        import torch
+
         anchors, own = Anchors(), protected(model)
         for stage in self.stages:
             with at_anchor(stage, model, ctx) as (_, weights):
-                anchors.add(fitted(weights, own, own), None)
+                ones = {name: torch.ones_like(value.float()) for name, value in weights.items()}
+                known = known_rows(ones, own, stage, model, ctx)
+                anchors.add(fitted(weights, own, own), fitted(known, own, None))
+        if all((held == anchors.count).all() for held in (anchors.importance or {}).values()):
+            anchors.importance = None
         return anchors

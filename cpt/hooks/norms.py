@@ -24,8 +24,10 @@ class Norms:
         import torch
 
         made = torch.autograd.grad(term, self.parameters, retain_graph=True, materialize_grads=True)
-        sums = self.gradients.setdefault(key, [torch.zeros_like(part) for part in made])
-        for sum_, part in zip(sums, made, strict=True):
+        if key not in self.gradients:
+            self.gradients[key] = list(made)
+            return
+        for sum_, part in zip(self.gradients[key], made, strict=True):
             sum_ += part
 
     def take(self, world: Any) -> "dict[str, Tensor]":

@@ -70,6 +70,8 @@ projection: hard  A_k <- A_k - A_k Q Q^T after each step, Q an orthonormal basis
         ),
     )
     order: ClassVar[int] = 1
+    #: What it forbids holds behind every other move.
+    track_order: ClassVar[int] = 1
 
     rank: Annotated[int, Field(ge=1)] = 8
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 16.0

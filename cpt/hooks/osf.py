@@ -63,6 +63,8 @@ U_low <- U_0 + (I - U_high U_high^T)(U_low - U_0), V_low <- V_0 + (V_low - V_0)(
         ),
     )
     order: ClassVar[int] = 1
+    #: What it forbids holds behind every other move.
+    track_order: ClassVar[int] = 1
 
     effective_rank: int | float = 0.5
     targets: str | list[str] = field(default="all-linear")

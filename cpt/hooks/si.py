@@ -48,8 +48,9 @@ class SI(Anchored):
 
     name: ClassVar[str] = "si"
     factor: ClassVar[float] = 2.0
-    #: Before other hooks edit the gradient.
+    #: Before other hooks edit the gradient, and behind those that move the weights.
     order: ClassVar[int] = -1
+    track_order: ClassVar[int] = 2
     reads_memory: ClassVar[bool] = True
     card: ClassVar = Card(
         family="parameter space",
@@ -110,9 +111,13 @@ O_si = max(0, sum over steps of -g_i dw_i) / (D_i^2 + damping)    along stage s;
         anchors, own = Anchors(), protected(model)
         for stage in self.stages:
             found = load_file(str(self._file(stage)))
-            odd = sorted(found.keys() ^ own.keys())
+            odd = sorted(own.keys() - found.keys())
             if odd:
-                raise HookError(f"si: {stage.name} measured other weights, such as {odd[0]!r}")
+                raise HookError(
+                    f"si: {stage.name} did not train {odd[0]!r}, and measured no path of it; protect it with "
+                    f"ewc, which measures afterwards"
+                )
+            found = {name: found[name] for name in own}
             with at_anchor(stage, model, ctx) as (_, weights):
                 held = known_rows(found, own, stage, model, ctx)
                 held = normalised(held) if self.normalise else held

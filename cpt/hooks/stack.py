@@ -106,7 +106,7 @@ class HookStack:
 
     def track(self, view: "View") -> None:
         """Let hooks see the weights after a step."""
-        for _, hook in self.at("track"):
+        for _, hook in sorted(self.at("track"), key=lambda entry: entry[1].track_order):
             hook.track(view, self.ctx)
 
     def merge(self, model: "PreTrainedModel") -> "PreTrainedModel":

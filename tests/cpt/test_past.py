@@ -6,6 +6,7 @@ import pytest
 from cpt import past
 from cpt.errors import HookError, StoreError
 from cpt.manifest import Ancestor, Manifest
+from cpt.past import Past, PastStage
 
 NAMES = ("base", "pretrain", "sft")
 
@@ -93,3 +94,15 @@ def test_damaged_exemplars_name_their_file(stages: Path) -> None:
     with pytest.raises(StoreError, match="is damaged") as failed:
         past.of_folder(stages / "sft-1")[2].rows()
     assert str(file) in str(failed.value)
+
+
+def test_all_is_every_stage_but_the_base_each_once() -> None:
+    def stage(name: str, kind: str) -> PastStage:
+        return PastStage(name, name, kind, None, name)
+
+    base, one, two = stage("base", "base"), stage("one", "sft"), stage("two", "sft")
+    assert Past((base, one, two)).select("all") == (one, two)
+    # By hand on a bare folder the base is no stage of ours.
+    assert Past((one, two)).select("all") == (one, two)
+    assert Past((base,)).select("all") == (base,)
+    assert Past((base, one, two)).select(["previous", "two", "one"]) == (two, one)

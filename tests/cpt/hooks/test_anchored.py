@@ -1,5 +1,6 @@
 """Quadratic penalties in closed form: the card's numbers, minimisers, two styles, one process."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +8,18 @@ import pytest
 import torch
 from torch import nn
 
+from cpt import manifest
 from cpt.anchors import Anchors
 from cpt.errors import HookError, RecipeError
 from cpt.hooks import table
 from cpt.hooks.anchored import Anchored
 from cpt.hooks.base import StageContext
+from cpt.hooks.ema import EMA
 from cpt.hooks.ewc import EWC, OnlineEWC, online
 from cpt.hooks.l2_sp import L2SP
 from cpt.hooks.mas import MAS
 from cpt.hooks.si import SI, path_importance
+from cpt.hooks.stack import HookStack
 from cpt.params import View
 from cpt.world import World
 from tests.tiny_stages import TinyStages, difference, weights_of
@@ -249,8 +253,6 @@ class TestInAStage:
         assert stages.train(stages.job("sft", hook, parent=grpo.output, max_steps=1)).log
 
     def test_new_tokens_have_no_importance(self, stages: TinyStages) -> None:
-        from dataclasses import replace
-
         from cpt.model_spec import ModelChange
 
         seen: list[Anchors] = []
@@ -273,7 +275,85 @@ class TestInAStage:
             assert (table_[:-1] > 0).any()
 
 
+@pytest.fixture(scope="module")
+def kept(stages: TinyStages) -> list[Path]:
+    """Two stages that trained one adapter, one after the other."""
+    lora = {"lora": {"rank": 2, "after": "keep"}}
+    first = stages.train(stages.job("sft", lora, learning_rate=0.5)).job
+    on = {"lora": {"rank": 2, "after": "continue"}}
+    renamed = replace(stages.job("sft", on, parent=first.output), name="second")
+    return [first.output, stages.train(renamed).job.output]
+
+
+class TestOnAnAdapter:
+    """`lora: {after: continue}`: what is held are the adapter's numbers."""
+
+    @pytest.mark.parametrize("name", ["ewc", "online_ewc", "mas", "l2_sp"])
+    def test_an_anchor_is_the_adapter_that_its_stage_left(
+        self, name: str, kept: list[Path], stages: TinyStages, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from cpt.adapters import weights
+
+        seen: list[Any] = []
+        measure = Anchored.measure
+
+        def watch(self: Anchored, model: Any, ctx: Any) -> None:
+            measure(self, model, ctx)
+            seen.append(self.anchors)
+
+        monkeypatch.setattr(Anchored, "measure", watch)
+        assert [stage.name for stage in manifest.read(kept[1]).past][-1] == "sft"
+        hook = {name: {"of": ["sft"], "strength": 0.001}}
+        lora = {"lora": {"rank": 2, "after": "continue"}}
+        job = stages.job("sft", [lora, hook], parent=kept[1], max_steps=1)
+        stages.train(job)
+        left = weights(kept[0] / "adapter")
+        (anchors,) = seen
+        assert anchors.centre.keys() == left.keys()
+        assert all(anchors.centre[n].equal(left[n].float()) for n in left)
+        assert any(not weights(kept[1] / "adapter")[n].equal(left[n]) for n in left)
+
+    def test_an_adapter_on_other_weights_is_no_anchor(self, stages: TinyStages) -> None:
+        merged = stages.train(stages.job("sft", {"lora": {"rank": 2}})).job
+        lora = {"lora": {"rank": 2, "after": "keep"}}
+        below = replace(stages.job("sft", lora, parent=merged.output), name="kept")
+        kept = stages.train(below).job
+        hooks = {"lora": {"rank": 2, "after": "continue"}, "l2_sp": {"of": "sft"}}
+        job = stages.job("sft", hooks, parent=kept.output, max_steps=1)
+        with pytest.raises(HookError, match="lies on other weights than this stage's"):
+            stages.train(job)
+
+
+class TestOrder:
+    """At `track`: what moves weights, then what looks at them."""
+
+    def test_an_average_is_of_weights_behind_the_proximal_step(self) -> None:
+        ema, prox = EMA(0.0), with_anchor(L2SP(strength=1.0, style="proximal"), [0.0, 0.0], None)
+        stack = HookStack([ema, prox], context(1.0))
+        model = Two([2.0, 4.0])
+        with torch.no_grad():
+            stack.track(View(model, World()))
+        assert model.w.tolist() == [1.0, 2.0]
+        assert ema.mean["w"].tolist() == [1.0, 2.0]
+
+    def test_a_path_has_the_real_change(self) -> None:
+        si, prox = SI(), with_anchor(L2SP(strength=1.0, style="proximal"), [0.0, 0.0], None)
+        model = Two([2.0, 4.0])
+        si.first = si.last = {"w": model.w.detach().clone()}
+        si.gradient = {"w": torch.tensor([1.0, 1.0])}
+        with torch.no_grad():
+            HookStack([si, prox], context(1.0)).track(View(model, World()))
+        assert si.path["w"].tolist() == [1.0, 2.0]
+        assert si.last["w"].tolist() == [1.0, 2.0]
+
+
 class TestRefusals:
+    def test_steps_that_16_bits_cannot_tell(self) -> None:
+        with pytest.raises(
+            HookError, match=r"l2_sp: style: proximal .* in bfloat16; load the model"
+        ):
+            L2SP(style="proximal").measure(Two([0.0, 0.0]).bfloat16(), context())  # type: ignore[arg-type]
+
     @pytest.mark.parametrize(
         ("name", "settings", "message"),
         [
