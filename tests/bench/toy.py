@@ -65,11 +65,16 @@ def facts_of_tasks(seed: int) -> list[list[Fact]]:
 
 
 def skill(seed: int) -> list[Fact]:
-    """TB: FACTS facts `x y z -> answer` in words of the language."""
+    """TB: FACTS facts `x y z = answer` in words of the language.
+
+    The sign is no word: what follows it, the answer and EOS, contradicts no text. Without it a skill of which
+    every sft stage teaches the end, too, says that any text ends after four words (naive: +2.6 nats instead
+    of the +0.7 of `methods.md` 7.3, whose reference implementation has no EOS).
+    """
     source = random.Random(f"{seed}/skill")
     prompts = source.sample(list(itertools.product(range(WORDS), repeat=3)), FACTS)
     return [
-        (" ".join(f"w{word}" for word in prompt), f" w{source.randrange(WORDS)}")
+        (" ".join([*(f"w{word}" for word in prompt), "="]), f" w{source.randrange(WORDS)}")
         for prompt in prompts
     ]
 
