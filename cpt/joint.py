@@ -6,6 +6,8 @@ stage's data have the tokens that they have in the chain. The batch is the joint
 all stages have the same `batch_size`, the joint stage has as many optimizer steps as they have in sum, and
 otherwise as many as the rows fill. Learning rate and schedule are its own too.
 
+Each stage's rows go through its own `hygiene`, as in the chain: a row that two of them have is there twice.
+
 Preference and RL stages stay as they are, without hooks, on top of the joint stage before them.
 
 Source: `methods.md` D16.

@@ -190,7 +190,7 @@ def _node(
         steered = steering(spec.merge, where) if spec.merge else None
         inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled, suite_hash, steered)
         if len(joined) > 1:  # alone it is the naive stage
-            inputs["joined"] = [_joined_inputs(each, kind_of, where) for each in joined]
+            inputs["joined"] = [_joined_inputs(each, kind_of, where, suite_hash) for each in joined]
     except CptError as error:  # a data set that is not there, say; the stage that wants it is named
         raise type(error)(f"{where}: {error}") from None
     return Node(
@@ -207,11 +207,13 @@ def _node(
 
 
 def _joined_inputs(
-    joined: Joined, kind_of: Callable[[str, str], Kind], where: str
+    joined: Joined, kind_of: Callable[[str, str], Kind], where: str, suite_hash: str
 ) -> dict[str, Any]:
-    """What of a joined stage decides about its rows."""
-    inputs = stage_inputs(joined.spec, kind_of(joined.spec.kind, where), {}, (), joined.seed, {})
-    return {key: inputs[key] for key in ("kind", "version", "data", "train", "seed")}
+    """What of a joined stage decides about its rows and about those that it leaves."""
+    kind = kind_of(joined.spec.kind, where)
+    inputs = stage_inputs(joined.spec, kind, {}, (), joined.seed, {}, suite_hash)
+    kept = ("kind", "version", "data", "train", "seed", "hygiene", "exemplars")
+    return {key: inputs[key] for key in kept if key in inputs}
 
 
 def _sources(spec: StageSpec, kind: Kind, earlier: Sequence[Node], where: str) -> list[Node]:

@@ -64,6 +64,11 @@ class SourceHygiene:
         """Whether it looks at the rows at all."""
         return self._duplicates is not None or self._items is not None
 
+    @property
+    def num_kept(self) -> int:
+        """Rows that were looked at and stay."""
+        return self.num_rows - self.num_exact - self.num_near - self.num_probes
+
     def keeps(self, row: Row) -> bool:
         """Whether a row stays; counts it."""
         self.num_rows += 1
@@ -131,8 +136,24 @@ class SourceHygiene:
         return found
 
 
-def clean_rows(spec: HygieneSpec, make_items: MakeItems, name: str, rows: list[Row]) -> list[Row]:
-    """Rows that are rehearsed beside the stream, as those within it are looked at."""
-    kept, _ = Hygiene(spec, make_items).of(name, is_new=False).filtered(rows)
+def clean_rows(
+    spec: HygieneSpec,
+    make_items: MakeItems,
+    note: Callable[[SourceHygiene], None],
+    name: str,
+    rows: list[Row],
+) -> list[Row]:
+    """Rows that are used beside the stream, as those within it are looked at.
+
+    Args:
+        note: told what was found, where anything was looked for.
+
+    Raises:
+        DataError: they hold items of probes, and these are refused; no row is left.
+    """
+    look = Hygiene(spec, make_items).of(name, is_new=False)
+    kept, _ = look.filtered(rows)
     assert isinstance(kept, list)
+    if look.looks:
+        note(look)
     return kept

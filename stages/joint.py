@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cpt.joint import Joined
-from cpt.past import NUM_EXEMPLARS
 from stages.supply import HELD_OUT, REST, TRAIN, Supply
 from stages.tokens_on_disk import Pieces, TokenTable, write_tokens
 
@@ -17,6 +16,7 @@ def joint_supply(
     joined: Sequence[Joined],
     seed: int,
     rows_per_step: int,
+    num_exemplars: int,
     make_one: Callable[[Joined, Path], Supply],
     folder: Path,
 ) -> None:
@@ -29,6 +29,7 @@ def joint_supply(
         joined: the stages.
         seed: of the shuffle.
         rows_per_step: of the joint stage.
+        num_exemplars: that it leaves at most, drawn from those of the stages that it joins.
         make_one: makes the rows of one stage in a folder.
         folder: where to.
 
@@ -58,8 +59,8 @@ def joint_supply(
         for entry in part.description
     ]
     kept = [row for part in parts for row in part.exemplars]
-    if len(kept) > NUM_EXEMPLARS:
-        kept = random.Random(f"{seed}/exemplars").sample(kept, NUM_EXEMPLARS)
+    if len(kept) > num_exemplars:
+        kept = random.Random(f"{seed}/exemplars").sample(kept, num_exemplars)
     rest = {
         "num_steps": num_steps,
         "exemplars": kept,

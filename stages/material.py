@@ -43,8 +43,9 @@ def stage_supply(
     # The id leaves out what does not change the weights; here it changes held-out rows, or refuses.
     specs = [job.spec, *(each.spec for each in job.joined)]
     data = [entry.model_dump(mode="json") for spec in specs for entry in spec.data]
-    hygiene = [job.spec.hygiene.model_dump(mode="json"), job.suite_hash]
-    key = ids.short_hash([VERSION, job.id, data, hygiene], 16)
+    hygiene = [spec.hygiene.model_dump(mode="json") for spec in specs]
+    left = [spec.exemplars for spec in specs]
+    key = ids.short_hash([VERSION, job.id, data, hygiene, job.suite_hash, left], 16)
 
     def tell(line: str) -> None:
         say(f"{job.name}: {line}")
@@ -56,7 +57,8 @@ def stage_supply(
 
     def make(folder: Path) -> None:
         if job.joined:
-            joint_supply(job.joined, job.seed, kind.rows_per_step(job.spec), make_one, folder)
+            rows_per_step = kind.rows_per_step(job.spec)
+            joint_supply(job.joined, job.seed, rows_per_step, job.spec.exemplars, make_one, folder)
         else:
             supply(kind, job.spec, job.seed, hooks, tokenizer, folder, tell, probe_items)
 

@@ -6,7 +6,7 @@ Each part leaves a trace in `<id>.partial`, and an interrupted stage continues b
 
 import shutil
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from stages import kind_of
 from stages.base import Job, Material
 from stages.checks import check_reference, eos_note, eos_rate
 from stages.context import context
-from stages.hygiene import MakeItems, clean_rows
+from stages.hygiene import MakeItems, SourceHygiene, clean_rows
 from stages.interruption import (
     check_topology,
     continue_counts,
@@ -64,7 +64,7 @@ def run(
         job: what to do.
         say: told what happens.
         check_accelerator: refuses processes other than those that were asked for.
-        probe_items: what the chain's probes ask, for the stage's hygiene.
+        probe_items: what the chain's probes ask, for the stage's hygiene; read once, if at all.
 
     Returns: the model and the tokenizer, as they were saved.
     """
@@ -98,15 +98,14 @@ class _StageRun:
         self.start = start_folder(self.before)
         self.tokenizer = open_tokenizer(job, self.before, self.start)
         ctx = context(job, self.kind, self.tokenizer, self.start, world, log.say)
-        ctx.clean = partial(clean_rows, job.spec.hygiene, probe_items)
+        items = self.probe_items = cache(probe_items) if probe_items is not None else None
+        ctx.clean = partial(clean_rows, job.spec.hygiene, items, self._note_look)
         ctx.save_adapter = self._save_adapter
         self.hooks = HookStack(build_hooks(job), ctx)
         self.first = first_checkpoint(self.before, self.start, self.hooks)
         self.hooks.recall(self.before)
         # Before any weights load, and while nothing waits in a collective.
-        self.data = stage_supply(
-            job, self.kind, self.hooks, self.tokenizer, world, log.say, probe_items
-        )
+        self.data = stage_supply(job, self.kind, self.hooks, self.tokenizer, world, log.say, items)
         self.hooks.ctx.num_steps = self.data.num_steps
         log.say(f"{job.name}: loading {self.before[-1].id}")
         self.model = open_model(job, self.tokenizer, self.start)
@@ -153,6 +152,8 @@ class _StageRun:
         else:
             with untouched_generators():
                 self.hooks.measure(model)
+            if self.probe_items is not None:
+                self.probe_items.cache_clear()  # all rows are read; training needs the memory
             self.hooks.ctx.reference = reference_loader(model, self.before, self.start, job)
             with labels_only():
                 model = self._train(model, resume)
@@ -248,6 +249,13 @@ class _StageRun:
             read_checks(partial),
         ).write(partial)
 
-    def _note_check(self, name: str, value: float) -> None:
+    def _note_look(self, look: SourceHygiene) -> None:
+        """Say and keep what hygiene found among rows that a hook uses beside the stream."""
+        if left_out := look.told():
+            self.log.say(f"{self.job.name}: {look.name}: {left_out}")
+        found = read_checks(self.partial).get("hygiene", {})
+        self._note_check("hygiene", {**found, look.name: {"rows": look.num_kept, **look.counts()}})
+
+    def _note_check(self, name: str, value: Any) -> None:
         if self.world.is_main:
             note_check(self.partial, name, value)

@@ -4,7 +4,11 @@ from typing import Any
 
 import pytest
 
+from cpt import plan
 from cpt.errors import PlanError
+from launch.backend import backend
+from stages import kind_of
+from stages.trl_fields import check_train
 
 STEPS = [
     "stages.pretrain.train.max_steps=6",
@@ -44,10 +48,24 @@ def test_what_an_earlier_stage_trains_on_is_part_of_the_id(chain: Any) -> None:
         "stages.pretrain.train.max_steps=3",
         "stages.pretrain.train.batch_size=2",
         "stages.pretrain.seed=3",
+        "stages.pretrain.hygiene={duplicates: near}",
+        "stages.pretrain.exemplars=7",
     ):
         assert chain.ids("baseline=joint", change)["sft"] != before["sft"]
     # Hooks are off, and only the joint stage's own rate counts where it trains.
     assert chain.ids("baseline=joint", "stages.sft.hooks=[]")["sft"] == before["sft"]
+
+
+def test_the_probes_whose_items_an_earlier_stage_drops_are_part_of_the_id(chain: Any) -> None:
+    chain.chain["probes"] = "suite.yaml"
+    drops = "stages.pretrain.hygiene={probes: drop}"
+
+    def sft(suite: str, *changes: str) -> str:
+        recipe = chain.load("baseline=joint", *changes)
+        return plan.make(recipe, kind_of, check_train, backend("single"), suite).node("sft").id
+
+    assert sft("one") == sft("two")
+    assert len({sft("one"), sft("one", drops), sft("two", drops)}) == 3
 
 
 def test_equal_batches_have_the_sum_of_the_steps(chain: Any) -> None:

@@ -15,7 +15,7 @@ from cpt.replay.hygiene import ProbeItems
 from cpt.settings import validate
 from cpt.world import World
 from stages import kind_of
-from stages.hygiene import clean_rows
+from stages.hygiene import SourceHygiene, clean_rows
 from stages.material import supply
 from stages.supply import Supply
 
@@ -130,10 +130,21 @@ def test_the_items_are_read_only_where_rows_are_compared(
     def never() -> ProbeItems:
         raise AssertionError("the suite was read")
 
-    assert clean_rows(HygieneSpec(probes="keep"), never, "old", [text(1)]) == [text(1)]
+    looks: list[SourceHygiene] = []
+    keep = HygieneSpec(probes="keep")
+    assert clean_rows(keep, never, looks.append, "old", [text(1)]) == [text(1)]
     with pytest.raises(AssertionError, match="the suite was read"):
-        clean_rows(HygieneSpec(), never, "old", [text(1)])
-    assert clean_rows(HygieneSpec(), None, "old", [text(1)]) == [text(1)]
+        clean_rows(HygieneSpec(), never, looks.append, "old", [text(1)])
+    assert clean_rows(HygieneSpec(), None, looks.append, "old", [text(1)]) == [text(1)]
+    assert not looks
+
+
+def test_what_is_left_out_of_rows_beside_the_stream_is_told() -> None:
+    looks: list[SourceHygiene] = []
+    spec, rows = HygieneSpec(duplicates="exact", probes="drop"), [text(1), text(1), {"text": ITEM}]
+    assert clean_rows(spec, lambda: ProbeItems([ITEM]), looks.append, "old", rows) == [text(1)]
+    assert (looks[0].name, looks[0].num_kept) == ("old", 1)
+    assert looks[0].told() == "left out 1 duplicates and 1 rows with items of probes"
 
 
 def test_a_source_of_which_nothing_is_left(tmp_path: Path, tiny_tokenizer: Any) -> None:

@@ -9,6 +9,7 @@ from cpt.checkpoint import load_tokenizer
 from cpt.hooks.base import StageContext
 from cpt.hooks.stack import HookStack
 from cpt.joint import Joined
+from cpt.recipe import HygieneSpec
 from cpt.world import World
 from launch.stage import job_from_json, job_to_json
 from stages import kind_of
@@ -74,6 +75,25 @@ def test_epochs_and_other_batches_count_rows_and_fill_the_last_step(
     both = supplied(joint(replace(sft, id="epochs"), talks), tiny_tokenizer)
     assert (both.num_steps, len(both.train)) == (12, 60)  # 48 + 10 rows in steps of 5
     assert len(set(rows(both))) == 24 + 10
+
+
+def test_each_stage_has_its_own_hygiene_and_all_leave_what_the_stage_says(
+    stages: TinyStages, tiny_tokenizer: Any
+) -> None:
+    twice = {"path": [str(stages.root / "talks.jsonl")] * 2}
+    talks = stages.job("sft", data=twice, max_steps=-1)
+    sft = stages.job("sft", max_steps=-1)
+    job = joint(replace(sft, id="hygiene"), talks)
+    assert [entry["rows"] for entry in supplied(job, tiny_tokenizer).description] == [48, 24]
+    # Neither enters the id that a test gives: what was made before is of other settings.
+    clean = talks.spec.model_copy(update={"hygiene": HygieneSpec(duplicates="exact")})
+    job = replace(job, joined=(replace(job.joined[0], spec=clean), job.joined[1]))
+    made = supplied(job, tiny_tokenizer)
+    assert [entry["rows"] for entry in made.description] == [24, 24]
+    assert [entry.get("exact_duplicates") for entry in made.description] == [24, None]
+    assert len(made.exemplars) == 48
+    few = replace(job, spec=job.spec.model_copy(update={"exemplars": 9}))
+    assert len(supplied(few, tiny_tokenizer).exemplars) == 9
 
 
 def test_the_seed_decides_the_order_alone(stages: TinyStages, tiny_tokenizer: Any) -> None:
