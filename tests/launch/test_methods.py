@@ -157,14 +157,31 @@ def test_measured_costs_are_shown_where_there_are_any(
     row = next(line for line in table_text(methods()).splitlines() if line.startswith("kl "))
     assert row.split()[-3:-1] == ["-", "-"]
     assert "Not measured yet." in card_text(method("kl"))
-    costs = {"kl": {"step": 1.284, "memory": 1.5}, "ema": {"step": 1.02}}
+    off = {"step": 1.101, "memory": 1.0, "once_seconds": 0.2, "relative_to": "lora"}
+    costs = {
+        "none": {"step": 1.0, "memory": 1.0},
+        "kl": {"step": 1.284, "memory": 1.5},
+        "kl (adapter off)": off,
+        "ema": {"step": 1.02},
+        "ewc (proximal)": {"step": 1.03, "memory": 1.2},
+    }
     text = json.dumps({"machine": "m", "command": "c", "costs": costs})
     (tmp_path / "costs.json").write_text(text)
     row = next(line for line in table_text(methods()).splitlines() if line.startswith("kl "))
     assert row.split()[-3:-1] == ["1.28", "1.50"]
     row = next(line for line in table_text(methods()).splitlines() if line.startswith("ema "))
     assert row.split()[-3:-1] == ["1.02", "-"]
-    assert "relative to no hook: step time 1.28, peak memory 1.50." in card_text(method("kl"))
+    card = " ".join(card_text(method("kl")).split())
+    assert (
+        "Measured, relative to no hook: step time 1.28, peak memory 1.50; adapter off, relative to lora: "
+        "step time 1.10, peak memory 1.00."
+    ) in card
+    # A variant does not stand for the hook in the table.
+    row = next(line for line in table_text(methods()).splitlines() if line.startswith("ewc "))
+    assert row.split()[-3:-1] == ["-", "-"]
+    card = " ".join(card_text(method("ewc")).split())
+    assert "Measured, proximal, relative to no hook: step time 1.03, peak memory 1.20." in card
+    assert method("kl").content()["variants"][0]["relative_to"] == "lora"
     for damaged in ("{", '{"costs": {"kl": 3}}', "[]", "{}"):
         (tmp_path / "costs.json").write_text(damaged)
         with pytest.raises(StoreError, match=r"costs\.json: is no file of measured costs"):
