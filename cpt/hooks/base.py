@@ -235,6 +235,14 @@ class Hook(Protocol):
         """What it holds in memory while the stage trains, per trained weight."""
         return 0.0
 
+    def rows_per_step(self) -> tuple[int, ...]:
+        """Old rows that its penalty runs in an optimizer step, over all processes: of each of its draws."""
+        return ()
+
+    def models_held(self) -> tuple[str, ...]:
+        """Earlier stages whose models stay in memory while the stage trains."""
+        return ()
+
     def check(self, kind: str, where: str) -> None:
         """Refuse settings that a stage kind, one of `kinds`, cannot honour.
 
