@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from cpt.hooks.base import Hook
+from cpt.hooks.base import Hook, points
 from cpt.hooks.lora import stays_apart
 from cpt.model_size import ModelSize
 from cpt.plan import Node
@@ -83,17 +83,19 @@ def footprint(
     - weights: N b, b bytes a number. Under an adapter only its A numbers are trained, in 4 bytes each
       (`cpt.trained` counts them, and what freeze leaves to train). 16-bit computing on 32-bit weights keeps
       a copy in 2 bytes.
-    - trained, of P = N or A numbers: gradient b P (twice under DDP, whose buckets are a second one) and
-      the optimizer's states, for AdamW 2 b P. Under ZeRO over w processes: b P + 12 P / w (master copy and
-      moments in 32 bits), with ZeRO-2 (b + 12) P / w.
-    - frozen: N b for the reference of a stage that has one, and for each model that a kl or lwf hook holds;
-      none where it is what lies below an adapter, or where the hook keeps its outputs on disk.
+    - trained, of P = N or A numbers: gradient b P (twice under DDP, whose buckets are a second one; once
+      more with an agem or gem hook, for that of old rows) and the optimizer's states, for AdamW 2 b P.
+      Under ZeRO over w processes: b P + 12 P / w (master copy and moments in 32 bits), with ZeRO-2
+      (b + 12) P / w.
+    - frozen: N b for the reference of a stage that has one, and for each model that a hook holds; none
+      where it is what lies below an adapter, or where the hook keeps its outputs on disk.
     - hooks: what they hold for each of the P numbers: 4 with ema, 8 with ewc, and so on.
-    - activations of T = sequences * length tokens, with the sequences that lwf and der bring, H wide with I
-      in the feed-forward part: 40 H + 16 I bytes a token and layer in 32 bits, 24 H + 8 I in 16, 34 H + 8 I
-      where they are mixed. With checkpointing b H a token and layer, and one layer whole.
-    - head: 2 tiles of TRL's fused head and the 32-bit gradient of the head, 4 V H; with a kl, lwf or der
-      hook 5 chunks of 256 tokens, V wide, and one more gradient.
+    - activations of T = sequences * length tokens, with the old rows that penalties bring (lwf, der, a replay
+      loss; agem and gem run theirs once the stage's own are gone, as many at a time), H wide with I in the
+      feed-forward part: 40 H + 16 I bytes a token and layer in 32 bits, 24 H + 8 I in 16, 34 H + 8 I where
+      they are mixed. With checkpointing b H a token and layer, and one layer whole.
+    - head: 2 tiles of TRL's fused head and the 32-bit gradient of the head, 4 V H; with each penalty that
+      makes logits 5 chunks of 256 tokens, V wide, and one more gradient.
 
     The activations were counted with `saved_tensors_hooks` on transformers 5.23's Llama with padding; they
     hold for Llama-like decoders with attention that keeps no T x T matrix. Not counted: sampling, and what
@@ -114,9 +116,10 @@ def footprint(
     shards = {"ddp": 2.0, "zero2": 1 / world}
     held = own.count * sum(hook.bytes_per_weight() for hook in hooks)
     weights = n * width + each * own.added
+    num_gradients = shards.get(backend, 1.0) + any("second_gradient" in h.facts for h in hooks)
     parts = {
         "weights": weights + (2 * n if load.half and width == 4 else 0),
-        "gradients": each * own.count * shards.get(backend, 1.0),
+        "gradients": each * own.count * num_gradients,
         "states": states * own.count / (world if is_zero else 1),
         "frozen": _references(node, parent, hooks, own.is_adapter) * n * BYTES[dtype],
         "hooks": held,
@@ -154,24 +157,13 @@ def _states(optimizer: str, each: int) -> float | None:
 
 def _has_outputs(hook: Hook) -> bool:
     """Whether it makes logits of its own."""
-    return hook.name == "der" or (hook.name in ("kl", "lwf") and getattr(hook, "beta", 1) != 0)
-
-
-def _holds(hook: Hook) -> bool:
-    """Whether it keeps an earlier model in memory."""
-    return hook.name != "der" and _has_outputs(hook) and getattr(hook, "cache", None) is None
+    return "logits" in hook.needs and "penalty" in points(hook)
 
 
 def _with_old(load: Workload, hooks: Sequence[Hook]) -> Workload:
     """The workload with the rows that hooks run beside the stage's own in one backward pass."""
     passes = max(load.per_step // load.sequences, 1)
-    more = 0
-    for hook in hooks:
-        if _has_outputs(hook) and "second_forward" in hook.facts:
-            draws = [getattr(hook, "alpha", 0), getattr(hook, "beta", 0)]
-            is_idle = getattr(hook, "inputs", "general") == "new"
-            rows = -(-int(getattr(hook, "batch_size", 0)) // passes)
-            more += 0 if is_idle else rows * sum(weight > 0 for weight in draws)
+    more = sum(-(-rows // passes) for hook in hooks for rows in hook.rows_per_step())
     return replace(load, sequences=load.sequences + more)
 
 
@@ -180,7 +172,7 @@ def _references(node: Node, parent: Node, hooks: Sequence[Hook], has_adapter: bo
     keeps = stays_apart([hook for _, hook in parent.hooks])
     below = {"previous", parent.name, parent.id} if has_adapter and not keeps else set()
     own = "reference" in node.parents and not has_adapter
-    held = {str(getattr(hook, "of", "")) for hook in hooks if _holds(hook)}
+    held = {name for hook in hooks for name in hook.models_held()}
     return own + len({parent.name if name == "previous" else name for name in held - below})
 
 

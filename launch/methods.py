@@ -29,6 +29,22 @@ _MORE = "and in train: all other fields of {}; cpt schema --stage lists them"
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a way of setting a hook was measured to cost.
+
+    Attributes:
+        variant: which way, such as `proximal`.
+        step, memory: as a method's.
+        relative_to: another hook, or nothing where it is compared with a stage without hooks.
+    """
+
+    variant: str
+    step: float | None = None
+    memory: float | None = None
+    relative_to: str = ""
+
+
+@dataclass(frozen=True)
 class Method:
     """One hook or stage kind, as `cpt methods` lists it.
 
@@ -43,6 +59,7 @@ class Method:
         settings: its own.
         more_settings: where further settings are listed.
         step, memory: measured, relative to no hook.
+        variants: the measured costs of other ways to set it.
         problem: why nothing else is known.
     """
 
@@ -58,6 +75,7 @@ class Method:
     more_settings: str = ""
     step: float | None = None
     memory: float | None = None
+    variants: tuple[Cost, ...] = ()
     problem: str = ""
 
     def content(self) -> dict[str, Any]:
@@ -200,21 +218,26 @@ def _fields_of(
             yield Setting(f"{method}: {name}", words, default, said.get(name, ""))
 
 
-def _costs() -> dict[str, dict[str, float]]:
-    """Measured costs by method.
+def _costs() -> dict[str, dict[str, Any]]:
+    """Measured costs by method, as `Method` takes them; `name (variant)` is among the variants of `name`.
 
     Raises:
         StoreError: the file is damaged.
     """
     if not COSTS.is_file():
         return {}
+    found: dict[str, dict[str, Any]] = {}
     try:
-        costs = json.loads(COSTS.read_text(encoding="utf-8"))["costs"]
-        return {
-            name: {key: float(cost[key]) for key in ("step", "memory") if cost.get(key) is not None}
-            for name, cost in costs.items()
-        }
+        for case, cost in json.loads(COSTS.read_text(encoding="utf-8"))["costs"].items():
+            told = {k: float(cost[k]) for k in ("step", "memory") if cost.get(k) is not None}
+            name, _, variant = case.removesuffix(")").partition(" (")
+            own = found.setdefault(name, {"variants": ()})
+            if variant:
+                own["variants"] += (Cost(variant, **told, relative_to=cost.get("relative_to", "")),)
+            else:
+                own |= told
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{COSTS}: is no file of measured costs ({error}); measure again"
         ) from None
+    return found

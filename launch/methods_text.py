@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
-from launch.methods import Method
+from launch.methods import Cost, Method
 from launch.setting_text import Setting
 
 WIDTH = 100
@@ -98,9 +98,17 @@ def _where_settings_go(method: Method) -> str:
 
 
 def _measured(method: Method) -> str:
-    measured = {"step time": method.step, "peak memory": method.memory}
-    said = [f"{name} {value:.2f}" for name, value in measured.items() if value is not None]
-    return f"Measured, relative to no hook: {', '.join(said)}." if said else "Not measured yet."
+    parts: list[tuple[str, Method | Cost]] = [("relative to no hook", method)]
+    parts += [
+        (f"{cost.variant}, relative to {cost.relative_to or 'no hook'}", cost)
+        for cost in method.variants
+    ]
+    told = []
+    for title, cost in parts:
+        measured = {"step time": cost.step, "peak memory": cost.memory}
+        said = [f"{name} {value:.2f}" for name, value in measured.items() if value is not None]
+        told += [f"{title}: {', '.join(said)}"] if said else []
+    return f"Measured, {'; '.join(told)}." if told else "Not measured yet."
 
 
 def _setting(setting: Setting) -> list[str]:

@@ -17,6 +17,17 @@
 A hook is a dataclass whose fields are its settings. It acts only in the stage that lists it; what it needs
 from earlier stages is a function of their artifacts. `state_dict` survives an interruption within the stage,
 `keep` leaves files to later stages; the two are never mixed.
+
+Several hooks act at a point one after the other, sorted by `order`, then by name, then by their settings, so
+that a recipe's order never matters. Where it changes something:
+
+- `pull`: below 0 a hook sees the gradient of the loss alone (si), from 0 on that of some penalties, too.
+- `track`: by `track_order` instead. What still moves the weights (a proximal step, an edited update, a
+  projection of adapters) comes before what looks at where they have come to (a path, a moving average).
+- `merge`: moving averages (0), then adapters (1), then interpolation with earlier weights (2).
+
+At the other points hooks do not see each other's work: terms and rows add up, and one hook at most changes
+what is trained (`adapt`) or edits the gradient (`project`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -236,6 +247,14 @@ class Hook(Protocol):
     def bytes_per_weight(self) -> float:
         """What it holds in memory while the stage trains, per trained weight."""
         return 0.0
+
+    def rows_per_step(self) -> tuple[int, ...]:
+        """Old rows that its penalty runs in an optimizer step, over all processes: of each of its draws."""
+        return ()
+
+    def models_held(self) -> tuple[str, ...]:
+        """Earlier stages whose models stay in memory while the stage trains."""
+        return ()
 
     def check(self, kind: str, where: str) -> None:
         """Refuse settings that a stage kind, one of `kinds`, cannot honour.

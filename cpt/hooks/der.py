@@ -100,6 +100,10 @@ each mean over the label tokens of a draw of its own; beta 0 is DER, more DER++"
         """The earlier stages have this stage's vocabulary."""
         return self.alpha != 0
 
+    def rows_per_step(self) -> tuple[int, ...]:
+        """A draw for each term."""
+        return tuple(self.batch_size for weight in (self.alpha, self.beta) if weight)
+
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Read the exemplars.
 

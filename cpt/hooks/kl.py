@@ -84,6 +84,10 @@ js: KL_t = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2""",
         """The reference has this stage's vocabulary."""
         return self.beta != 0
 
+    def models_held(self) -> tuple[str, ...]:
+        """The reference."""
+        return self.compared()
+
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Remember where the reference is; it is loaded when the model is there.
 

@@ -147,6 +147,14 @@ reverse: KL(p_t || p0_t); js: the mean of both to (p_t + p0_t) / 2""",
         """The stage that is asked."""
         return (self.of,) if self.compares() else ()
 
+    def rows_per_step(self) -> tuple[int, ...]:
+        """One draw from the pool."""
+        return (self.batch_size,) if self.beta and self.inputs != "new" else ()
+
+    def models_held(self) -> tuple[str, ...]:
+        """The stage that is asked, unless its answers are on disk."""
+        return self.compared() if self.cache is None else ()
+
     def check(self, kind: str, where: str) -> None:
         """Refuse inputs that a stage kind does not have.
 

@@ -179,12 +179,13 @@ projection: hard  A_k <- A_k - A_k Q Q^T after each step, Q an orthonormal basis
             )
 
     def pull(self, view: "View", ctx: StageContext) -> Told | None:
-        """dR / dA_k. Tells R and the largest |entry| of all A_k A_j^T (cosine, where normalised)."""
+        """dR / dA_k. Tells R, the norm of dR / dA, the largest |entry| of all A_k A_j^T (or |cosine|)."""
         import torch
 
         if not self.earlier or self.projection == "hard" or not (self.strength or self.squared):
             return None
         total: Any = 0.0
+        square: Any = 0.0
         largest: list[Tensor] = []
         for name, weights, gradient in view.shards():
             if name not in self.earlier:
@@ -202,9 +203,14 @@ projection: hard  A_k <- A_k - A_k Q Q^T after each step, Q an orthonormal basis
             slope = (self.strength * overlap.sign() + 2 * self.squared * overlap) @ rows
             if self.normalise:  # the derivative of a row over its length
                 slope = (slope - (slope * own).sum(1, keepdim=True) * own) / lengths
+            square = square + slope.square().sum()
             if gradient is not None:  # a module that no token of the step reached does not move
                 gradient += slope.to(gradient.dtype)
-        return {"": total, "largest_overlap": torch.stack(largest).max()}
+        return {
+            "": total,
+            "grad_norm": square**0.5,
+            "largest_overlap": torch.stack(largest).max(),
+        }
 
     def track(self, view: "View", ctx: StageContext) -> None:
         """The hard variant: back into the null space of the earlier A, after the optimizer's step."""

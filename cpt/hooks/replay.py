@@ -9,7 +9,7 @@ from pydantic import Field
 from cpt.data import Reader, Rows
 from cpt.data_spec import MAX_BAD, DataSpec
 from cpt.errors import HookError
-from cpt.hooks.base import LATER, Hook, Mixture, OldRows, StageContext
+from cpt.hooks.base import LATER, Hook, Mixture, OldRows, StageContext, points
 from cpt.hooks.card import Card
 from cpt.past import Past, PastStage
 from cpt.replay.choice import Choice, Load, loader, rows_of_source, rows_of_stages
@@ -136,7 +136,12 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
         """A loss mixes no rows, rows are no loss, and only collateral damage looks at each step."""
         if self.mode != "loss":
             return frozenset({"measure", "penalty", "track"})
-        return frozenset({"mix"} if self.select == "collateral" else {"mix", "track"})
+        unused = {"mix"} if self.select == "collateral" else {"mix", "track"}
+        return frozenset(unused | {"penalty"} if self.is_off else unused)
+
+    def rows_per_step(self) -> tuple[int, ...]:
+        """Those of the loss; old rows in the stream are among the stage's own."""
+        return (self.batch_size,) if self.batch_size and "penalty" in points(self) else ()
 
     def recalls(self) -> tuple[str, ...]:
         """The stages whose exemplars are read."""

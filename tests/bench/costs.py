@@ -6,8 +6,8 @@ SmolLM2-135M on 2,048 tokens an optimizer step (8 packed rows of 256, all of the
 process of its own, on the GPU where there is one. The time is the median step after the first; what a hook
 does once, such as a Fisher, is told apart (`once_seconds`). For the hooks that need an earlier model the
 computed floor is printed too: that model's forward pass and its head at the scored tokens, beside the step
-without hooks. Written to cpt/hooks/costs.json, which `cpt methods` shows; a hook that was measured before in
-the same folder is not measured again.
+without hooks. What stands on an adapter is compared with the adapter alone. Written to cpt/hooks/costs.json,
+which `cpt methods` shows; a hook that was measured before in the same folder is not measured again.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ TOKENS, ROWS = 256, 8
 RESULT = ROOT / "cpt" / "hooks" / "costs.json"
 OLD = {"samples": 16}
 
-#: Rows of the table -> hooks as a recipe lists them; those named as a hook stand for it in `cpt methods`.
+#: Rows of the table -> hooks as a recipe lists them. Those named as a hook stand for it in the table of
+#: `cpt methods`; `hook (variant)` is in the card of the hook.
 CASES: dict[str, list[Any]] = {
     "none": [],
     "replay": [{"replay": {"share": 0.2}}],
@@ -52,6 +54,9 @@ CASES: dict[str, list[Any]] = {
     "interpolate": ["interpolate"],
 }
 
+#: What a case is compared with, where that is not a stage without hooks.
+BESIDE = {"kl (adapter off)": "lora"}
+
 
 def main() -> None:
     """Measure every case in a process of its own, and write the ratios."""
@@ -69,7 +74,10 @@ def main() -> None:
         _measure(given.case, given.steps, folder)
         return
     _prepare(folder)
-    wanted = [case for case in CASES if given.only in (None, case) or case == "none"]
+    asked = [case for case in CASES if given.only in (None, case)]
+    needed = {"none", *asked, *(BESIDE.get(case, "none") for case in asked)}
+    # What others are compared with comes before them.
+    wanted = sorted((case for case in CASES if case in needed), key=BESIDE.__contains__)
     found = {}
     for case in wanted:
         note = folder / f"{case}.json"
@@ -81,15 +89,9 @@ def main() -> None:
                 print(f"{case}: failed:\n{done.stderr[-2000:]}", file=sys.stderr)
                 continue
         found[case] = json.loads(note.read_text())
-        print(_line(case, found[case], found["none"]), flush=True)
-    costs = {
-        case: {
-            "step": round(row["step"] / found["none"]["step"], 3),
-            "memory": round(row["memory"] / found["none"]["memory"], 3),
-            "once_seconds": round(row["once"], 1),
-        }
-        for case, row in found.items()
-    }
+        if (beside := BESIDE.get(case, "none")) in found:
+            print(_line(case, found[case], found[beside]), flush=True)
+    costs = ratios(found)
     result = {
         "machine": found["none"]["machine"],
         "command": f"python -m tests.bench.costs --steps {given.steps}",
@@ -99,6 +101,23 @@ def main() -> None:
         "costs": costs,
     }
     given.result.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What `cpt methods` shows of each case; those whose other side was not measured are left out."""
+    costs: dict[str, dict[str, Any]] = {}
+    for case, row in found.items():
+        beside = BESIDE.get(case, "none")
+        if beside not in found:
+            continue
+        costs[case] = {
+            "step": round(row["step"] / found[beside]["step"], 3),
+            "memory": round(row["memory"] / found[beside]["memory"], 3),
+            "once_seconds": round(row["once"], 1),
+        }
+        if beside != "none":
+            costs[case]["relative_to"] = beside
+    return costs
 
 
 def _line(case: str, row: dict[str, Any], none: dict[str, Any]) -> str:

@@ -1,10 +1,13 @@
 """What each method keeps and costs on protocols TA and TB, next to the reference numbers of `methods.md` 7.3.
 
     python -m tests.bench.methods [--seeds 3] [--only ta] [--folder KEEP]
+    python -m tests.bench.methods --judge TA.json TB.json
 
 Every seed has its own facts, language and weights; methods are compared with naive training in the same seed.
-With --folder, what an interrupted call has measured is kept, and the same command goes on. Results go to
-tests/bench/results/methods.json and methods.md.
+With --folder, what an interrupted call has measured is kept, and the same command goes on; a method whose
+hooks or settings have changed is measured anew. With --judge nothing is measured: the tables of finished
+calls become one. Results go to tests/bench/results/methods.json and methods.md. The exit code is 1 where a
+target of `tests.bench.targets` is missed.
 """
 
 import argparse
@@ -18,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.method_list import GENERAL_AND_SKILL, TASK_TABLES, Reference
-from tests.bench.protocols import GeneralAndSkill, Method, TaskTables
+from tests.bench.protocols import GeneralAndSkill, Method, TaskTables, checked_hooks
+from tests.bench.targets import judged
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PROTOCOLS: dict[str, tuple[Any, Sequence[tuple[Method, Reference]], tuple[str, ...]]] = {
@@ -29,8 +33,8 @@ PROTOCOLS: dict[str, tuple[Any, Sequence[tuple[Method, Reference]], tuple[str, .
 KEPT = {"ta": "old", "tb": "general"}
 
 
-def main() -> None:
-    """Measure and write."""
+def main() -> int:
+    """Measure, judge and write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -39,7 +43,11 @@ def main() -> None:
     parser.add_argument("--method", default=None, help="one method by its name")
     parser.add_argument("--folder", type=Path, default=None, help="work here and keep it")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--judge", type=Path, nargs="+", metavar="FILE", help="methods.json")
     given = parser.parse_args()
+    if given.judge:
+        return _write(given.results, joined([json.loads(file.read_text()) for file in given.judge]))
+    check_methods()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="cpt-methods-"))
     folder.mkdir(parents=True, exist_ok=True)
     _quiet()
@@ -62,18 +70,53 @@ def main() -> None:
             file=sys.stderr,
             flush=True,
         )
-    rows = {name: _table(folder, name, given.seeds) for name in names}
-    given.results.mkdir(parents=True, exist_ok=True)
     result = {
-        "command": "python -m tests.bench.methods" + (f" --seeds {given.seeds}"),
+        "command": f"python -m tests.bench.methods --seeds {given.seeds}",
         "seeds": given.seeds,
         "machine": _machine(),
-        "tables": rows,
+        "tables": {name: _table(folder, name, given.seeds) for name in names},
     }
-    (given.results / "methods.json").write_text(json.dumps(result, indent=1) + "\n")
-    text = "\n\n".join(_markdown(name, rows[name]) for name in names)
-    (given.results / "methods.md").write_text(f"`{result['command']}`\n\n{text}\n")
+    return _write(given.results, result)
+
+
+def check_methods() -> None:
+    """Build the hooks of every method, so that none is refused when hours of others are behind it.
+
+    Raises:
+        CptError: a setting that a hook does not take.
+    """
+    for name, (_, methods, _) in PROTOCOLS.items():
+        for method, _ in methods:
+            checked_hooks(method.first, None, "pretrain" if name == "tb" else "sft", method.name)
+            checked_hooks(method.hooks, method.train, "sft", method.name)
+
+
+def joined(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The results of several calls, each of other protocols, as one.
+
+    Raises:
+        SystemExit: they have other numbers of seeds.
+    """
+    seeds = {result["seeds"] for result in results}
+    if len(seeds) > 1:
+        raise SystemExit(f"--judge: results of {sorted(seeds)} seeds; measure both with one number")
+    tables = {name: rows for result in results for name, rows in result["tables"].items()}
+    return {**results[0], "tables": dict(sorted(tables.items()))}
+
+
+def _write(folder: Path, result: dict[str, Any]) -> int:
+    """Judge and write. Returns: 1 where a target is missed."""
+    told = {name: judged(name, rows) for name, rows in result["tables"].items()}
+    missed = [target for _, targets in told.values() for target in targets]
+    result |= {"tables": {name: rows for name, (rows, _) in told.items()}, "missed": missed}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "methods.json").write_text(json.dumps(result, indent=1) + "\n")
+    text = "\n\n".join(_markdown(name, rows) for name, (rows, _) in told.items())
+    (folder / "methods.md").write_text(f"`{result['command']}`\n\n{text}\n")
     print(text)
+    for target in missed:
+        print(f"missed: {target}", file=sys.stderr)
+    return 1 if missed else 0
 
 
 def _quiet() -> None:
@@ -87,7 +130,7 @@ def _quiet() -> None:
 
 def _measured(folder: Path, seed: int, name: str, method: Method) -> dict[str, float]:
     """One method in one seed; what was measured before is read."""
-    note = folder / f"{name}-{seed}" / "results" / f"{method.name}.json"
+    note = _note(folder, seed, name, method)
     if note.is_file():
         return dict(json.loads(note.read_text()))
     protocol = PROTOCOLS[name][0](folder / f"{name}-{seed}", seed)
@@ -97,15 +140,20 @@ def _measured(folder: Path, seed: int, name: str, method: Method) -> dict[str, f
     return row
 
 
+def _note(folder: Path, seed: int, name: str, method: Method) -> Path:
+    """Where a method's numbers are kept; with other hooks or settings it is another file."""
+    file = f"{method.name}-{method.key()}.json"
+    return folder / f"{name}-{seed}" / "results" / file
+
+
 def _table(folder: Path, name: str, seeds: int) -> list[dict[str, Any]]:
     _, methods, columns = PROTOCOLS[name]
     found = {
         method.name: [
-            json.loads((folder / f"{name}-{seed}" / "results" / f"{method.name}.json").read_text())
-            for seed in range(seeds)
+            json.loads(_note(folder, seed, name, method).read_text()) for seed in range(seeds)
         ]
         for method, _ in methods
-        if (folder / f"{name}-0" / "results" / f"{method.name}.json").is_file()
+        if _note(folder, 0, name, method).is_file()
     }
     rows = []
     for method, reference in methods:
@@ -150,12 +198,14 @@ def _machine() -> dict[str, Any]:
 def _markdown(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     columns = PROTOCOLS[name][2]
     kept = KEPT[name]
-    head = ["method", *columns, f"{kept} - naive", *(f"7.3: {column}" for column in columns[:2])]
+    references = [f"7.3: {column}" for column in columns[:2]]
+    head = ["method", *columns, f"{kept} - naive", *references, "target"]
     lines = [f"**{name.upper()}**", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in rows:
         cells = [row["method"], *(_shown(row.get(column)) for column in columns)]
         cells.append(_shown(row.get(f"{kept}_over_naive")))
         cells += [_shown(row["reference"].get(column)) for column in columns[:2]]
+        cells.append(row.get("target") or "-")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -168,4 +218,4 @@ def _shown(value: Sequence[float | None] | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

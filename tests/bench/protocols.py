@@ -10,6 +10,7 @@ accuracy, the rise of the loss on held-out language in nats per token, the forwa
 skill's prompts, and ||w - w0||.
 """
 
+import hashlib
 import json
 import random
 import re
@@ -19,9 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cpt.hooks import table
+from cpt.hooks.base import Hook
 from cpt.manifest import Manifest
 from cpt.read_recipe import check_stage
+from stages import kind_of
 from stages.base import Job
+from stages.trl_fields import check_train
 from tests.bench import toy
 
 TRAIN = {
@@ -57,6 +62,34 @@ class Method:
     first: Sequence[Any] = ()
     train: Mapping[str, Any] | None = None
     is_joint: bool = False
+
+    def key(self) -> str:
+        """Of all that decides what the method gives, for results that are kept."""
+        steps = (TASK_STEPS, LANGUAGE_STEPS, SKILL_STEPS)
+        settings = (list(self.hooks), list(self.first), self.train, self.is_joint)
+        return _digest([settings, TRAIN, steps])
+
+
+def checked_hooks(
+    hooks: Sequence[Any], train: Mapping[str, Any] | None, kind: str, name: str
+) -> list[Hook]:
+    """The hooks of a method's stage, with every file and number filled in.
+
+    Raises:
+        CptError: they take other settings, or stand in no stage of this kind.
+    """
+    tree = {
+        "kind": kind,
+        "data": {"path": "./rows.jsonl"},
+        "hooks": _filled(hooks, "./general.jsonl", 1),
+        "train": {**TRAIN, **(train or {})},
+    }
+    spec = check_stage(tree, name)
+    built = [table.build(hook.name, dict(hook.settings), name) for hook in spec.hooks]
+    for hook in built:
+        hook.check(kind, name)
+    check_train(kind_of(kind, name).config, spec.train, name)
+    return built
 
 
 class Protocol:
@@ -94,10 +127,12 @@ class Protocol:
         tree = {
             "kind": kind,
             "data": data,
-            "hooks": self._filled(hooks, earlier),
+            "hooks": _filled(hooks, str(self.general), earlier),
             "train": {**TRAIN, "max_steps": steps, **(train or {})},
         }
-        folder = self.folder / (output or name)
+        # A stage that an interrupted call left is taken for what it was trained with.
+        trained_with = json.dumps([tree, parent.name]).replace(str(self.folder), "")
+        folder = self.folder / f"{output or name}-{_digest(trained_with)}"
         if (folder / "manifest.json").is_file():
             return folder
         job = Job(
@@ -114,13 +149,6 @@ class Protocol:
         )
         run(job, lambda line: None)
         return folder
-
-    def _filled(self, hooks: Sequence[Any], earlier: int) -> Any:
-        """Hooks as a recipe has them: `{general}` is a path, "16 a task" as many times the tasks before."""
-        text = json.dumps(list(hooks)).replace("{general}", str(self.general))
-        return json.loads(
-            re.sub(r'"(\d+) a task"', lambda found: str(int(found[1]) * earlier), text)
-        )
 
     @property
     def general(self) -> Path:
@@ -171,7 +199,7 @@ class TaskTables(Protocol):
             shutil.rmtree(stage)
             return {"new": scores[-1], "old": (scores[0] + scores[1]) / 2, "bwt": 0.0}
         first = "task-0" if not method.first else f"{_slug(method.name)}-0"
-        stage = self.train(
+        stage = start = self.train(
             "task_0", "sft", self.base, self.data[0], TASK_STEPS, method.first, output=first
         )
         learnt = [self.accuracy(self.model(stage), self.facts[0])]
@@ -196,7 +224,7 @@ class TaskTables(Protocol):
         scores = [self.accuracy(model, facts) for facts in self.facts]
         old = (scores[0] + scores[1]) / 2
         bwt = ((scores[0] - learnt[0]) + (scores[1] - learnt[1])) / 2
-        for folder in [*made, *([self.folder / first] if method.first else [])]:
+        for folder in [*made, *([start] if method.first else [])]:
             shutil.rmtree(folder)
         return {"new": scores[-1], "old": old, "bwt": bwt, "min": min(lowest, old)}
 
@@ -295,6 +323,17 @@ class early_looks:  # noqa: N801 - reads as what it does
         from cpt.hooks.stack import HookStack
 
         HookStack.track = self.real  # type: ignore[method-assign]
+
+
+def _filled(hooks: Sequence[Any], general: str, earlier: int) -> Any:
+    """Hooks as a recipe has them: `{general}` is a path, "16 a task" as many times the tasks before."""
+    text = json.dumps(list(hooks)).replace("{general}", general)
+    return json.loads(re.sub(r'"(\d+) a task"', lambda found: str(int(found[1]) * earlier), text))
+
+
+def _digest(content: object) -> str:
+    """A short name of plain values."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
 
 
 def _slug(name: str) -> str:

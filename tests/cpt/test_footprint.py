@@ -1,21 +1,25 @@
 """Bytes of a stage, from a closed form worked out by hand for a tiny model."""
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import pytest
 
 from cpt.footprint import LIBRARIES, Footprint, Workload, footprint
-from cpt.hooks.base import Hook
+from cpt.hooks.agem import AGEM
+from cpt.hooks.base import Hook, Need
 from cpt.hooks.der import DER
 from cpt.hooks.ema import EMA
 from cpt.hooks.ewc import EWC
 from cpt.hooks.freeze import Freeze
+from cpt.hooks.gem import GEM
 from cpt.hooks.kl import KL
+from cpt.hooks.l2_sp import L2SP
 from cpt.hooks.lora import Lora
 from cpt.hooks.lwf import LwF
 from cpt.hooks.o_lora import OLora
 from cpt.hooks.osf import OSF
+from cpt.hooks.replay import Replay
 from cpt.hooks.si import SI
 from cpt.model_size import of_config
 from cpt.plan import Node
@@ -202,7 +206,8 @@ def test_a_kl_hook_adds_its_chunks() -> None:
         (LwF("base", inputs="new"), 1, 0),
         (LwF("base", rows_of="old", cache=64), 0, 4),
         (DER("old", 0.5, 0.0), 0, 4),
-        (DER("old", 0.5, 0.5, batch_size=3), 0, 4),
+        (DER("old", 0.5, 0.5, batch_size=3), 0, 4),  # two draws, of 2 rows in each pass
+        (Replay("old", mode="loss", batch_size=3), 0, 2),
     ],
 )
 def test_old_rows_and_earlier_models_take_their_part(
@@ -211,6 +216,54 @@ def test_old_rows_and_earlier_models_take_their_part(
     plain, found = bytes_of().parts, bytes_of(hook).parts
     assert found["frozen"] == num_models * 4 * N
     assert found["activations"] == plain["activations"] * (2 + num_rows) / 2
+    assert found["head"] - plain["head"] == 4 * (5 * 256 * 100 + 100 * 8)
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        KL(beta=0.0),
+        LwF("base", rows_of="old", beta=0.0),
+        Replay("old"),
+        Replay("old", mode="loss", coefficient=0.0),
+        L2SP(),
+    ],
+    ids=["kl", "lwf", "stream", "loss", "l2_sp"],
+)
+def test_hooks_without_a_penalty_run_no_rows_and_make_no_logits(hook: Hook) -> None:
+    plain, found = bytes_of().parts, bytes_of(hook).parts
+    assert {name for name in plain if plain[name] != found[name]} <= {"hooks"}
+
+
+@pytest.mark.parametrize(("hook", "num_sums"), [(AGEM(), 1), (GEM(of=["a", "b"]), 2)])
+def test_the_gradient_of_old_rows_is_one_more_beside_what_is_summed(
+    hook: Hook, num_sums: int
+) -> None:
+    found = bytes_of(hook)
+    assert found.parts["gradients"] == 2 * 4 * N
+    assert found.parts["hooks"] == num_sums * 4 * N
+    assert found.parts["activations"] == bytes_of().parts["activations"]
+    assert bytes_of(hook, backend="ddp", world=2).parts["gradients"] == 3 * 4 * N
+
+
+def test_what_another_packages_hook_says_of_itself_is_counted() -> None:
+    @dataclass
+    class Theirs(Hook):
+        name: ClassVar[str] = "theirs"
+        needs: ClassVar[frozenset[Need]] = frozenset({"logits"})
+
+        def penalty(self, model: Any, tokens: Any, ctx: Any) -> Any:
+            return None
+
+        def rows_per_step(self) -> tuple[int, ...]:
+            return (3, 1)
+
+        def models_held(self) -> tuple[str, ...]:
+            return ("base", "other")
+
+    plain, found = bytes_of().parts, bytes_of(Theirs()).parts
+    assert found["frozen"] == 2 * 4 * N
+    assert found["activations"] == (2 + 2 + 1) / 2 * plain["activations"]  # in 2 passes
     assert found["head"] - plain["head"] == 4 * (5 * 256 * 100 + 100 * 8)
 
 

@@ -4,6 +4,7 @@ import inspect
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,16 +87,35 @@ def test_every_setting_of_a_hook_is_explained(name: str) -> None:
         assert setting.type
 
 
+#: Where the defaults would hold what several stages left.
+ONE_STAGE = {"gem": {"of": "old"}, "agem": {"of": "old"}, "online_ewc": {"of": "old"}}
+#: `cpt.trained` counts the beginnings of factors with the weights: test_footprint.py.
+WITH_THE_WEIGHTS = {"osf": 4.0}
+
+
 @pytest.mark.parametrize("name", table.TABLE)
 def test_the_card_tells_the_state_that_the_plan_counts(name: str) -> None:
-    try:
-        held = table.build(name, {}, "").bytes_per_weight()
-    except RecipeError:
-        pytest.skip("has settings without a default")
+    hook = table.build(name, ONE_STAGE.get(name, {}), "")
     card = table.hook_class(name, "").card
     assert card is not None
-    # Copies of a frozen model are counted apart; what is told per stage is a multiple.
-    assert held % max(float(card.state.split()[0]), 1.0) == 0
+    held = hook.bytes_per_weight() + 2 * len(hook.models_held()) + WITH_THE_WEIGHTS.get(name, 0.0)
+    assert held == float(card.state.split()[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "held"),
+    [
+        ("gem", {"of": ["a", "b", "c"]}, 12),
+        ("agem", {"space": "update"}, 8),
+        ("si", {"of": "old"}, 24),
+        ("ewc", {"strength": 0.0}, 0),
+        ("l2_sp", {"strength": 0.0}, 0),
+    ],
+)
+def test_what_else_the_card_says_of_its_state_is_counted(
+    name: str, settings: dict[str, Any], held: float
+) -> None:
+    assert table.build(name, settings, "").bytes_per_weight() == held
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -157,14 +177,31 @@ def test_measured_costs_are_shown_where_there_are_any(
     row = next(line for line in table_text(methods()).splitlines() if line.startswith("kl "))
     assert row.split()[-3:-1] == ["-", "-"]
     assert "Not measured yet." in card_text(method("kl"))
-    costs = {"kl": {"step": 1.284, "memory": 1.5}, "ema": {"step": 1.02}}
+    off = {"step": 1.101, "memory": 1.0, "once_seconds": 0.2, "relative_to": "lora"}
+    costs = {
+        "none": {"step": 1.0, "memory": 1.0},
+        "kl": {"step": 1.284, "memory": 1.5},
+        "kl (adapter off)": off,
+        "ema": {"step": 1.02},
+        "ewc (proximal)": {"step": 1.03, "memory": 1.2},
+    }
     text = json.dumps({"machine": "m", "command": "c", "costs": costs})
     (tmp_path / "costs.json").write_text(text)
     row = next(line for line in table_text(methods()).splitlines() if line.startswith("kl "))
     assert row.split()[-3:-1] == ["1.28", "1.50"]
     row = next(line for line in table_text(methods()).splitlines() if line.startswith("ema "))
     assert row.split()[-3:-1] == ["1.02", "-"]
-    assert "relative to no hook: step time 1.28, peak memory 1.50." in card_text(method("kl"))
+    card = " ".join(card_text(method("kl")).split())
+    assert (
+        "Measured, relative to no hook: step time 1.28, peak memory 1.50; adapter off, relative to lora: "
+        "step time 1.10, peak memory 1.00."
+    ) in card
+    # A variant does not stand for the hook in the table.
+    row = next(line for line in table_text(methods()).splitlines() if line.startswith("ewc "))
+    assert row.split()[-3:-1] == ["-", "-"]
+    card = " ".join(card_text(method("ewc")).split())
+    assert "Measured, proximal, relative to no hook: step time 1.03, peak memory 1.20." in card
+    assert method("kl").content()["variants"][0]["relative_to"] == "lora"
     for damaged in ("{", '{"costs": {"kl": 3}}', "[]", "{}"):
         (tmp_path / "costs.json").write_text(damaged)
         with pytest.raises(StoreError, match=r"costs\.json: is no file of measured costs"):

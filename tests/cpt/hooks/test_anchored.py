@@ -171,14 +171,28 @@ class TestPath:
         assert found["v"].tolist() == [0.0]
 
     def test_penalties_of_others_are_not_integrated(self, stages: TinyStages) -> None:
-        """Its own order is before theirs: the path is that of the loss's gradient."""
-        job = stages.job("sft", [{"l2_sp": {"of": "base", "strength": 0.5}}, "si"], max_steps=1)
-        stages.train(job)
-        plain = stages.job("sft", ["si"], max_steps=1, learning_rate=0.5)
-        stages.train(plain)
-        assert not _path(job.output).equal(torch.zeros(1))
-        assert (_path(job.output) > 0).sum() > 0
-        assert (_path(plain.output) > 0).all()  # g * lr * g
+        """o = -g dw = g lr (g + p) over one step of plain descent: g of the loss, p of the penalty.
+
+        Were p in the integrated gradient, it would be lr (g + p)^2.
+        """
+        rate, strength = 0.5, 0.5
+        train: dict[str, Any] = {"max_steps": 1, "learning_rate": rate, "max_grad_norm": 0.0}
+        plain = stages.train(stages.job("sft", **train)).weights["model.norm.weight"]
+        hooks = [
+            {"l2_sp": {"of": "base", "strength": strength}},
+            {"si": {"damping": 1.0, "damping_unit": "absolute"}},
+        ]
+        held = stages.train(stages.job("sft", hooks, **train))
+        start = weights_of(stages.sft.output / "checkpoint")["model.norm.weight"]
+        base = weights_of(stages.base / "checkpoint")["model.norm.weight"]
+        g, p = (start - plain) / rate, strength * (start - base)
+        moved = rate * (g + p)
+        torch.testing.assert_close(start - held.weights["model.norm.weight"], moved)
+        path = g * moved
+        assert (path < 0).any()  # where they disagree
+        assert float((path - rate * (g + p) ** 2).abs().max()) > 1e-2 * float(path.abs().max())
+        expected = path.clamp(min=0) / (moved.square() + 1.0)
+        torch.testing.assert_close(_path(held.job.output), expected, rtol=1e-3, atol=1e-6)
 
     def test_a_stage_without_it_cannot_be_protected(self, stages: TinyStages) -> None:
         with pytest.raises(HookError, match="si: pretrain measured no path: list si in that stage"):

@@ -111,11 +111,17 @@ OFF: Hooks = [
     {"l2_sp": {"of": "base", "strength": 0.0}},
     {"ewc": {"strength": 0.0}},
     {"mas": {"strength": 0.0}},
+    {"lwf": {"rows_of": "pretrain", "beta": 0.0}},
+    {"online_ewc": {"strength": 0.0}},
+    {"si": {"of": "sft", "strength": 0.0}},
+    {"ema": {"decay": 0.0}},
+    {"interpolate": {"of": "base", "alpha": 1.0}},
     {"replay": {"of": "sft", "share": 0.0}},
+    {"replay": {"of": "sft", "mode": "loss", "coefficient": 0.0}},
 ]
 
 
-@pytest.mark.parametrize("off", OFF, ids=lambda hook: str(next(iter(hook))))
+@pytest.mark.parametrize("off", OFF, ids=lambda hook: "-".join([*hook, *next(iter(hook.values()))]))
 def test_a_hook_that_is_off_is_one_that_is_not_listed(
     off: dict[str, Any], stages: TinyStages
 ) -> None:

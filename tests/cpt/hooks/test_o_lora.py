@@ -95,6 +95,8 @@ def test_the_penalty_and_its_gradient_are_those_of_an_explicit_loop(
     told = hook.pull(View(model, World()), CTX)
     assert told is not None
     assert float(told[""]) == pytest.approx(float(expected.detach()), rel=1e-5)
+    norm = float(sum(slope.double().square().sum() for slope in slopes)) ** 0.5
+    assert float(told["grad_norm"]) == pytest.approx(norm, rel=1e-5)
     for (name, parameter), slope in zip(own.items(), slopes, strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad - 1, slope, rtol=1e-4, atol=1e-4)
@@ -244,6 +246,7 @@ class TestStages:
         pieces = stages.train(self.job(stages, parent, micro_batch=1))
         assert difference(whole.weights, pieces.weights) < 1e-5
         assert whole.log[0]["hook/o_lora"] > 0
+        assert whole.log[0]["hook/o_lora/grad_norm"] > 0
         assert whole.log[0]["hook/o_lora"] == pytest.approx(pieces.log[0]["hook/o_lora"], rel=1e-5)
 
     def test_strength_0_is_lora_to_the_bit(self, stages: TinyStages, parent: Path) -> None:
