@@ -115,11 +115,13 @@ def loader(ctx: "StageContext", own: Any = None) -> Load:
     """An earlier stage -> its model.
 
     Args:
-        own: the stage's own model, which has the weights that it starts from.
+        own: the stage's own model, which has the weights that it starts from, unless it has an adapter on.
     """
+    # An adapter that is trained on makes another model of the weights below it.
+    is_start = own is not None and not hasattr(own, "peft_config")
 
     def load(stage: PastStage) -> Any:
-        if own is not None and stage.checkpoint == ctx.start:
+        if is_start and stage.checkpoint == ctx.start:
             from cpt.hooks.backbone import bare_model
 
             return bare_model(own)
@@ -143,7 +145,8 @@ def measured(
 
     if ctx.cached is None:
         return make()[what]
-    return ctx.cached(["replay", what, by.identity, ids.short_hash(tokens, 16)], make)[what]
+    key = ["replay", what, embed.VERSION, by.identity, ids.short_hash(tokens, 16)]
+    return ctx.cached(key, make)[what]
 
 
 def _scores(part: Part, score: str) -> Any:

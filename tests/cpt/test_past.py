@@ -93,3 +93,15 @@ def test_damaged_exemplars_name_their_file(stages: Path) -> None:
     with pytest.raises(StoreError, match="is damaged") as failed:
         past.of_folder(stages / "sft-1")[2].rows()
     assert str(file) in str(failed.value)
+
+
+def test_a_folder_without_a_stage_is_what_lies_in_it(tmp_path: Path) -> None:
+    """Not its name: what was measured of other weights would be taken for these."""
+    (tmp_path / "config.json").write_text("{}")
+    (first,) = past.of_checkpoint(str(tmp_path))
+    before = first.identity
+    assert before == first.identity
+    (tmp_path / "config.json").write_text('{"hidden_size": 4}')
+    assert first.identity != before
+    (named,) = past.of_checkpoint("org/model")
+    assert named.identity == ["org/model"]
