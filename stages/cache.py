@@ -57,6 +57,7 @@ def _read(file: Path) -> Tensors | None:
     if not file.is_file():
         return None
     try:
-        return load_file(str(file))
+        found: Tensors = load_file(str(file))
     except (SafetensorError, OSError):
         return None
+    return found
