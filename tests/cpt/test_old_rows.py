@@ -142,7 +142,7 @@ class TestDraws:
         found = []
         for kind in (EWC, OnlineEWC, MAS):
             for of in ("all", "old"):
-                hook = kind(of, samples=6)  # type: ignore[abstract]
+                hook = kind(of, samples=6)
                 hook.recall(past.past, past.context())
                 found.append(hook.old.by_stage["old-1"])
         assert len(found[0]) == 6
@@ -155,7 +155,7 @@ class TestDraws:
     def test_of_a_source_too(self, past: ToyPast, tmp_path: Path) -> None:
         (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts(30, "x")))
         source = DataSpec(path=str(tmp_path / "x.jsonl"))
-        hooks = [kind("old", source=source, samples=6) for kind in (EWC, MAS)]  # type: ignore[abstract]
+        hooks = [kind("old", source=source, samples=6) for kind in (EWC, MAS)]
         for hook in hooks:
             hook.recall(past.past, past.context())
         one, other = (hook.old.by_stage["old-1"] for hook in hooks)
