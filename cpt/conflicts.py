@@ -66,9 +66,13 @@ def check_recalls(
                 if not node.id.endswith(UNKNOWN) and hook.name not in {
                     h.name for _, h in node.hooks
                 }:
+                    trains = node.kind != "base" and kind_of(node.kind, where).trains
                     raise PlanError(
                         f"{own}: of: {node.name} does not list {hook.name}, which measures while a stage "
                         f"trains; list it there too, or protect it with another hook"
+                        if trains
+                        else f"{own}: of: {node.name} was not trained here, and {hook.name} measures while a "
+                        f"stage trains; name stages that list it, or protect it with another hook"
                     )
         if target not in hook.rehearses():
             continue
@@ -91,6 +95,8 @@ def check_recalls(
                     f"{own}: {node.name} left prompts without answers, and there is nothing in them to "
                     f"rehearse; name another stage, or a source"
                 )
+            if not formats and target == "all":
+                continue  # `all` are those that left rows
             if not formats:
                 raise PlanError(
                     f"{own}: {node.name} merged models that left no rows to rehearse; name a data set: "

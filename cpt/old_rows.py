@@ -1,89 +1,208 @@
-"""Old rows that a hook uses beside the stage's own: exemplars of earlier stages, or a part of a data set.
+"""Old rows: exemplars of earlier stages, or a part of a data set; which they are, and in tokens.
 
-One sample for a hook, a stage and a seed, looked at by the stage's hygiene like rows of the stream. (Rows of
-the stream itself, which may be millions, go through `cpt.replay`.)
+A sample for a hook, a stage and a seed. Rows that are used beside the stream are looked at by the stage's
+hygiene here; those within it where the stream is made.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from cpt.data import Reader, load_rows
-from cpt.data_spec import DataSpec
-from cpt.errors import HookError
-from cpt.past import PastStage
+from cpt import manifest
+from cpt.data import Reader, Rows, open_rows, refuse_beyond
+from cpt.data_spec import MAX_BAD, DataSpec
+from cpt.errors import DataError, HookError
+from cpt.past import Past, PastStage
 from cpt.rehearsal import Example
-from cpt.rows import RICHEST, Row
+from cpt.replay.buffers import Reservoir, quotas
+from cpt.rows import RICHEST, Row, RowFormat
 
 if TYPE_CHECKING:
     from cpt.hooks.base import StageContext
 
+#: What importance is measured on: the same rows for every hook that measures it.
+MEASURE = "measure"
 
-def rows_of_stages(
-    stages: Sequence[PastStage], size: int, name: str, ctx: "StageContext", skips: bool = False
-) -> list[tuple[PastStage, list[Row]]]:
-    """`size` exemplars in all, the same number of each stage where they have as many; drawn uniformly.
+
+def named(of: str | Sequence[str] | None) -> tuple[str, ...]:
+    """What `recalls` says of a setting `of`."""
+    if of is None:
+        return ()
+    return (of,) if isinstance(of, str) else tuple(of)
+
+
+def rows_left(past: Past, of: str | Sequence[str], name: str) -> dict[PastStage, list[Row]]:
+    """The stages that `of` names, each once, and all rows that each left.
+
+    `all` are the stages that left rows of their own: a merge whose exemplars are copies of those of stages
+    that are there too would count these twice. A stage that is named must have left some.
 
     Args:
-        stages: which left them; one that is named twice counts once.
-        size: the first stages have one more where it does not divide.
+        past: the stages before.
+        of: as a person wrote it.
         name: of the hook.
-        ctx: of the stage.
-        skips: leave out stages that left none, as long as one left some.
 
     Raises:
-        HookError: a stage left none, or there are more stages than rows.
+        HookError: no such stage, or one without rows.
     """
+    stages = past.select(of)
     left = {stage: rows for stage in stages if (rows := stage.rows())}
     without = [stage.name for stage in stages if stage not in left]
-    if without and not (skips and left):
+    if without and not (of == "all" and left):
         raise HookError(
             f"{name}: {without[0]} left no rows (the base model has none); name another stage, or a data set "
             f"where the hook takes one ({name}: {{source: <data config>}})"
         )
-    if size < len(left):
-        raise HookError(
-            f"{name}: size: {size} rows are fewer than the {len(left)} stages that they are of"
-        )
-    quotas = [size // len(left) + (number < size % len(left)) for number in range(len(left))]
+    if of != "all":
+        return left
+    there = {stage.id for stage in left}
+    return {stage: rows for stage, rows in left.items() if not _are_copies(stage, there)}
+
+
+def _are_copies(stage: PastStage, there: set[str]) -> bool:
+    """Whether a stage merged models, and each of them that left rows is there."""
+    if stage.kind != "merge" or stage.folder is None:
+        return False
+    entry = manifest.read(stage.folder)
+    merged = {
+        parent
+        for role, parent in entry.parents.items()
+        if role == "parent" or role.startswith("parent.")
+    }
+    bare = {ancestor.id for ancestor in entry.past if ancestor.kind == "base"}
+    return merged - bare <= there
+
+
+def rows_of_stages(
+    past: Past, of: str | Sequence[str], size: int | None, name: str, ctx: "StageContext"
+) -> list[tuple[PastStage, list[Row]]]:
+    """`size` exemplars in all, the same number of each stage where they have as many; drawn uniformly.
+
+    A stage's rows are the first of an order that depends on the seed, the hook and the stage alone: with
+    fewer of them, those that stay are the same.
+
+    Args:
+        past, of, name: as in `rows_left`.
+        size: the first stages have one more where it does not divide; None: all rows.
+        ctx: of the stage.
+
+    Raises:
+        HookError: a stage left no rows, or there are more stages than rows.
+    """
+    left = rows_left(past, of, name)
+    sizes = [None] * len(left) if size is None else quotas(size, len(left))
     return [
-        (stage, rows_of_stage(stage, quota, name, ctx))
-        for stage, quota in zip(left, quotas, strict=True)
+        (stage, _drawn(stage, rows, number, name, name, ctx))
+        for (stage, rows), number in zip(left.items(), sizes, strict=True)
     ]
 
 
-def rows_of_stage(stage: PastStage, size: int | None, name: str, ctx: "StageContext") -> list[Row]:
-    """At most `size` exemplars of one stage, drawn uniformly; all, where nothing is said."""
-    rows = _some(stage.rows(), size, f"{ctx.seed}/{name}/{stage.name}")
-    return _cleaned(rows, f"{name} of {stage.name}", ctx)
+def _drawn(
+    stage: PastStage,
+    rows: list[Row],
+    size: int | None,
+    purpose: str,
+    name: str,
+    ctx: "StageContext",
+) -> list[Row]:
+    if size is not None and size < len(rows):
+        order = list(range(len(rows)))
+        random.Random(f"{ctx.seed}/old rows/{purpose}/{stage.id}").shuffle(order)
+        rows = [rows[place] for place in sorted(order[:size])]
+    return cleaned(rows, f"{name} of {stage.name}", ctx)
 
 
-def rows_of_source(source: DataSpec, size: int, name: str, ctx: "StageContext") -> list[Row]:
-    """At most `size` rows of a data set: drawn uniformly, or the first ones of a streamed one.
+def cleaned(rows: list[Row], name: str, ctx: "StageContext") -> list[Row]:
+    """What the stage's hygiene leaves of rows that are used beside the stream."""
+    return ctx.clean(name, rows) if ctx.clean is not None and rows else rows
+
+
+def open_source(
+    spec: DataSpec, formats: tuple[RowFormat, ...], size: int | None, seed: str
+) -> Rows | Reader:
+    """The rows of a data set, or `size` of them: drawn uniformly, or the first ones of an endless stream.
 
     Raises:
         DataError: missing or empty data, rows of no format, too many bad rows.
     """
-    if source.streaming:
-        reader = Reader(source, RICHEST)
-        rows = [row for _, row in islice(reader, size)]
-        reader.check()
-    else:
-        key = f"{ctx.seed}/{name}/{source.label}"
-        rows = _some(load_rows(source, RICHEST).rows, size, key)
-    return _cleaned(rows, f"{name} of {source.label}", ctx)
+    opened = open_rows(spec, formats)
+    if size is None:
+        return opened
+    numbered: Reservoir[tuple[int, Row]] = Reservoir(size, seed)
+    pairs: Iterable[tuple[int, Row]] = (
+        opened if isinstance(opened, Reader) else zip(opened.numbers, opened.rows, strict=True)
+    )
+    for pair in islice(pairs, size) if spec.streaming and spec.limit is None else pairs:
+        numbered.add(pair)
+    if isinstance(opened, Reader):
+        opened.check()
+    assert opened.format is not None, "a good row has a format"
+    kept = sorted(numbered.items, key=lambda pair: pair[0])
+    return Rows(
+        spec,
+        [row for _, row in kept],
+        opened.format,
+        opened.num_bad,
+        opened.examples_of_bad,
+        [number for number, _ in kept],
+    )
 
 
-def _some(rows: list[Row], size: int | None, seed: str) -> list[Row]:
-    if size is None or size >= len(rows):
-        return rows
-    return [rows[number] for number in sorted(random.Random(seed).sample(range(len(rows)), size))]
+def rows_of_source(
+    spec: DataSpec, size: int, name: str, ctx: "StageContext", purpose: str | None = None
+) -> list[Row]:
+    """At most `size` rows of a data set, of any format, as `open_source` draws them.
+
+    Raises:
+        DataError: as there.
+    """
+    opened = open_source(spec, RICHEST, size, f"{ctx.seed}/old rows/{purpose or name}/{spec.label}")
+    assert isinstance(opened, Rows)
+    return cleaned(opened.rows, f"{name} of {spec.label}", ctx)
 
 
-def _cleaned(rows: list[Row], name: str, ctx: "StageContext") -> list[Row]:
-    return ctx.clean(name, rows) if ctx.clean is not None and rows else rows
+def num_labels(example: Example) -> int:
+    """Tokens that are labels: what makes a row one that can be learnt from."""
+    return example.num_labels
+
+
+def encoded(
+    rows: Sequence[Row],
+    name: str,
+    ctx: "StageContext",
+    counts: Callable[[Example], int] = num_labels,
+    max_bad: float = MAX_BAD,
+) -> tuple[list[int], list[Example]]:
+    """Rows in tokens, and which rows they are: those that have anything that counts.
+
+    Args:
+        rows: of any format.
+        name: for errors.
+        ctx: of the stage.
+        counts: how much of an example does.
+        max_bad: share of rows that the chat template may refuse.
+
+    Raises:
+        DataError: it refuses more of them.
+    """
+    assert ctx.encode is not None
+    try:
+        made = list(ctx.encode(rows))
+    except DataError:  # of one of them; below it is known of which
+        made = []
+    found = list(enumerate(made))
+    if len(made) != len(rows):
+        found, reasons = [], []
+        for place, row in enumerate(rows):
+            try:
+                found += [(place, example) for example in ctx.encode([row])[:1]]
+            except DataError as error:
+                reasons.append(str(error))
+        refuse_beyond(max_bad, len(reasons), len(rows), reasons[:3], name)
+    found = [(place, example) for place, example in found if counts(example)]
+    return [place for place, _ in found], [example for _, example in found]
 
 
 @dataclass
@@ -103,20 +222,24 @@ class OldExamples:
         ctx: "StageContext",
         needs_labels: bool = True,
     ) -> None:
-        """Draw `samples` rows of each stage, or of the data set.
+        """Draw `samples` rows of each stage, or of the data set; the same ones for whichever hook.
 
         Args:
             name: of the hook.
+            stages: a merge among them is measured on the rows that it has of others.
             needs_labels: rows without an answer, such as prompts, do not do.
 
         Raises:
             HookError: a stage left no rows.
         """
         self.name, self.needs_labels = name, needs_labels
-        general = rows_of_source(source, samples, name, ctx) if source else []
+        if source is not None:
+            general = rows_of_source(source, samples, name, ctx, MEASURE)
+            self.by_stage = {stage.id: general for stage in stages}
+            return
         for stage in stages:
-            found = [(stage, general)] if source else rows_of_stages([stage], samples, name, ctx)
-            self.by_stage[stage.id] = found[0][1]
+            ((_, rows),) = rows_left(Past((stage,)), stage.name, name).items()
+            self.by_stage[stage.id] = _drawn(stage, rows, samples, MEASURE, name, ctx)
 
     def of(self, stage: PastStage, ctx: "StageContext") -> list[Example]:
         """One stage's examples that have anything to predict.
@@ -124,15 +247,16 @@ class OldExamples:
         Raises:
             HookError: none has.
         """
-        assert ctx.encode is not None
-        found = [
-            example
-            for example in ctx.encode(self.by_stage[stage.id])
-            if (example.num_labels if self.needs_labels else example.num_predictions > 0)
-        ]
+        counts = num_labels if self.needs_labels else _num_predictions
+        rows, name = self.by_stage[stage.id], f"{self.name} of {stage.name}"
+        _, found = encoded(rows, name, ctx, counts)
         if not found:
             raise HookError(
                 f"{self.name}: the rows of {stage.name} have no answers (prompts alone); name a data set: "
                 f"{self.name}: {{source: <data config>}}, or other stages"
             )
         return found
+
+
+def _num_predictions(example: Example) -> int:
+    return example.num_predictions

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt import ids, manifest
+from cpt.checkpoint import fingerprint
 from cpt.errors import HookError, StoreError
 from cpt.settings import did_you_mean
 
@@ -33,9 +34,11 @@ class PastStage:
 
     @property
     def identity(self) -> list[Any]:
-        """What its weights and rows are, to the bit where it is a stage of ours."""
+        """What its weights and rows are, to the bit where it is a stage of ours or a local folder."""
         if self.folder is None:
-            return [self.checkpoint]
+            place = Path(self.checkpoint)
+            # What lies in a folder can change under its name.
+            return [fingerprint(place) if place.is_dir() else self.checkpoint]
         entry = manifest.read(self.folder)
         file = self.folder / EXEMPLARS
         return [self.id, entry.files, ids.sha256_file(file) if file.is_file() else ""]

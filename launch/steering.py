@@ -1,9 +1,8 @@
 """Probes that choose: what of them enters a stage's id, and how a stage measures them while it is made.
 
-A probe that chooses among models must not be one that the report scores them with: the best of several
-by chance
-would look better than it is. So it comes from a suite of its own, and both are compared, here by what they
-measure, and item by item once they have run.
+A probe that chooses among models must not be one that the report scores them with: the best of several by
+chance would look better than it is. So it comes from a suite of its own, and both are compared, here by what
+they measure, and item by item once they have run.
 """
 
 import json
@@ -114,8 +113,8 @@ def _check_items(cell: dict[str, Any], scored: dict[str, str], where: str) -> No
     if both:
         raise ProbeError(
             f"{where}: {len(both)} of its {len(cell['items'])} items are also in {scored[min(both)]}, "
-            f"which the "
-            f"report scores; what chooses models must not measure them too, so name a probe on other items"
+            f"which the report scores; what chooses models must not measure them too, so name a probe on "
+            f"other items"
         )
 
 

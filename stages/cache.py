@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cpt import ids
 from cpt.hooks.base import Tensors
-from cpt.store import replacing
+from cpt.store import locked, replacing
 from cpt.world import World
 from stages.base import Job
 
@@ -21,6 +21,8 @@ def cached(folder: Path, world: World, key: object, make: Callable[[], Tensors])
     """Tensors made from what `key` says: read, or made by all processes together and written by the main one.
 
     A damaged file is made again. What is returned lies in the file, of which memory holds what is looked at.
+    Two runs that make the same at the same time keep what the first one wrote: it is never replaced while
+    the other reads it.
 
     Args:
         folder: of all of them.
@@ -28,23 +30,34 @@ def cached(folder: Path, world: World, key: object, make: Callable[[], Tensors])
         key: everything that they depend on.
         make: run by every process at once, with the same result in each; it may use collectives.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    file = folder / ids.short_hash(key, 16) / FILE
-    made: Tensors | None = None
-    if file.is_file():
-        try:
-            made = load_file(str(file))
-        except (SafetensorError, OSError):
-            made = None
+    name = ids.short_hash(key, 16)
+    file = folder / name / FILE
+    made = _read(file)
     if not world.agree_all(made is not None):
-        made = {name: value.detach().cpu().contiguous() for name, value in make().items()}
+        made = {part: value.detach().cpu().contiguous() for part, value in make().items()}
         if world.is_main:
-            with replacing(file.parent) as partial:
-                save_file(made, str(partial / FILE))
+            with locked(folder / f"{name}.lock", f"{folder / name}", lambda line: None):
+                if _read(file) is None:
+                    with replacing(file.parent) as partial:
+                        save_file(made, str(partial / FILE))
         world.barrier()
         if file.is_file():  # on a disk that all machines share
             made = load_file(str(file))
     assert made is not None
     return made
+
+
+def _read(file: Path) -> Tensors | None:
+    """What a whole file holds."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        return None
+    try:
+        found: Tensors = load_file(str(file))
+    except (SafetensorError, OSError):
+        return None
+    return found

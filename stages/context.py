@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cpt.hooks.base import StageContext
+from cpt.hooks.base import StageContext, Tensors
 from cpt.recipe import StageSpec
 from cpt.rehearsal import IGNORED, Example
 from cpt.rows import Row, format_of
@@ -42,11 +42,16 @@ def context(
         start,
         encode=partial(examples, tokenizer=tokenizer, spec=job.spec),
         load=partial(load_earlier, job=job, device=world.device),
-        cached=partial(cached, cache_of(job), world),
+        cached=partial(_cached, job, world),
         batch_size=batch_size,
         micro_batch=micro_batch,
         say=lambda line: say(f"{job.name}: {line}"),
     )
+
+
+def _cached(job: Job, world: World, key: object, make: Callable[[], Tensors]) -> Tensors:
+    """Made once; with models in other numbers it is something else."""
+    return cached(cache_of(job), world, [str(job.load.get("dtype", "float32")), key], make)
 
 
 def examples(

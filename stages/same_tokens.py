@@ -55,8 +55,7 @@ def check_texts(own: Any, other: Any, edge: str) -> None:
     if problems:
         raise EdgeError(
             f"{edge}: {'; '.join(problems)}; weights of other vocabularies do not add up, so name "
-            f"models that "
-            f"come from one tokenizer"
+            f"models that come from one tokenizer"
         )
 
 

@@ -12,7 +12,8 @@ from cpt.data_spec import DataSpec
 from cpt.errors import HookError
 from cpt.hooks.base import Hook, Need, StageContext, Told
 from cpt.hooks.card import Card
-from cpt.hooks.old_gradient import inner, old_examples, old_gradient, stages_named
+from cpt.hooks.old_gradient import inner, old_examples, old_gradient
+from cpt.old_rows import named
 from cpt.past import Past
 from cpt.rehearsal import Rehearsal
 
@@ -93,7 +94,7 @@ r    gradient of mean_t -log p(y_t) over the label tokens of old rows, drawn ane
 
     def recalls(self) -> tuple[str, ...]:
         """The stages whose exemplars are read."""
-        return stages_named(self.of)
+        return named(self.of)
 
     def rehearses(self) -> tuple[str, ...]:
         """Unless a data set takes their place."""

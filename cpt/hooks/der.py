@@ -9,7 +9,7 @@ from cpt.errors import HookError
 from cpt.hooks.base import Hook, Need, StageContext
 from cpt.hooks.card import Card
 from cpt.logit_cache import Kept, LogitCache, content, logit_cache
-from cpt.old_rows import rows_of_stages
+from cpt.old_rows import encoded, named, rows_of_stages
 from cpt.past import Past, PastStage
 from cpt.rehearsal import Batch, Example, Rehearsal, hidden_states
 from cpt.rows import Row
@@ -90,7 +90,7 @@ each mean over the label tokens of a draw of its own; beta 0 is DER, more DER++"
 
     def recalls(self) -> tuple[str, ...]:
         """The stages whose exemplars are read, and whose models are asked."""
-        return (self.of,) if isinstance(self.of, str) else tuple(self.of)
+        return named(self.of)
 
     def rehearses(self) -> tuple[str, ...]:
         """The same."""
@@ -110,8 +110,7 @@ each mean over the label tokens of a draw of its own; beta 0 is DER, more DER++"
         Raises:
             HookError: no such stage, or no exemplars there.
         """
-        stages = past.select(self.of)
-        self.rows = rows_of_stages(stages, self.size, self.name, ctx, self.of == "all")
+        self.rows = rows_of_stages(past, self.of, self.size, self.name, ctx)
 
     def measure(self, model: "PreTrainedModel", ctx: StageContext) -> None:
         """Fill the buffer: tokens, and the outputs of each stage's own model.
@@ -119,10 +118,9 @@ each mean over the label tokens of a draw of its own; beta 0 is DER, more DER++"
         Raises:
             HookError: rows without an answer; another vocabulary; more logits than there are tokens.
         """
-        assert ctx.encode is not None
         buffer: list[Example] = []
         for stage, rows in self.rows:
-            examples = [example for example in ctx.encode(rows) if example.num_labels]
+            _, examples = encoded(rows, f"{self.name} of {stage.name}", ctx)
             if not examples:
                 raise HookError(
                     f"{self.name}: {stage.name} left rows without answers, which have no outputs to "

@@ -10,7 +10,8 @@ from cpt.data_spec import DataSpec
 from cpt.errors import HookError
 from cpt.hooks.base import Hook, Need, StageContext, Told
 from cpt.hooks.card import Card
-from cpt.hooks.old_gradient import inner, old_examples, old_gradient, stages_named
+from cpt.hooks.old_gradient import inner, old_examples, old_gradient
+from cpt.old_rows import named
 from cpt.past import Past
 from cpt.rehearsal import Rehearsal
 
@@ -86,7 +87,7 @@ margin = 0: the nearest v to g with <v, g_k> >= 0 for every k""",
 
     def recalls(self) -> tuple[str, ...]:
         """The stages whose exemplars are read."""
-        return stages_named(self.of)
+        return named(self.of)
 
     def rehearses(self) -> tuple[str, ...]:
         """Unless a data set takes their place."""

@@ -10,7 +10,7 @@ from cpt.errors import PlanError
 from cpt.hooks.base import Hook, Need, StageContext
 from cpt.hooks.card import Card
 from cpt.logit_cache import Kept, LogitCache, logit_cache
-from cpt.old_rows import rows_of_source, rows_of_stages
+from cpt.old_rows import encoded, named, rows_of_source, rows_of_stages
 from cpt.past import Past
 from cpt.positions import Positions, Sure, weight_at
 from cpt.rehearsal import Rehearsal, hidden_states
@@ -136,8 +136,7 @@ reverse: KL(p_t || p0_t); js: the mean of both to (p_t + p0_t) / 2""",
 
     def rehearses(self) -> tuple[str, ...]:
         """The stages whose exemplars are the pool."""
-        named = [self.rows_of] if isinstance(self.rows_of, str) else self.rows_of or []
-        return tuple(named) if self.beta else ()
+        return named(self.rows_of) if self.beta else ()
 
     def compares(self) -> bool:
         """The earlier stage has this stage's vocabulary."""
@@ -184,8 +183,7 @@ reverse: KL(p_t || p0_t); js: the mean of both to (p_t + p0_t) / 2""",
         if self.source is not None:
             self.rows = rows_of_source(self.source, self.size, self.name, ctx)
         elif self.rows_of is not None:
-            stages = past.select(self.rows_of)
-            found = rows_of_stages(stages, self.size, self.name, ctx, self.rows_of == "all")
+            found = rows_of_stages(past, self.rows_of, self.size, self.name, ctx)
             self.rows = [row for _, rows in found for row in rows]
 
     def measure(self, model: "PreTrainedModel", ctx: StageContext) -> None:
@@ -196,8 +194,7 @@ reverse: KL(p_t || p0_t); js: the mean of both to (p_t + p0_t) / 2""",
         """
         if self.beta == 0 or self.inputs == "new":
             return
-        assert ctx.encode is not None
-        examples = ctx.encode(self.rows)
+        _, examples = encoded(self.rows, self.name, ctx, lambda example: example.num_counted("all"))
         self.rows = []
         self.rehearsal = Rehearsal(examples, self.batch_size, ctx.seed, self.name, "all")
         if self.cache is not None:

@@ -10,6 +10,7 @@ from cpt.errors import HookError
 from cpt.hooks.base import Hook, Need, StageContext, Told
 from cpt.hooks.card import Card
 from cpt.hooks.lora import APART, hooks_of, merged, wrap
+from cpt.old_rows import named
 from cpt.past import Past
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ projection: hard  A_k <- A_k - A_k Q Q^T after each step, Q an orthonormal basis
 
     def recalls(self) -> tuple[str, ...]:
         """The stages whose adapters are avoided."""
-        return (self.of,) if isinstance(self.of, str) else tuple(self.of)
+        return named(self.of)
 
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Read the earlier factors: name of A -> the rows of all of them, [sum of ranks, d_in].

@@ -8,7 +8,7 @@ from cpt.errors import HookError
 from cpt.generators import untouched_generators
 from cpt.hooks.backbone import bare_model
 from cpt.hooks.base import StageContext
-from cpt.old_rows import rows_of_source, rows_of_stage
+from cpt.old_rows import encoded, rows_of_source, rows_of_stages
 from cpt.past import NUM_EXEMPLARS, Past
 from cpt.rehearsal import Example, Rehearsal, hidden_states
 
@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 
 #: Numbers that are multiplied and summed at a time: no third copy of a whole matrix.
 PIECE = 2**22
-
-
-def stages_named(of: str | list[str] | None) -> tuple[str, ...]:
-    """What `recalls` says of a setting `of`."""
-    if of is None:
-        return ()
-    return (of,) if isinstance(of, str) else tuple(of)
 
 
 def old_examples(
@@ -42,24 +35,19 @@ def old_examples(
         ctx: of the stage.
 
     Raises:
-        HookError: no row anywhere, or no answer in any row of a stage that was named.
+        HookError: no row, or no answer in any row, of a stage that was named or of all.
     """
-    assert ctx.encode is not None
     if source is not None:
-        rows = rows_of_source(source, NUM_EXEMPLARS, name, ctx)
-        found = {source.label: _labelled(ctx.encode(rows))}
+        rows = {source.label: rows_of_source(source, NUM_EXEMPLARS, name, ctx)}
     else:
-        stages = past.select(of or "all")
-        found = {
-            stage.name: _labelled(ctx.encode(rows_of_stage(stage, None, name, ctx)))
-            for stage in stages
-        }
+        left = rows_of_stages(past, of or "all", None, name, ctx)
+        rows = {stage.name: own for stage, own in left}
+    found = {label: encoded(own, f"{name} of {label}", ctx)[1] for label, own in rows.items()}
     empty = [label for label, examples in found.items() if not examples]
     if len(empty) == len(found) or (empty and of != "all"):
         raise HookError(
-            f"{name} of {', '.join(empty)}: no row there has a token to predict (the base model left no "
-            f"rows, and prompts have no answers); name stages that left answers, or a `source:` of texts or "
-            f"chats"
+            f"{name} of {', '.join(empty)}: no row there has a token to predict (prompts have no answers); "
+            f"name stages that left answers, or a `source:` of texts or chats"
         )
     for label in empty:
         ctx.say(f"{name}: {label} left no row with an answer, and constrains nothing")
@@ -118,7 +106,3 @@ def _exact(tensor: "Tensor") -> "dtype":
     import torch
 
     return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def _labelled(examples: list[Example]) -> list[Example]:
-    return [example for example in examples if example.num_labels]

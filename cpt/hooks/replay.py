@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,14 +11,15 @@ from cpt.data_spec import MAX_BAD, DataSpec
 from cpt.errors import HookError
 from cpt.hooks.base import LATER, Hook, Mixture, OldRows, StageContext, points
 from cpt.hooks.card import Card
+from cpt.old_rows import cleaned, named, open_source
 from cpt.past import Past, PastStage
-from cpt.replay.choice import Choice, Load, loader, rows_of_source, rows_of_stages
+from cpt.replay.choice import Choice, Load, chosen_of_source, chosen_of_stages, loader
 from cpt.replay.pool import Part, parts_of
 from cpt.replay.refusals import refuse
 from cpt.replay.schedule import Schedule, ScheduleSpec
 from cpt.replay.settings import BY_MODEL, BufferSpec, Select
 from cpt.replay.term import Term
-from cpt.rows import Row, RowFormat, format_of
+from cpt.rows import RICHEST, Row, RowFormat, format_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -145,9 +146,7 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
 
     def recalls(self) -> tuple[str, ...]:
         """The stages whose exemplars are read."""
-        if self.of is None:
-            return ()
-        return (self.of,) if isinstance(self.of, str) else tuple(self.of)
+        return named(self.of)
 
     def compares(self) -> bool:
         """Rows are looked at with the models of the stages that left them."""
@@ -174,15 +173,13 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
         self.parent = past[-1]
         if self.source is not None:
             return
-        stages = past.select(self.of or "previous")
         uniform = self.select in ("uniform", "collateral")
-        self.parts = parts_of(stages, self.buffer, ctx.seed, uniform)
-        if not self.parts:
-            raise HookError(
-                f"replay of {', '.join(stage.name for stage in stages)}: no exemplars there; "
-                f"name a `source:` instead (the base model has none)"
-            )
+        self.parts = parts_of(past, self.of or "previous", self.buffer, ctx.seed, uniform)
         if self.mode == "loss":
+            self.parts = [
+                replace(part, rows=cleaned(part.rows, f"replay of {part.stage.name}", ctx))
+                for part in self.parts
+            ]
             return
         found = {str(format_of(row, ctx.formats)) for part in self.parts for row in part.rows}
         if strange := found - set(ctx.formats):
@@ -198,7 +195,13 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
             return data
         # A whole corpus, which only the process that mixes reads; nor do the others wait in a collective.
         alone = ctx if ctx.world.size == 1 else replace(ctx, cached=None)
-        rows, notes = self._rows(ctx.formats, loader(alone), alone)
+        choice = self._choice(loader(alone), alone)
+        rows: list[Row] | Rows | Reader
+        if self.source is None:
+            rows, notes = chosen_of_stages(self.parts, choice)
+        else:
+            size = self.buffer.size if self.buffer else None
+            rows, notes = self._of_source(self.source, ctx.formats, size, choice, ctx)
         data.notes += notes
         taken = sum(old.name == self.label for old in data.old)
         assert self.unit is not None
@@ -226,11 +229,17 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
         assert self.parent is not None
         assert self.batch_size is not None
         load = loader(ctx, model)
-        rows, notes = self._rows(get_args(RowFormat), load, ctx)
-        listed = rows.rows if isinstance(rows, Rows) else rows
-        assert isinstance(listed, list), "of a data set a part is read, not a stream"
+        choice = self._choice(load, ctx)
+        if self.source is None:
+            listed, notes = chosen_of_stages(self.parts, choice)
+        else:
+            most = min(MOST_ROWS, max(ctx.num_steps, 1) * self.batch_size)
+            size = self.buffer.size if self.buffer else most
+            rows, notes = self._of_source(self.source, RICHEST, size, choice, ctx)
+            assert isinstance(rows, Rows), "of a data set a part is read, not a stream"
+            listed = rows.rows
         self.term = Term(
-            ctx.clean(self.label, listed) if ctx.clean is not None else listed,
+            listed,
             self.batch_size,
             self.label,
             self.max_bad,
@@ -263,16 +272,21 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
         if self.term is not None:
             self.term.load_state_dict(state)
 
-    def _rows(
-        self, formats: tuple[RowFormat, ...], load: Load, ctx: StageContext
-    ) -> tuple[list[Row] | Rows | Reader, list[str]]:
-        """The rows that are rehearsed, and how they were chosen."""
-        if self.source is None:
-            return rows_of_stages(self.parts, self._choice(load, ctx))
-        size = self.buffer.size if self.buffer else None
-        if self.mode == "loss" and size is None:
-            size = min(MOST_ROWS, max(ctx.num_steps, 1) * (self.batch_size or 8))
-        return rows_of_source(self.source, formats, size, ctx.seed, self._choice(load, ctx))
+    def _of_source(
+        self,
+        source: DataSpec,
+        formats: tuple[RowFormat, ...],
+        size: int | None,
+        choice: Choice | None,
+        ctx: StageContext,
+    ) -> tuple[Rows | Reader, list[str]]:
+        """The rows of a data set that are rehearsed, and how they were chosen."""
+        drawn = size if choice is None else None
+        opened = open_source(source, formats, drawn, f"{ctx.seed}/reservoir")
+        if self.mode == "loss" and isinstance(opened, Rows):
+            rows = cleaned(opened.rows, self.label, ctx)
+            opened = replace(opened, rows=rows, numbers=[*range(1, len(rows) + 1)])
+        return chosen_of_source(opened, size, choice)
 
     def _choice(self, load: Load, ctx: StageContext) -> Choice | None:
         """How rows are chosen; None where a uniform sample is what is rehearsed."""

@@ -97,15 +97,13 @@ def check_lineage(lines: Mapping[str, Sequence[str]], base: str | None, where: s
     if not common:
         raise PlanError(
             f"{where}: from: {' and '.join(names)} have no ancestor in common, and weights of unrelated "
-            f"models "
-            f"do not average to a model; name stages of one chain, {anyway}"
+            f"models do not average to a model; name stages of one chain, {anyway}"
         )
     odd = [name for name, line in lines.items() if base is not None and base not in line]
     if odd:
         raise PlanError(
             f"{where}: merge.base: {base} is no ancestor of {odd[0]}, so their difference is not what "
-            f"{odd[0]} "
-            f"learned; name one of {', '.join(sorted(common))}, {anyway}"
+            f"{odd[0]} learned; name one of {', '.join(sorted(common))}, {anyway}"
         )
 
 
@@ -189,10 +187,9 @@ def _common_rows(name: str, given: Models) -> int | None:
     if given.onto is None:
         raise EdgeError(
             f"{label} and {other}: have {shape[0]} and {there[0]} embeddings, and a token that one of "
-            f"them lacks "
-            f"has no average; add the tokens in the chain's model config, so that every stage has them, "
-            f"or put "
-            f"what was learned onto the larger one (merge: {{method: task_arithmetic, onto: ...}})"
+            f"them lacks has no average; add the tokens in the chain's model config, so that every stage "
+            f"has them, or put what was learned onto the larger one (merge: {{method: task_arithmetic, "
+            f"onto: ...}})"
         )
     return min(shape[0] for shape in shapes.values())
 

@@ -1,9 +1,8 @@
 """Settings and cards of the methods on task vectors. Imports no torch.
 
 Legend: w_k the weights of the K models in `from`, w_0 those of `base`, tau_k = w_k - w_0 (a task vector), all
-in fp32, of any shape, tensor by tensor; s_k the numbers under `weights`. Everything is elementwise.
-What comes
-out has the number type of the first model.
+in fp32, of any shape, tensor by tensor; s_k the numbers under `weights`. What comes out has
+the number type of the first model. Everything is elementwise.
 """
 
 from typing import ClassVar, Literal

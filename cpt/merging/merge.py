@@ -111,8 +111,7 @@ def _equal(given: Models, main: Checkpoint, name: str) -> "Tensor":
         if not own.equal(one.tensor(name)):
             raise EdgeError(
                 f"{main.label} and {one.label}: {name} holds integers and differs; integers have no "
-                f"average, so "
-                f"make them equal in both checkpoints, or merge others"
+                f"average, so make them equal in both checkpoints, or merge others"
             )
     return own
 

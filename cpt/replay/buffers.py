@@ -1,8 +1,11 @@
-"""Buffers of old rows: a reservoir over a stream, and equal parts of known stages."""
+"""Buffers of old rows: a reservoir over a stream, and equal parts of known stages.
+
+They are filled anew wherever they are needed, from a seed: nothing of them has to be saved.
+"""
 
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 from cpt.errors import HookError
 
@@ -40,30 +43,6 @@ class Reservoir(Generic[T]):
         place = self._random.randrange(self.num_seen)
         if place < self.size:
             self.items[place] = item
-
-    def state_dict(self) -> dict[str, Any]:
-        """All of it, as JSON can write it where the items can."""
-        version, numbers, spare = self._random.getstate()
-        return {
-            "size": self.size,
-            "num_seen": self.num_seen,
-            "items": list(self.items),
-            "random": [version, list(numbers), spare],
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave.
-
-        Raises:
-            ValueError: it was of another size.
-        """
-        if state["size"] != self.size:
-            raise ValueError(
-                f"the saved reservoir holds {state['size']} rows, this one {self.size}"
-            )
-        version, numbers, spare = state["random"]
-        self.num_seen, self.items = state["num_seen"], list(state["items"])
-        self._random.setstate((version, tuple(numbers), spare))
 
 
 def quotas(size: int, num_stages: int) -> list[int]:
@@ -109,29 +88,6 @@ class QuotaBuffer(Generic[T]):
             if len(kept) > parts[name]:
                 places = sorted(self._random.sample(range(len(kept)), parts[name]))
                 self.stages[name] = [kept[place] for place in places]
-
-    @property
-    def counts(self) -> list[int]:
-        """Rows of each stage, counted rather than claimed."""
-        return [len(items) for items in self.stages.values()]
-
-    def state_dict(self) -> dict[str, Any]:
-        """All of it, as JSON can write it where the items can."""
-        version, numbers, spare = self._random.getstate()
-        stages = {name: list(items) for name, items in self.stages.items()}
-        return {"size": self.size, "stages": stages, "random": [version, list(numbers), spare]}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave.
-
-        Raises:
-            ValueError: it was of another size.
-        """
-        if state["size"] != self.size:
-            raise ValueError(f"the saved buffer holds {state['size']} rows, this one {self.size}")
-        version, numbers, spare = state["random"]
-        self.stages = {name: list(items) for name, items in state["stages"].items()}
-        self._random.setstate((version, tuple(numbers), spare))
 
 
 def reservoir_parts(size: int, seen: Sequence[int], seed: int) -> list[int]:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from cpt import ids
 from cpt.data import Reader, Rows
-from cpt.data_spec import DataSpec
 from cpt.errors import HookError
+from cpt.old_rows import encoded
 from cpt.past import PastStage
 from cpt.rehearsal import Example
 from cpt.replay import embed, selection
-from cpt.replay.pool import Part, encoded, source_rows
+from cpt.replay.pool import Part
 from cpt.replay.settings import Select
-from cpt.rows import Row, RowFormat
+from cpt.rows import Row
 
 if TYPE_CHECKING:
     from cpt.hooks.base import StageContext
@@ -54,8 +54,7 @@ class Choice:
         if self.score is not None:
             found = selection.quality(_scores(part, self.score), part.size)
             return found, f"those with the highest {self.score}"
-        assert self.ctx.encode is not None
-        places, examples = encoded(part.rows, self.ctx.encode, self.max_bad, name)
+        places, examples = encoded(part.rows, name, self.ctx, max_bad=self.max_bad)
         if not examples:
             raise HookError(
                 f"{name}: no row has a token to predict, and select: {self.select} looks at them; write "
@@ -79,7 +78,7 @@ class Choice:
         return chosen, f"by {self.select} on {what} of {by.name} ({by.id})"
 
 
-def rows_of_stages(parts: Sequence[Part], choice: Choice | None) -> tuple[list[Row], list[str]]:
+def chosen_of_stages(parts: Sequence[Part], choice: Choice | None) -> tuple[list[Row], list[str]]:
     """The rows of all parts that are rehearsed, and how they were chosen."""
     if choice is None:
         return [row for part in parts for row in part.rows], []
@@ -92,22 +91,17 @@ def rows_of_stages(parts: Sequence[Part], choice: Choice | None) -> tuple[list[R
     return kept, notes
 
 
-def rows_of_source(
-    spec: DataSpec,
-    formats: tuple[RowFormat, ...],
-    size: int | None,
-    seed: int,
-    choice: Choice | None,
+def chosen_of_source(
+    opened: Rows | Reader, size: int | None, choice: Choice | None
 ) -> tuple[Rows | Reader, list[str]]:
-    """The rows of a data set that are rehearsed, `size` of them or all, and how they were chosen."""
-    opened = source_rows(spec, formats, size if choice is None else None, seed)
+    """The rows of a data set that are rehearsed, and how they were chosen; all, where nothing chooses."""
     if choice is None:
         return opened, []
     assert isinstance(opened, Rows), "a stream is refused where rows are chosen"
     places, how = choice.places(Part(choice.parent, opened.rows, size))
     rows = [opened.rows[place] for place in places]
     numbers = [opened.numbers[place] for place in places]
-    note = f"replay of {spec.label}: {len(rows)} of {len(opened.rows)} rows, {how}"
+    note = f"replay of {opened.spec.label}: {len(rows)} of {len(opened.rows)} rows, {how}"
     return replace(opened, rows=rows, numbers=numbers), [note]
 
 
@@ -115,11 +109,13 @@ def loader(ctx: "StageContext", own: Any = None) -> Load:
     """An earlier stage -> its model.
 
     Args:
-        own: the stage's own model, which has the weights that it starts from.
+        own: the stage's own model, which has the weights that it starts from, unless it has an adapter on.
     """
+    # An adapter that is trained on makes another model of the weights below it.
+    is_start = own is not None and not hasattr(own, "peft_config")
 
     def load(stage: PastStage) -> Any:
-        if own is not None and stage.checkpoint == ctx.start:
+        if is_start and stage.checkpoint == ctx.start:
             from cpt.hooks.backbone import bare_model
 
             return bare_model(own)
@@ -143,7 +139,8 @@ def measured(
 
     if ctx.cached is None:
         return make()[what]
-    return ctx.cached(["replay", what, by.identity, ids.short_hash(tokens, 16)], make)[what]
+    key = ["replay", what, embed.VERSION, by.identity, ids.short_hash(tokens, 16)]
+    return ctx.cached(key, make)[what]
 
 
 def _scores(part: Part, score: str) -> Any:

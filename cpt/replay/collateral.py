@@ -28,17 +28,17 @@ class Collateral:
     alpha_k = (a + sum of discount^age * z) / (a + b + sum of discount^age), over the rows of bin k that were
     rehearsed, where z says whether the row was found forgotten and age counts optimizer steps. Bin k is drawn
     with probability (1 - floor) * alpha_k pi_k / sum of alpha pi + floor / (number of bins with pi > 0); pi_k
-    is the bin's part of the rows that the prior model had right. A bin without such rows is never drawn.
+    is the bin's part of the rows. A bin without rows is never drawn.
 
     Source: Zhao et al. 2023 (mix-cd), `methods.md` P087, whose floor per bin would make 20 bins uniform: ours
-    is shared by all bins.
+    is shared by all bins, and every row counts as one that the prior model had right, as free text has no
+    right answer.
     """
 
     def __init__(
         self,
         bins: Sequence[int],
         num_bins: int,
-        was_right: Sequence[bool] | None = None,
         *,
         discount: float = 0.95,
         prior: tuple[float, float] = (1.0, 1.0),
@@ -49,21 +49,13 @@ class Collateral:
         Args:
             bins: of each row its bin.
             num_bins: K.
-            was_right: of each row whether the prior model had it right; all, where nothing is said.
-
-        Raises:
-            HookError: there is no row to draw.
         """
         import numpy as np
 
-        right = [True] * len(bins) if was_right is None else list(was_right)
         self.rows: list[list[int]] = [[] for _ in range(num_bins)]
-        for row, (bin_, is_right) in enumerate(zip(bins, right, strict=True)):
-            if is_right:
-                self.rows[bin_].append(row)
+        for row, bin_ in enumerate(bins):
+            self.rows[bin_].append(row)
         masses = np.array([len(rows) for rows in self.rows], dtype=np.float64)
-        if not masses.sum():
-            raise HookError("select: collateral: the prior model had none of the old rows right")
         self.mass = masses / masses.sum()  # pi, [K]
         self.bins = list(bins)
         self.discount, self.prior, self.floor = discount, prior, floor

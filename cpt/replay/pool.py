@@ -1,20 +1,15 @@
-"""The old rows that a stage can rehearse: of earlier stages, or of a data set; all, or a buffer's part."""
+"""The old rows of earlier stages that a stage can rehearse: all, or a buffer's part of them."""
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from cpt.data import Reader, Rows, open_rows, refuse_beyond
-from cpt.data_spec import DataSpec
-from cpt.errors import DataError, HookError
-from cpt.past import PastStage
-from cpt.rehearsal import Example
-from cpt.replay.buffers import QuotaBuffer, Reservoir, quotas, reservoir_parts
+from cpt.errors import HookError
+from cpt.old_rows import rows_left
+from cpt.past import Past, PastStage
+from cpt.replay.buffers import QuotaBuffer, quotas, reservoir_parts
 from cpt.replay.settings import BufferSpec
-from cpt.rows import Row, RowFormat
-
-#: As `StageContext.encode`.
-Encode = Callable[[Sequence[Row]], list[Example]]
+from cpt.rows import Row
 
 
 @dataclass(frozen=True)
@@ -31,19 +26,19 @@ class Part:
 
 
 def parts_of(
-    stages: Sequence[PastStage], buffer: BufferSpec | None, seed: int, uniform: bool
+    past: Past, of: str | Sequence[str], buffer: BufferSpec | None, seed: int, uniform: bool
 ) -> list[Part]:
-    """What the stages left, and how much of it a buffer takes.
+    """What the stages that `of` names left, and how much of it a buffer takes.
 
     Args:
         uniform: take a uniform sample now; otherwise rows are chosen later, `size` of each part.
 
     Raises:
-        HookError: a buffer smaller than the number of stages, or larger than what they left.
+        HookError: a stage without rows; a buffer smaller than the number of stages, or larger than what they
+            left.
     """
-    found = [Part(stage, stage.rows()) for stage in stages]
-    found = [part for part in found if part.rows]
-    if buffer is None or not found:
+    found = [Part(stage, rows) for stage, rows in rows_left(past, of, "replay").items()]
+    if buffer is None:
         return found
     if buffer.policy == "quota":
         sizes = quotas(buffer.size, len(found))
@@ -79,54 +74,3 @@ def _check_left(part: Part, size: int) -> None:
             f"replay: buffer: {part.stage.name} has {size} of its rows, and left {left} of the {seen} that "
             f"it saw; set `exemplars: {min(size, seen)}` in that stage, or a smaller buffer here"
         )
-
-
-def source_rows(
-    spec: DataSpec, formats: tuple[RowFormat, ...], size: int | None, seed: int
-) -> Rows | Reader:
-    """The rows of a data set, or a uniform sample of `size` of them."""
-    opened = open_rows(spec, formats)
-    if size is None:
-        return opened
-    numbered: Reservoir[tuple[int, Row]] = Reservoir(size, f"{seed}/reservoir")
-    pairs: Iterable[tuple[int, Row]] = (
-        opened if isinstance(opened, Reader) else zip(opened.numbers, opened.rows, strict=True)
-    )
-    for pair in pairs:
-        numbered.add(pair)
-    if isinstance(opened, Reader):
-        opened.check()
-    assert opened.format is not None, "a good row has a format"
-    kept = sorted(numbered.items, key=lambda pair: pair[0])
-    return Rows(
-        spec,
-        [row for _, row in kept],
-        opened.format,
-        opened.num_bad,
-        opened.examples_of_bad,
-        [number for number, _ in kept],
-    )
-
-
-def encoded(
-    rows: Sequence[Row], encode: Encode, max_bad: float, name: str
-) -> tuple[list[int], list[Example]]:
-    """Rows in tokens, and which rows they are: those that have a label.
-
-    Raises:
-        DataError: the chat template refuses more of them than `max_bad` allows.
-    """
-    places: list[int] = []
-    examples: list[Example] = []
-    reasons: list[str] = []
-    for place, row in enumerate(rows):
-        try:
-            made = encode([row])
-        except DataError as error:  # the template's, of this row; beyond `max_bad` it is told
-            reasons.append(str(error))
-            continue
-        if made and made[0].num_labels:
-            places.append(place)
-            examples.append(made[0])
-    refuse_beyond(max_bad, len(reasons), len(rows), reasons[:3], name)
-    return places, examples

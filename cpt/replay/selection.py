@@ -16,13 +16,6 @@ if TYPE_CHECKING:
 PERCENTILE = 95.0
 
 
-def uniform(num_rows: int, size: int, generator: "np.random.Generator") -> list[int]:
-    """A uniform sample without replacement, in the rows' order."""
-    if size >= num_rows:
-        return list(range(num_rows))
-    return sorted(int(place) for place in generator.choice(num_rows, size, replace=False))
-
-
 def herding(embeddings: "NDArray[np.floating]", size: int) -> list[int]:
     """Rows whose mean stays closest to the mean of all, in the order of choice: every prefix is a selection.
 

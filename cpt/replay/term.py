@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cpt.old_rows import encoded
 from cpt.past import PastStage
 from cpt.rehearsal import Rehearsal, collate, hidden_states
 from cpt.replay.choice import Load, measured
 from cpt.replay.damage import DamageRehearsal
-from cpt.replay.pool import encoded
 from cpt.rows import Row, format_of
 from cpt.tokens import OutputHead, token_nll
 
@@ -44,8 +44,7 @@ class Term:
         load: Load,
         ctx: "StageContext",
     ) -> None:
-        assert ctx.encode is not None
-        _, examples = encoded(rows, ctx.encode, max_bad, name)
+        _, examples = encoded(rows, name, ctx, max_bad=max_bad)
         self.rehearsal = (
             Rehearsal(examples, size, ctx.seed, name)
             if prior is None or not examples

@@ -188,6 +188,12 @@ def test_refusals_come_before_warnings() -> None:
 class TestInAChain:
     """What only a whole plan can tell."""
 
+    def test_a_base_model_was_not_measured_while_it_trained(self, chain: Any, refused: Any) -> None:
+        message = refused(chain.plan, "stages.sft.hooks=[{si: {of: base}}]")
+        assert "of: base was not trained here, and si measures while a stage trains" in message
+        message = refused(chain.plan, "stages.sft.hooks=[{si: {of: pretrain}}]")
+        assert "of: pretrain does not list si, " in message
+
     @pytest.mark.parametrize("edit", ["agem", "gem"])
     def test_a_base_model_left_nothing(self, edit: str, chain: Any, refused: Any) -> None:
         message = refused(chain.plan, f"stages.pretrain.hooks=[{edit}]")

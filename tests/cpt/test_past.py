@@ -106,3 +106,15 @@ def test_all_is_every_stage_but_the_base_each_once() -> None:
     assert Past((one, two)).select("all") == (one, two)
     assert Past((base,)).select("all") == (base,)
     assert Past((base, one, two)).select(["previous", "two", "one"]) == (two, one)
+
+
+def test_a_folder_without_a_stage_is_what_lies_in_it(tmp_path: Path) -> None:
+    """Not its name: what was measured of other weights would be taken for these."""
+    (tmp_path / "config.json").write_text("{}")
+    (first,) = past.of_checkpoint(str(tmp_path))
+    before = first.identity
+    assert before == first.identity
+    (tmp_path / "config.json").write_text('{"hidden_size": 4}')
+    assert first.identity != before
+    (named,) = past.of_checkpoint("org/model")
+    assert named.identity == ["org/model"]

@@ -132,6 +132,15 @@ def test_a_merge_leaves_the_rows_of_what_it_merged(forked: Any, refused: Refused
     forked.plan()
     soup = ("stages.both.merge={method: soup}", "stages.both.from=[base]")
     assert "both merged models that left no rows" in refused(forked.plan, *soup)
+    again["hooks"] = [{"replay": {"of": "all"}}]
+    forked.plan(*soup)
+
+
+def test_what_was_merged_was_not_measured_while_it_trained(forked: Any, refused: Refused) -> None:
+    """A merge can list no hooks, so there is another way out."""
+    message = refused(forked.plan, "stages.dpo.hooks=[{si: {of: both}}]")
+    assert "of: both was not trained here, and si measures while a stage trains" in message
+    assert "name stages that list it, or protect it with another hook" in message
 
 
 def test_the_plan_shows_the_method_and_what_it_needs(forked: Any, tmp_path: Path) -> None:

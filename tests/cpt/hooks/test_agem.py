@@ -529,7 +529,7 @@ class TestRows:
 
     def test_a_base_model_has_no_rows(self) -> None:
         base = Past((PastStage("base", "x", "base", None, "x"),))
-        with pytest.raises(HookError, match=r"agem of base: .* or a `source:` of texts or chats"):
+        with pytest.raises(HookError, match=r"agem: base left no rows .* or a data set"):
             AGEM().recall(base, context(encode=lambda rows: []))
 
     def test_a_source_is_sampled_uniformly(

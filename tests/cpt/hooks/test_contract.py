@@ -33,7 +33,7 @@ CASES = {
         {"of": "pretrain", "share": 0.25},
         {"of": "pretrain", "share": 0.0},
         on_pairs={"source": "duels", "share": 0.25},
-        first_stage_refuses="no exemplars there; name a `source:` instead",
+        first_stage_refuses="replay: base left no rows",
     ),
     "kl": Case({"of": "base", "beta": 0.5}, {"of": "base", "beta": 0.0}),
     "lwf": Case(
@@ -75,8 +75,8 @@ CASES = {
     "si": Case({"of": "previous", "strength": 0.002}, {"of": "previous", "strength": 0.0}),
     "interpolate": Case({"of": "base", "alpha": 0.5}, {"of": "base", "alpha": 1.0}),
     # Without a conflict they do nothing: test_agem.py, test_gem.py.
-    "agem": Case({"source": "general"}, None, first_stage_refuses="no row there has a token"),
-    "gem": Case({"source": "general"}, None, first_stage_refuses="no row there has a token"),
+    "agem": Case({"source": "general"}, None, first_stage_refuses="agem: base left no rows"),
+    "gem": Case({"source": "general"}, None, first_stage_refuses="gem: base left no rows"),
 }
 
 Train = Callable[..., Trained]

@@ -316,7 +316,7 @@ class TestRefusals:
 
     def test_fewer_rows_than_stages(self, past: ToyPast) -> None:
         hook = LwF("old", rows_of=["old", "prompts"], size=1)
-        with pytest.raises(HookError, match="size: 1 rows are fewer than the 2 stages"):
+        with pytest.raises(HookError, match="a buffer of 1 rows has none for some of 2 stages"):
             hook.recall(past.past, past.context())
 
     @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ class TestRefusals:
             table.build("replay", settings, "sft.yaml")
 
     def test_the_base_model_has_nothing_to_rehearse(self, stages: TinyStages) -> None:
-        with pytest.raises(HookError, match=r"no exemplars there; name a `source:` instead"):
+        with pytest.raises(HookError, match="replay: base left no rows"):
             Replay(of="base").recall(of_folder(stages.sft.output), ctx("sft"))
 
     def test_share_0_asks_for_nothing(self, stages: TinyStages) -> None:

@@ -159,7 +159,7 @@ def test_prompts_alone_are_refused(stages: TinyStages) -> None:
 
 
 def test_the_base_left_nothing(stages: TinyStages) -> None:
-    with pytest.raises(HookError, match=r"no exemplars there; name a `source:` instead"):
+    with pytest.raises(HookError, match="replay: base left no rows"):
         stages.train(stages.job("sft", ptx("base")))
 
 
@@ -244,3 +244,35 @@ def test_rows_beside_the_stream_go_through_the_stages_hygiene(stages: TinyStages
     assert seen == [("replay of pretrain", 24)]
     assert hook.term is not None
     assert len(hook.term.rehearsal.examples) == 7
+
+
+def test_rows_are_embedded_by_their_own_stage_and_not_by_the_adapter_above_it(
+    stages: TinyStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter that is trained on starts on that stage's checkpoint, and is another model."""
+    from cpt.checkpoint import load_model
+    from cpt.replay import embed
+
+    found: list[Any] = []
+    own = embed.embeddings
+
+    def noted(model: Any, rows: list[Example]) -> Any:
+        found.append((rows, own(model, rows)))
+        return found[-1][1]
+
+    monkeypatch.setattr(embed, "embeddings", noted)
+    # Not what another test has measured.
+    monkeypatch.setattr("stages.context.cached", lambda folder, world, key, make: make())
+    kept = stages.train(stages.job("pretrain", {"lora": {"rank": 2, "after": "keep"}}))
+    assert (kept.job.output / "adapter").is_dir()
+    hooks = [
+        {"lora": {"rank": 2, "after": "continue"}},
+        *ptx("sft", select="herding", buffer={"size": 5}),
+    ]
+    stages.train(stages.job("sft", hooks, parent=kept.job.output, max_steps=1))
+    ((rows, values),) = found
+    alone = own(load_model(str(stages.sft.output / "checkpoint")), rows)
+    assert values.equal(alone)
+    assert not values.allclose(
+        own(load_model(str(kept.job.output / "checkpoint")), rows), atol=1e-4
+    )

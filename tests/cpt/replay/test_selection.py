@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cpt.errors import HookError
-from cpt.replay.selection import difficult, herding, kcenter, kmeans, quality, uniform
+from cpt.replay.selection import difficult, herding, kcenter, kmeans, quality
 
 
 def random(seed: int) -> np.random.Generator:
@@ -87,13 +87,6 @@ def test_difficult_takes_the_highest_losses_below_the_noise() -> None:
 
 def test_quality_takes_the_highest_scores_first_of_equals_first() -> None:
     assert quality(np.array([1.0, 5.0, 3.0, 5.0]), 3) == [1, 3, 2]
-
-
-def test_uniform_draws_without_replacement_from_a_seed() -> None:
-    assert uniform(10, 99, random(0)) == list(range(10))
-    drawn = uniform(100, 20, random(0))
-    assert drawn == sorted(set(drawn)) == uniform(100, 20, random(0))
-    assert drawn != uniform(100, 20, random(1))
 
 
 def test_no_selection_is_a_random_sample_in_disguise() -> None:
