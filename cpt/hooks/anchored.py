@@ -10,6 +10,7 @@ from cpt.anchors import Anchors
 from cpt.errors import HookError
 from cpt.hooks.at_anchor import protected
 from cpt.hooks.base import Hook, Need, StageContext, Told
+from cpt.old_rows import named
 from cpt.past import Past, PastStage
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Anchored(Hook):
 
     def recalls(self) -> tuple[str, ...]:
         """The stages whose weights are anchors."""
-        return (self.of,) if isinstance(self.of, str) else tuple(self.of)
+        return named(self.of)
 
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Remember where the anchors are.
