@@ -366,7 +366,7 @@ class TestRefusals:
         with pytest.raises(
             HookError, match=r"l2_sp: style: proximal .* in bfloat16; load the model"
         ):
-            L2SP(style="proximal").measure(Two([0.0, 0.0]).bfloat16(), context())  # type: ignore[arg-type]
+            L2SP(style="proximal").measure(Two([0.0, 0.0]).bfloat16(), context())
 
     @pytest.mark.parametrize(
         ("name", "settings", "message"),
