@@ -9,6 +9,12 @@ Refused = Callable[..., str]
 KEEP = {"lora": {"rank": 4, "after": "keep"}}
 CONTINUE = {"lora": {"rank": 4, "after": "continue"}}
 
+SOURCE: dict[str, dict[str, Any]] = {
+    "ewc": {"source": {"path": "general.jsonl"}},
+    "mas": {"source": {"path": "general.jsonl"}},
+    "l2_sp": {},
+}
+
 
 def hooks(chain: Any, **of: list[Any]) -> None:
     for stage, listed in of.items():
@@ -123,3 +129,23 @@ def test_zero_cannot_give_what_these_edit(hook: str, chain: Any, refused: Refuse
     hooks(chain, sft=[{hook: {"of": []} if hook == "o_lora" else {}}])
     message = refused(plan.make, chain.load(), kind_of, check_train, backend("zero2"))
     assert f"hooks.{hook}: launch: zero2 does not give" in message
+
+
+@pytest.mark.parametrize("name", ["ewc", "l2_sp", "mas"])
+def test_what_is_held_beside_a_continued_adapter_is_an_adapter(
+    name: str, chain: Any, refused: Refused
+) -> None:
+    hooks(
+        chain, pretrain=[KEEP], sft=[CONTINUE], dpo=[CONTINUE, {name: {"of": ["pretrain", "sft"]}}]
+    )
+    chain.plan()
+    hooks(
+        chain,
+        pretrain=[KEEP],
+        sft=[CONTINUE],
+        dpo=[CONTINUE, {name: {"of": "base", **SOURCE[name]}}],
+    )
+    (line,) = refused(chain.plan).splitlines()
+    assert f"dpo.yaml: hooks.{name}: of: base left no adapter of this form" in line
+    hooks(chain, dpo=[CONTINUE, {"l2_sp": {"of": "base", "strength": 0.0}}])
+    chain.plan()
