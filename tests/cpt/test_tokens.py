@@ -283,3 +283,19 @@ def test_the_term_of_long_sequences_is_that_of_short_ones() -> None:
         "forward",
     )
     assert long.item() == pytest.approx(short.item(), rel=1e-5)
+
+
+def test_a_small_step_costs_half_its_square_in_the_fisher_metric() -> None:
+    """KL(z || z + d) = 1/2 d^T (diag(p) - p p^T) d within 1 % at ||d|| of 1e-2 (`methods.md` A23)."""
+    generator = torch.Generator().manual_seed(3)
+    z = torch.randn(6, generator=generator, dtype=torch.float64)
+    d = torch.randn(6, generator=generator, dtype=torch.float64)
+    d *= 1e-2 / d.norm()
+    p = z.softmax(0)
+    expected = 0.5 * d @ (p.diag() - p[:, None] * p) @ d
+    ones = torch.ones(1, 1, dtype=torch.float64)
+    identity = nn.Identity()
+    for direction in DIRECTIONS[:2]:
+        kl = token_kl(z[None, None], identity, (z + d)[None, None], identity, ones, direction)
+        # Inside it is fp32: 1e-5 against terms of 1.
+        assert float(kl) == pytest.approx(float(expected), rel=1e-2, abs=2e-7)
