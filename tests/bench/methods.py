@@ -20,9 +20,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.bench.general_and_skill import GeneralAndSkill
 from tests.bench.method_list import GENERAL_AND_SKILL, TASK_TABLES, Reference
-from tests.bench.protocols import GeneralAndSkill, Method, TaskTables, checked_hooks
+from tests.bench.protocols import Method, checked_hooks
 from tests.bench.targets import judged
+from tests.bench.task_tables import TaskTables
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PROTOCOLS: dict[str, tuple[Any, Sequence[tuple[Method, Reference]], tuple[str, ...]]] = {

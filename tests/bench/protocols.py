@@ -1,18 +1,7 @@
-"""Protocols TA and TB through the product's own stages: train, measure, forget the weights.
-
-TA (`methods.md` 7.2): three sft stages, one a task; a method acts in the second and the third. Measured after
-the last: accuracy on its task (new), mean accuracy on the two before (old), BWT = mean over these of the end
-minus what they were when they had just been learnt, and min-ACC, the lowest mean accuracy on the earlier
-tasks seen at log-spaced steps of the third stage.
-
-TB: one pretrain stage on the language, shared by all methods, then one sft stage on the skill. Measured: task
-accuracy, the rise of the loss on held-out language in nats per token, the forward KL(before || after) on the
-skill's prompts, and ||w - w0||.
-"""
+"""What protocols TA and TB share: methods as recipes have them, stages through the product, accuracy."""
 
 import hashlib
 import json
-import random
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -40,8 +29,6 @@ TRAIN = {
     "max_length": 32,
 }
 TASK_STEPS, LANGUAGE_STEPS, SKILL_STEPS = 250, 500, 200
-LANGUAGE_ROWS, HELD_OUT_ROWS = 4000, 256
-EARLY = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -174,157 +161,6 @@ class Protocol:
         return float((guessed == torch.tensor(answers)).double().mean())
 
 
-class TaskTables(Protocol):
-    """Protocol TA."""
-
-    def __init__(self, folder: Path, seed: int) -> None:
-        super().__init__(folder, seed)
-        self.facts = toy.facts_of_tasks(seed)
-        self.data = [
-            toy.write_rows(folder / f"task-{number}.jsonl", toy.as_rows(facts))
-            for number, facts in enumerate(self.facts)
-        ]
-
-    def measure(self, method: Method) -> dict[str, float]:
-        """Train the chain of a method and measure it."""
-        if method.is_joint:
-            everything = toy.write_rows(
-                self.folder / "joint.jsonl",
-                [row for facts in self.facts for row in toy.as_rows(facts)],
-            )
-            steps = toy.TASKS * TASK_STEPS
-            stage = self.train("joint", "sft", self.base, everything, steps, method.hooks)
-            model = self.model(stage)
-            scores = [self.accuracy(model, facts) for facts in self.facts]
-            shutil.rmtree(stage)
-            return {"new": scores[-1], "old": (scores[0] + scores[1]) / 2, "bwt": 0.0}
-        first = "task-0" if not method.first else f"{_slug(method.name)}-0"
-        stage = start = self.train(
-            "task_0", "sft", self.base, self.data[0], TASK_STEPS, method.first, output=first
-        )
-        learnt = [self.accuracy(self.model(stage), self.facts[0])]
-        made, lowest = [], 1.0
-        for number in range(1, toy.TASKS):
-            with early_looks(number == toy.TASKS - 1, self, lambda m: self._old(m)) as seen:
-                stage = self.train(
-                    f"task_{number}",
-                    "sft",
-                    stage,
-                    self.data[number],
-                    TASK_STEPS,
-                    method.hooks,
-                    method.train,
-                    f"{_slug(method.name)}-{number}",
-                    number,
-                )
-            made.append(stage)
-            learnt.append(self.accuracy(self.model(stage), self.facts[number]))
-            lowest = min([lowest, *seen])
-        model = self.model(stage)
-        scores = [self.accuracy(model, facts) for facts in self.facts]
-        old = (scores[0] + scores[1]) / 2
-        bwt = ((scores[0] - learnt[0]) + (scores[1] - learnt[1])) / 2
-        for folder in [*made, *([start] if method.first else [])]:
-            shutil.rmtree(folder)
-        return {"new": scores[-1], "old": old, "bwt": bwt, "min": min(lowest, old)}
-
-    def _old(self, model: Any) -> float:
-        return sum(self.accuracy(model, facts) for facts in self.facts[:-1]) / (toy.TASKS - 1)
-
-
-class GeneralAndSkill(Protocol):
-    """Protocol TB."""
-
-    def __init__(self, folder: Path, seed: int) -> None:
-        super().__init__(folder, seed)
-        self.language = toy.language(seed)
-        source = random.Random(f"{seed}/texts")
-        texts = [self.language.text(source) for _ in range(LANGUAGE_ROWS + HELD_OUT_ROWS)]
-        self.held_out = texts[LANGUAGE_ROWS:]
-        self.texts = toy.write_rows(self.general, [{"text": t} for t in texts[:LANGUAGE_ROWS]])
-        self.facts = toy.skill(seed)
-        self.data = toy.write_rows(folder / "skill.jsonl", toy.as_rows(self.facts))
-
-    def measure(self, method: Method) -> dict[str, float]:
-        """Train the skill with a method and measure what it cost."""
-        import torch
-
-        name = "language" if not method.first else f"{_slug(method.name)}-language"
-        start = self.train(
-            "language", "pretrain", self.base, self.texts, LANGUAGE_STEPS, method.first, output=name
-        )
-        before = self.model(start)
-        steps = int((method.train or {}).get("max_steps", SKILL_STEPS))
-        stage = self.train(
-            "skill", "sft", start, self.data, steps, method.hooks, method.train, _slug(method.name)
-        )
-        after = self.model(stage)
-        prompts = torch.tensor([self.words(prompt)["input_ids"] for prompt, _ in self.facts])
-        with torch.no_grad():
-            p = before(input_ids=prompts).logits.double().log_softmax(-1)
-            q = after(input_ids=prompts).logits.double().log_softmax(-1)
-        drift = sum(
-            float((one.detach() - other.detach()).double().square().sum())
-            for one, other in zip(after.parameters(), before.parameters(), strict=True)
-        )
-        result = {
-            "task": self.accuracy(after, self.facts),
-            "general": self._loss(after) - self._loss(before),
-            "kl": float((p.exp() * (p - q)).sum(-1)[:, 1:].mean()),
-            "drift": drift**0.5,
-        }
-        for folder in [stage, *([start] if method.first else [])]:
-            shutil.rmtree(folder)
-        return result
-
-    def _loss(self, model: Any) -> float:
-        """Nats per word of held-out language, among its words.
-
-        The skill teaches that EOS follows an answer, as every sft stage does, and so after four words of any
-        text; the reference implementation has no EOS. What is measured is which word follows.
-        """
-        import torch
-
-        ids = torch.tensor([self.words(text)["input_ids"] for text in self.held_out])
-        first = int(self.words.convert_tokens_to_ids("w0"))
-        with torch.no_grad():
-            logits = model(input_ids=ids).logits.double()[:, 1:-1, first : first + toy.WORDS]
-        # The first word follows from nothing.
-        return -float(logits.log_softmax(-1).gather(2, ids[:, 2:, None] - first).mean())
-
-
-class early_looks:  # noqa: N801 - reads as what it does
-    """Measure at log-spaced steps of the stage that is trained meanwhile."""
-
-    def __init__(self, is_on: bool, protocol: Protocol, look: Any) -> None:
-        self.is_on, self.look = is_on, look
-        self.seen: list[float] = []
-
-    def __enter__(self) -> list[float]:
-        from cpt.generators import untouched_generators
-        from cpt.hooks.stack import HookStack
-
-        self.real = HookStack.track
-        if self.is_on:
-            outer = self
-
-            def track(stack: HookStack, view: Any) -> None:
-                outer.real(stack, view)
-                if stack.ctx.step in EARLY:
-                    training = view.model.training
-                    with untouched_generators():
-                        outer.seen.append(outer.look(view.model.eval()))
-                    view.model.train(training)
-
-            HookStack.track = track  # type: ignore[method-assign, assignment]
-        return self.seen
-
-    def __exit__(self, *_: object) -> None:
-        from cpt.hooks.stack import HookStack
-
-        HookStack.track = self.real  # type: ignore[method-assign]
-
-
 def _filled(hooks: Sequence[Any], general: str, earlier: int) -> Any:
     """Hooks as a recipe has them: `{general}` is a path, "16 a task" as many times the tasks before."""
     text = json.dumps(list(hooks)).replace("{general}", general)
@@ -336,5 +172,6 @@ def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """A method's name as that of a folder."""
     return "".join(letter if letter.isalnum() else "-" for letter in name.lower()).strip("-")
