@@ -20,7 +20,7 @@ from cpt.replay.buffers import Reservoir, quotas
 from cpt.rows import RICHEST, Row, RowFormat
 
 if TYPE_CHECKING:
-    from cpt.hooks.base import StageContext
+    from cpt.hooks.context import StageContext
 
 #: What importance is measured on: the same rows for every hook that measures it.
 MEASURE = "measure"

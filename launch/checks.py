@@ -59,11 +59,11 @@ def check_backend(spec: StageSpec, hooks: Sequence[tuple[str, Hook]], chosen: Ba
     }
     facts = {fact for fact, is_so in holds.items() if is_so}
     for key, hook in hooks:
-        if strange := hook.facts - OF_HOOKS.keys():
+        if strange := hook.facts_as_set() - OF_HOOKS.keys():
             raise PlanError(
                 f"{spec.file}: hooks.{key}: its `facts` has {min(strange)!r}"
                 f"{did_you_mean(min(strange), OF_HOOKS)}"
             )
-        facts |= hook.facts
+        facts |= hook.facts_as_set()
     for refusal in chosen.refusals(facts):
         raise PlanError(f"{spec.file}: launch: {chosen.name}: {refusal.reason}; {refusal.instead}")

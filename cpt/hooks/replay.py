@@ -9,8 +9,9 @@ from pydantic import Field
 from cpt.data import Reader, Rows
 from cpt.data_spec import MAX_BAD, DataSpec
 from cpt.errors import HookError
-from cpt.hooks.base import LATER, Hook, Mixture, OldRows, StageContext, points
+from cpt.hooks.base import LATER, Hook, Need, points
 from cpt.hooks.card import Card
+from cpt.hooks.context import Mixture, OldRows, StageContext
 from cpt.old_rows import cleaned, named, open_source
 from cpt.past import Past, PastStage
 from cpt.replay.choice import Choice, Load, chosen_of_source, chosen_of_stages, loader
@@ -115,9 +116,6 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
         if self.mode == "loss":
             self.coefficient = 0.1 if self.coefficient is None else self.coefficient
             self.batch_size = self.batch_size or 8
-            # Of the instance: in the other modes nothing is asked of the backend.
-            self.needs = frozenset({"logits"})  # type: ignore[misc]
-            self.facts = frozenset({"second_forward"})  # type: ignore[misc]
             return
         self.share = 0.1 if self.share is None else self.share
         self.unit = self.unit or ("samples" if self.mode == "batch" else "tokens")
@@ -139,6 +137,18 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
             return frozenset({"measure", "penalty", "track"})
         unused = {"mix"} if self.select == "collateral" else {"mix", "track"}
         return frozenset(unused | {"penalty"} if self.is_off else unused)
+
+    def needs_as_set(self) -> frozenset[Need]:
+        """Rows in the stream or in batches ask nothing of the backend."""
+        return frozenset({"logits"} if self.mode == "loss" else ())
+
+    def facts_as_set(self) -> frozenset[str]:
+        """As `needs_as_set`."""
+        return frozenset({"second_forward"} if self.mode == "loss" else ())
+
+    def learns_answers(self) -> bool:
+        """In a prompt alone there is nothing to rehearse."""
+        return self.mode == "loss"
 
     def rows_per_step(self) -> tuple[int, ...]:
         """Those of the loss; old rows in the stream are among the stage's own."""
