@@ -129,7 +129,7 @@ def _making(
         return speed * number * (len({*node.parents.values()}) + 1)
     if store.is_done(node.id) or load is None:
         return own.seconds if own else 0.0 if load is None else None
-    cost = rate(found, node.kind, world)
+    cost = rate(found, node.kind, world, frozenset(key for key, _ in node.hooks))
     if cost is None or number is None or not load.tokens:
         return None
     return cost * number * load.tokens * _share_left(store.partial(node.id), load) / world[1]
