@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 
 def check_parts(spec: StageSpec, kind: "Kind", where: str) -> None:
-    """Refuse `merge:` in a stage that trains, and one that trains without rows.
+    """Refuse `merge:` in a stage that trains, and `watch:` in one that does not.
 
     Raises:
         RecipeError: says what to remove.
     """
+    if not kind.trains and spec.watch:
+        raise RecipeError(f"{where}: watch: a {kind.name} stage has no steps to look at; remove it")
     if kind.trains and spec.merge is not None:
         raise RecipeError(
             f"{where}: merge: a {kind.name} stage trains; remove it, or write kind: merge in a stage of "

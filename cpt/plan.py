@@ -23,6 +23,7 @@ from cpt.merging.checks import check_lineage
 from cpt.recipe import Recipe, StageSpec
 from cpt.roles import ancestors_of, roles_of, sources_of
 from cpt.stage_id import stage_id, stage_inputs
+from cpt.watch import WatchSpec
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Plan:
 
 #: (a merge's settings, its file) -> hash of the probe that it chooses by, if it does.
 Steering = Callable[[Any, str], str | None]
+#: (a stage's `watch`, its file) -> hash of the suite that it is looked at with, if there is one.
+Watching = Callable[[WatchSpec, str], str]
 
 
 def make(
@@ -70,6 +73,7 @@ def make(
     backend: Backend,
     suite_hash: str = "",
     steering: Steering = lambda merge, where: None,
+    watching: Watching = lambda watch, where: "",
 ) -> Plan:
     """Resolve a recipe into nodes with ids.
 
@@ -96,6 +100,7 @@ def make(
                     warnings,
                     suite_hash,
                     steering,
+                    watching,
                 )
             )
         except CptError as error:
@@ -126,11 +131,13 @@ def _node(
     warnings: list[str],
     suite_hash: str,
     steering: Steering,
+    watching: Watching,
 ) -> Node:
     where = spec.file or f"{recipe.file}: stages.{name}"
     kind = kind_of(spec.kind, where)
     train = check_train(kind.config, spec.train, where) if kind.trains else spec.train
-    spec = spec.model_copy(update={"train": train, "file": where})
+    watch = _watch(recipe, spec) if kind.trains else spec.watch
+    spec = spec.model_copy(update={"train": train, "file": where, "watch": watch})
     if recipe.baseline is not None:
         spec = spec.model_copy(update={"hooks": []})
     check_parts(spec, kind, where)
@@ -188,7 +195,10 @@ def _node(
     recalled = {node.name: node.id for node in earlier}
     try:
         steered = steering(spec.merge, where) if spec.merge else None
-        inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled, suite_hash, steered)
+        watched = watching(spec.watch, where) if spec.watch else ""
+        inputs = stage_inputs(
+            spec, kind, parents, hooks, seed, recalled, suite_hash, steered, watched
+        )
         if len(joined) > 1:  # alone it is the naive stage
             inputs["joined"] = [_joined_inputs(each, kind_of, where, suite_hash) for each in joined]
     except CptError as error:  # a data set that is not there, say; the stage that wants it is named
@@ -204,6 +214,15 @@ def _node(
         tuple(in_order(hooks)),
         joined,
     )
+
+
+def _watch(recipe: Recipe, spec: StageSpec) -> WatchSpec | None:
+    """The stage's own, or the chain's, with the margin filled in."""
+    watch = recipe.watch if spec.watch is None else spec.watch
+    if not watch:
+        return None
+    margin = recipe.gate.margin if watch.margin is None else watch.margin
+    return watch.model_copy(update={"margin": margin})
 
 
 def _joined_inputs(

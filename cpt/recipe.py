@@ -12,6 +12,7 @@ from cpt.merging.spec import MergeSpec
 from cpt.model_spec import ModelChange, ModelSpec
 from cpt.past import NUM_EXEMPLARS
 from cpt.settings import Settings, did_you_mean
+from cpt.watch import WatchSpec
 
 #: Under this name the loader notes where a stage or a chain was read; no recipe can say it.
 FILE = "<file>"
@@ -75,6 +76,9 @@ class StageSpec(Settings):
     checkpoint_every: int | None = Field(
         default=None, ge=1, description="steps between checkpoints"
     )
+    watch: WatchSpec | Literal[False] | None = Field(
+        default=None, description="looks while it trains; the chain's unless said, false: none"
+    )
     seed: int | None = Field(default=None, ge=0, lt=2**32)
     file: str = Field(default="", alias="<file>", exclude=True, repr=False)
 
@@ -110,6 +114,9 @@ class Recipe(Settings):
     stages: dict[str, StageSpec] = Field(min_length=1)
     probes: str | None = Field(default=None, description="a suite in configs/probes")
     gate: GateSpec = GateSpec()
+    watch: WatchSpec | None = Field(
+        default=None, description="looks at every stage while it trains"
+    )
     seed: int = Field(default=17, ge=0, lt=2**32)
     launch: str = Field(default="single", description="a backend: configs/accelerate/<name>.yaml")
     num_processes: int | None = Field(default=None, ge=1)

@@ -28,6 +28,7 @@ from launch.installed import ATTENTION, lacking, named_in, refuse_missing
 from launch.lineage import nodes
 from launch.origin import check_dtype, dtype_of, past_of
 from launch.steering import steering
+from launch.watching import watching
 from stages import kind_of
 from stages.base import Job
 from stages.trl_fields import check_train
@@ -138,7 +139,8 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
     check_adapters(hooks, lineage, str(file))
     recalled = {stage.name: stage.id for stage in before}
     steered = steering(spec.merge, str(file)) if spec.merge else None
-    inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled, suite_hash, steered)
+    watched = watching(spec.watch, str(file)) if spec.watch else ""
+    inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled, suite_hash, steered, watched)
     made_in = dtype_of(before) or "float32"
     dtype = check_dtype(given.get("dtype", made_in), f"{file}: dtype")
     if dtype != made_in:  # in a chain the base model's id has it

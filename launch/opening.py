@@ -18,6 +18,7 @@ from eval.suite import Suite, load_suite
 from launch.backend import Backend, backend, environment
 from launch.checks import check_backend, check_batches, check_usable
 from launch.steering import steering
+from launch.watching import watching
 from stages import kind_of
 from stages.trl_fields import check_train
 from stages.workload import workload
@@ -75,6 +76,7 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
             chosen,
             suite.hash if suite else "",
             partial(steering, suite=suite),
+            watching,
         )
         for node in plan.nodes[1:]:
             assert node.spec is not None

@@ -32,6 +32,7 @@ from launch.backend import assert_topology, backend
 from launch.by_hand import job_by_hand
 from launch.console import Console, guarded, silenced
 from launch.group import work_in_group
+from launch.watching import looker
 from stages.base import Job
 
 
@@ -65,6 +66,7 @@ def execute(job: Job, console: Console, is_held: bool = False) -> None:
                 console.say,
                 partial(assert_topology, chosen=chosen, num_processes=job.num_processes),
                 partial(probe_items, job) if job.suite is not None else None,
+                partial(looker, job, console),
             )
         if job.suite is not None:
             measure(job, console, live)
