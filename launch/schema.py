@@ -45,6 +45,7 @@ def _stage() -> tuple[dict[str, Any], dict[str, Any]]:
         "anyOf": [*DATA, {"type": "array", "items": {"anyOf": DATA}, "minItems": 1}]
     }
     properties["hooks"] = {"type": "array", "items": {"anyOf": [*_hooks(definitions)]}}
+    definitions["WatchSpec"]["properties"]["text"] = {"anyOf": [*DATA, {"type": "null"}]}
     # Behind the hooks, whose definitions have a DataSpec too.
     definitions["DataSpec"]["properties"]["use"] = {
         "type": "string",

@@ -43,6 +43,25 @@ class TestInAChain:
         assert (watched["dpo"].every, watched["dpo"].margin) == (9, 0.01)
         assert watched["grpo"] is None
 
+    def test_files_are_found_from_the_recipe_that_names_them(self, chain: Any) -> None:
+        chain.chain["watch"] = {"suite": "./small.yaml", "text": {"path": "./general.jsonl"}}
+        watch = chain.load().watch
+        assert watch.suite == str(chain.folder / "small.yaml")
+        assert watch.text.path == str(chain.folder / "general.jsonl")
+        changed = chain.load("stages.sft.watch={every: 3, text: /tmp/other.jsonl}")
+        assert changed.stages["sft"].watch.text.path == "/tmp/other.jsonl"
+        changed = chain.load("watch.text=/tmp/other.jsonl")
+        assert changed.watch.text.path == "/tmp/other.jsonl"
+
+    def test_a_merge_has_no_steps(self, chain: Any, refused: Any) -> None:
+        chain.chain["stages"]["both"] = "both.yaml"
+        merge = {"kind": "merge", "from": ["sft", "dpo"], "merge": {"method": "soup"}}
+        chain.stages["both"] = {**merge, "watch": {"every": 2}}
+        assert "both.yaml: watch: a merge stage has no steps" in refused(chain.plan)
+        chain.chain["watch"] = {"every": 2}
+        chain.stages["both"] = merge
+        assert chain.plan().node("both").spec.watch is None
+
     def test_ids_stay_unless_a_look_can_end_the_stage(self, chain: Any) -> None:
         before = [node.id for node in chain.plan().nodes]
         chain.chain["watch"] = {"every": 5}

@@ -114,6 +114,9 @@ def test_a_stage_may_stand_in_its_chain() -> None:
         ({"file": "x"}, "file: not allowed"),
         ({"<file>": "x"}, "<file>: not allowed"),
         ({"from": ["base", "sft"], "reference": "base"}, None),
+        ({"watch": False}, None),
+        ({"watch": {"every": 3, "text": "general.yaml", "suite": "small.yaml"}}, None),
+        ({"watch": {"evry": 3}}, "watch"),
     ],
 )
 def test_mistakes_in_a_stage_are_found(change: dict[str, Any], part: str | None) -> None:
