@@ -1,23 +1,9 @@
-"""What manifests say about a stage, as lines of text: origin, data, hooks, notes, seconds."""
+"""What manifests say about a stage, as lines of text: origin, data, hooks, notes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from eval.report.story import Stage, Story
+from eval.report.story import Stage
 from eval.report.text import settings, shorten
-
-
-@dataclass(frozen=True)
-class Times:
-    """Seconds by part: `parts` are columns, `rows` are (stage, part -> seconds)."""
-
-    parts: tuple[str, ...]
-    rows: tuple[tuple[Stage, dict[str, float]], ...]
-
-    @property
-    def total(self) -> float:
-        """Seconds of all stages together."""
-        return sum(sum(seconds.values()) for _, seconds in self.rows)
 
 
 def facts(stage: Stage) -> list[tuple[str, list[str]]]:
@@ -61,19 +47,6 @@ def merge_lines(stage: Stage) -> list[str]:
 def data_lines(stage: Stage) -> list[str]:
     """Each source with its rows and tokens, and the rows that were left out."""
     return [_data(entry) for entry in stage.manifest.get("data") or []]
-
-
-def times(story: Story) -> Times:
-    """Where the time went, probes among it."""
-    rows = []
-    for stage in story.stages:
-        seconds = dict(stage.manifest.get("seconds") or {})
-        if stage.probe_seconds is not None:
-            seconds["probe"] = stage.probe_seconds
-        if seconds:
-            rows.append((stage, seconds))
-    parts = dict.fromkeys(part for _, seconds in rows for part in seconds if part != "probe")
-    return Times((*parts, "probe"), tuple(rows))
 
 
 def _data(entry: Mapping[str, object]) -> str:

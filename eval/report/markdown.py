@@ -4,10 +4,12 @@ import re
 from collections.abc import Sequence
 
 from eval.compare import Change
+from eval.report import ledger
 from eval.report.columns import Probe
-from eval.report.facts import data_lines, hook_lines, times
+from eval.report.facts import data_lines, hook_lines
 from eval.report.story import Stage, Story
-from eval.report.text import clean, compact, duration, scalar
+from eval.report.text import clean, compact, scalar
+from eval.report.watched import GAP_HEADS, gap_cells
 from eval.report.words import (
     AGAINST_OTHER,
     MARKS,
@@ -40,8 +42,9 @@ def markdown(story: Story) -> str:
         if stage.from_base:
             parts += [f"## After {escape(stage.name)}", *_stage(story, stage)]
     parts += ["## Lineage", _lineage(story)]
-    times = _times(story)
-    return "\n\n".join([*parts, *(["## Seconds", times] if times else [])]) + "\n"
+    if story.ledger:
+        parts += ["## What it cost", _cost(story)]
+    return "\n\n".join(parts) + "\n"
 
 
 def escape(text: object) -> str:
@@ -160,6 +163,9 @@ def _stage(story: Story, stage: Stage) -> list[str]:
     if stage.verdict:
         gate = f"Gate: **{stage.verdict.action}**"
         parts.append("\n".join([gate, "", *(f"- {escape(m)}" for m in stage.verdict.messages)]))
+    if stage.looks.gaps:
+        rows = [[*map(escape, gap_cells(gap))] for gap in stage.looks.gaps]
+        parts += [f"While it trained, suite {escape(stage.looks.suite)}:", table(GAP_HEADS, rows)]
     return parts
 
 
@@ -173,13 +179,11 @@ def _lineage(story: Story) -> str:
     return table(head, rows, left=len(head))
 
 
-def _times(story: Story) -> str:
-    spent = times(story)
-    rows = []
-    for stage, seconds in spent.rows:
-        told = [duration(seconds[part]) if part in seconds else "" for part in spent.parts]
-        rows.append([escape(stage.name), *told, duration(sum(seconds.values()))])
-    return table(["stage", *(escape(part) for part in spent.parts), "total"], rows) if rows else ""
+def _cost(story: Story) -> str:
+    entries = story.ledger
+    heads = ledger.heads(entries)
+    rows = [[escape(one.stage), *map(escape, ledger.cells(one, heads))] for one in entries]
+    return f"{table(['stage', *map(escape, heads)], rows)}\n\n{ledger.total(entries)}"
 
 
 def _of(changes: Sequence[Change], probe: Probe) -> Change | None:

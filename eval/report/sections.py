@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from eval.compare import Change
 from eval.matrix import Row
-from eval.report import curves, forest
+from eval.report import curves, forest, watched
 from eval.report.columns import Probe
 from eval.report.examples import examples
 from eval.report.facts import facts
@@ -25,7 +25,7 @@ def stage_section(story: Story, stage: Stage, scale: Scale) -> Markup:
     drawn = [curves.draw(chart) for chart in curves.charts(stage.series)]
     if drawn:
         parts.append(tag("div", *drawn, class_="curves"))
-    parts.append(_facts(stage))
+    parts += [watched.section(stage.looks), _facts(stage)]
     if stage.row and stage.predecessor:
         summary = f"Examples that flipped between {stage.predecessor.stage} and {stage.name}"
         parts.append(examples(stage.predecessor, stage.row, summary))

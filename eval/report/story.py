@@ -10,8 +10,10 @@ from typing import Any, Literal
 from cpt.chain_file import REPORTED, read_chain, read_manifest
 from eval.compare import Change, changes
 from eval.gate import Verdict, judge
+from eval.looks import Looks, read_looks
 from eval.matrix import Matrix, Row, read_matrix
 from eval.report.columns import Probe, columns
+from eval.report.ledger import Entry, entry
 from eval.report.series import Series, read_series
 
 Status = Literal["probed", "trained", "unfinished", "to do"]
@@ -31,6 +33,8 @@ class Stage:
     manifest: dict[str, Any]
     series: tuple[Series, ...]
     probe_seconds: float | None
+    looks: Looks
+    cost: Entry
     row: Row | None
     predecessor: Row | None
     from_base: tuple[Change, ...]
@@ -65,6 +69,11 @@ class Story:
     probes: tuple[Probe, ...]
     matrix: Matrix
     comparison: Comparison | None = None
+
+    @property
+    def ledger(self) -> list[Entry]:
+        """What every stage cost that was made or probed."""
+        return [stage.cost for stage in self.stages if stage.cost.seconds]
 
     @property
     def last_probed(self) -> Stage | None:
@@ -136,6 +145,11 @@ def _stage(
     from_predecessor = from_base
     if row and predecessor is not start:
         from_predecessor = changes(predecessor, row, margin) if predecessor else ()
+    manifest = read_manifest(folder / "manifest.json") if finished else {}
+    seconds = dict(manifest.get("seconds") or {})
+    probed = probe_seconds(result) if row else None
+    if probed is not None:
+        seconds["probe"] = probed
     whole = start and later and start.scores.keys() == later.scores.keys()
     return Stage(
         name=node["name"],
@@ -145,9 +159,11 @@ def _stage(
         parents=parents,
         reference=node.get("reference"),
         hooks=tuple(node.get("hooks") or ()),
-        manifest=read_manifest(folder / "manifest.json") if finished else {},
+        manifest=manifest,
         series=read_series((folder if folder.is_dir() else partial) / "metrics.jsonl"),
-        probe_seconds=probe_seconds(result) if row else None,
+        probe_seconds=probed,
+        looks=read_looks(folder if folder.is_dir() else partial),
+        cost=entry(node["name"], manifest, seconds, manifest.get("memory") or {}, folder),
         row=row,
         predecessor=predecessor,
         from_base=from_base,

@@ -114,6 +114,7 @@ def make_chain(
     probes: tuple[str, ...] = tuple(PROBES),
     answer: str = "",
     naive: bool = False,
+    watched: bool = False,
 ) -> Fake:
     """Write a chain.
 
@@ -122,6 +123,7 @@ def make_chain(
         trained: how many stages are finished; as many as are probed unless told.
         running: the stage after them has a `.partial` folder with a log.
         answer: a text that stands in every question, answer, hook setting and note.
+        watched: stages were looked at while they trained.
     """
     trained = probed if trained is None else trained
     stages = runs / "stages"
@@ -131,6 +133,8 @@ def make_chain(
         if index < trained:
             _write(folder / "manifest.json", _manifest(stage, ids, naive, answer))
             _metrics(folder / "metrics.jsonl", stage, naive)
+            if watched and index:
+                write_looks(folder, answer)
         elif index == trained and running:
             _metrics(folder.with_name(f"{folder.name}.partial") / "metrics.jsonl", stage, naive)
         if index < probed:
@@ -149,6 +153,25 @@ def fake_chain(tmp_path: Path) -> FakeChain:
         return make_chain(tmp_path / "runs", **settings)
 
     return make
+
+
+def write_looks(folder: Path, answer: str = "") -> None:
+    """Looks in which facts fall from 0.9 to 0.4 and come back to 0.85, and prose rises from 1.0 to 1.3."""
+    probes = {
+        f"facts{answer}": {"metric": "acc", "higher_is_better": True, "base": 0.92},
+        "prose": {"metric": "bits_per_byte", "higher_is_better": False, "base": 1.0},
+    }
+    _write(folder / "watch" / "suite.json", {"name": "small", "hash": "ab", "probes": probes})
+    rows = [
+        {"step": step, "kl": kl, "general_loss": 2 + rise, "general_loss_rise": rise}
+        | {f"probe/facts{answer}": facts, "probe/prose": prose}
+        for step, kl, rise, facts, prose in [
+            (0, 0.0, 0.0, 0.9, 1.0),
+            (10, 0.5, 0.2, 0.4, 1.3),
+            (120, 0.8, 0.1, 0.85, 1.1),
+        ]
+    ]
+    (folder / "watch" / "watch.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
 def _digest(stage: str, naive: bool) -> str:
