@@ -1,11 +1,13 @@
 """The gate: may the chain go on after a stage, given the base row? Only `regressed` acts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from cpt.errors import ProbeError
 from eval.compare import Change, changes
 from eval.matrix import Matrix, Row, Score
+from eval.noise import Noise
 
 LEVEL = 0.05
 
@@ -23,9 +25,18 @@ class Verdict:
 
 
 def judge(
-    matrix: Matrix, stage: str, margin: float, on_regression: Literal["warn", "stop"]
+    matrix: Matrix,
+    stage: str,
+    margin: float,
+    on_regression: Literal["warn", "stop"],
+    num_stages: int = 1,
+    noise: Mapping[str, Noise] | None = None,
 ) -> Verdict:
     """Compare a stage with the base model, row 0.
+
+    Args:
+        num_stages: stages of the chain that are judged, now or later, which share the level.
+        noise: of the base model measured twice.
 
     Raises:
         ProbeError: no base row, no row of that stage, or one of them lacks a probe of the other.
@@ -36,10 +47,12 @@ def judge(
     if row is base:
         raise ProbeError(f"{stage} is the base row; the gate compares later stages with it")
     _check_complete(matrix, base, row)
-    found = changes(base, row, margin, LEVEL)
+    found = changes(base, row, margin, LEVEL, num_pairs=num_stages, noise=noise)
     regressed = tuple(change for change in found if change.verdict == "regressed")
     undecided = tuple(change for change in found if change.verdict == "undecided")
-    messages = [regression(change, row.scores[change.probe], len(found)) for change in regressed]
+    messages = [
+        regression(change, row.scores[change.probe], len(found), num_stages) for change in regressed
+    ]
     messages += [indecision(change, row.scores[change.probe]) for change in undecided]
     return Verdict(
         stage=row.stage,
@@ -51,11 +64,12 @@ def judge(
     )
 
 
-def regression(change: Change, score: Score, num_probes: int) -> str:
+def regression(change: Change, score: Score, num_probes: int, num_stages: int = 1) -> str:
     """Such as "facts fell by 7.5 points (+-2.9), more than its margin of 2.0; p = 0.003 ..."."""
+    stages = f" and {num_stages} stages" if num_stages > 1 else ""
     return (
         f"{movement(change, score)}, more than its margin of {amount(change.margin, score)}; "
-        f"p {_p(change.p_holm)} after Holm over {num_probes} {_plural('probe', num_probes)}"
+        f"p {_p(change.p_holm)} after Holm over {num_probes} {_plural('probe', num_probes)}{stages}"
     )
 
 
@@ -65,11 +79,10 @@ def indecision(change: Change, score: Score) -> str:
         f"{movement(change, score)}: {change.num_items} {_plural('item', change.num_items)} cannot "
         f"tell whether it stays within its margin of {amount(change.margin, score)}"
     )
-    if change.stderr:
-        text += f"; the smallest excess they would show is {amount(change.detectable, score)}"
-    if change.margin:
-        needed = change.num_items * (change.detectable / change.margin) ** 2
-        text += f"; about {_round_up(max(needed, change.num_items))} items would tell"
+    text += f"; the smallest excess they would show is {amount(change.detectable, score)}"
+    if change.num_items_needed is not None:
+        needed = max(change.num_items_needed, change.num_items + 1)
+        text += f"; about {_round_up(needed)} items would tell"
     return text
 
 

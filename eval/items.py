@@ -3,12 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from cpt.errors import ProbeError
 from cpt.settings import did_you_mean
-from eval.compare import ratio_stderr, weighted_mean
-from eval.matrix import Item
+from eval.matrix import Item, plain
+from eval.means import ratio_stderr, weighted_mean
 from eval.suite import Probe
 
 TEXT_CHARACTERS = 200
@@ -54,7 +55,7 @@ def read_cell(results: Any, probe: Probe, tasks: dict[str, Any]) -> dict[str, An
         "shots": int(shots or 0),
         "chat": probe.chat,
         "fingerprint": probe.fingerprint,
-        "items": [vars(item) for item in items],
+        "items": [plain(item) for item in items],
     }
 
 
@@ -90,11 +91,7 @@ def _items(
     ]
     parts = [part for part in parts if part]
     flat = tuple(item for part in parts for item in part)
-    equal = tuple(
-        Item(item.id, item.value, item.weight / len(part), item.text, item.answer)
-        for part in parts
-        for item in part
-    )
+    equal = tuple(replace(item, weight=item.weight / len(part)) for part in parts for item in part)
     for items in (flat, equal):
         if items and math.isclose(weighted_mean(items), value, rel_tol=1e-9, abs_tol=1e-12):
             return items

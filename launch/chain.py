@@ -197,7 +197,8 @@ def _stop(chain: Chain, node: plans.Node, nodes: Sequence[plans.Node]) -> GateSt
     gate = chain.plan.recipe.gate
     rows = [(n.name, n.id, result_path(chain.store.stage(n.id), chain.suite)) for n in nodes]
     matrix = read_matrix(rows, chain.suite.name, chain.suite.hash)
-    verdict = judge(matrix, node.name, gate.margin, gate.on_regression)
+    num_stages = len(chain.plan.nodes) - 1  # not only those up to here: they share one level
+    verdict = judge(matrix, node.name, gate.margin, gate.on_regression, num_stages)
     if verdict.action != "stop":
         return None
     return GateStopped(

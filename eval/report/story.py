@@ -101,7 +101,7 @@ def gather(chain_folder: Path, stages_folder: Path, compare_with: Path | None = 
     results = [(n["name"], n["id"], stages_folder / n["id"] / "probes" / file_name) for n in nodes]
     matrix = read_matrix(results, suite["name"], suite["hash"])
     stages = [
-        _stage(node, nodes[0]["name"], stages_folder, path, matrix, gate)
+        _stage(node, nodes[0]["name"], stages_folder, path, matrix, gate, len(nodes) - 1)
         for node, (_, _, path) in zip(nodes, results, strict=True)
     ]
     story = Story(
@@ -130,6 +130,7 @@ def _stage(
     result: Path,
     matrix: Matrix,
     gate: dict[str, Any],
+    num_stages: int,
 ) -> Stage:
     rows = {row.stage: row for row in matrix.rows}
     row, start, margin = rows.get(node["name"]), rows.get(base), gate["margin"]
@@ -141,10 +142,12 @@ def _stage(
         next((rows[parent] for parent in parents if parent in rows), None) if row else None
     )
     later = row if row and start and row is not start else None
-    from_base = changes(start, later, margin) if start and later else ()
+    from_base = changes(start, later, margin, num_pairs=num_stages) if start and later else ()
     from_predecessor = from_base
     if row and predecessor is not start:
-        from_predecessor = changes(predecessor, row, margin) if predecessor else ()
+        from_predecessor = (
+            changes(predecessor, row, margin, num_pairs=num_stages) if predecessor else ()
+        )
     manifest = read_manifest(folder / "manifest.json") if finished else {}
     seconds = dict(manifest.get("seconds") or {})
     probed = probe_seconds(result) if row else None
@@ -168,7 +171,11 @@ def _stage(
         predecessor=predecessor,
         from_base=from_base,
         from_predecessor=from_predecessor,
-        verdict=judge(matrix, node["name"], margin, gate["on_regression"]) if whole else None,
+        verdict=(
+            judge(matrix, node["name"], margin, gate["on_regression"], num_stages)
+            if whole
+            else None
+        ),
     )
 
 

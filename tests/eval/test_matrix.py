@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cpt.errors import ProbeError
-from eval.matrix import read_matrix
+from eval.matrix import Item, plain, read_matrix
 
 
 def cell(value: float, **other: Any) -> dict[str, Any]:
@@ -100,3 +100,28 @@ def test_an_unknown_row_gets_the_nearest_name(tmp_path: Path) -> None:
     matrix = read_matrix([("base", "b0", path)], "small", "5d2e91ab")
     with pytest.raises(ProbeError, match="no row 'bse'; did you mean 'base'"):
         matrix.row("bse")
+
+
+def test_clusters_parts_and_owners_are_read_where_a_file_has_them(tmp_path: Path) -> None:
+    new = cell(0.5, parts={"shots": 5, "prompt": "Q:"}, owner="sft")
+    new["items"][0]["cluster"] = "text 1"
+    tree = {"sums": new, "facts": cell(1.0)}
+    path = write(tmp_path / "base.json", tree)
+    scores = read_matrix([("base", "b0", path)], "small", "5d2e91ab").rows[0].scores
+    assert [item.cluster for item in scores["sums"].items] == ["text 1", ""]
+    assert (scores["sums"].parts, scores["sums"].owner) == ({"shots": "5", "prompt": "Q:"}, "sft")
+    assert (scores["facts"].parts, scores["facts"].owner) == ({}, None)
+
+
+def test_the_number_type_is_a_part_of_how_a_cell_was_measured(tmp_path: Path) -> None:
+    path = write(tmp_path / "base.json", {"sums": cell(0.5, dtype="float32"), "facts": cell(1.0)})
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "bfloat16"}))
+    scores = read_matrix([("base", "b0", path)], "small", "5d2e91ab").rows[0].scores
+    assert scores["sums"].parts == {"dtype": "float32"}
+    assert scores["facts"].parts == {"dtype": "bfloat16"}
+
+
+def test_an_item_of_no_cluster_has_no_such_key_in_a_file() -> None:
+    item = Item("a", 1.0, 1.0, "2 + 2 =", "4")
+    assert plain(item) == {"id": "a", "value": 1.0, "weight": 1.0, "text": "2 + 2 =", "answer": "4"}
+    assert plain(Item("a", 1.0, 1.0, "", "", cluster="c"))["cluster"] == "c"
