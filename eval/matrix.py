@@ -21,6 +21,7 @@ class Item:
     weight: float
     text: str
     answer: str
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ def _score(name: str, cell: dict[str, Any]) -> Score:
             float(item["weight"]),
             str(item["text"]),
             str(item["answer"]),
+            split=str(item.get("split", "")),
         )
         for item in cell["items"]
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from eval.compare import Change
 from eval.report.columns import Probe
-from eval.report.facts import data_lines, hook_lines, times
+from eval.report.facts import data_lines, gate_lines, hook_lines, times
 from eval.report.story import Stage, Story
 from eval.report.text import clean, compact, duration, scalar
 from eval.report.words import (
@@ -159,7 +159,8 @@ def _stage(story: Story, stage: Stage) -> list[str]:
     parts = [table(head, rows)]
     if stage.verdict:
         gate = f"Gate: **{stage.verdict.action}**"
-        parts.append("\n".join([gate, "", *(f"- {escape(m)}" for m in stage.verdict.messages)]))
+        told = [*stage.verdict.messages, *gate_lines(stage)]
+        parts.append("\n".join([gate, "", *(f"- {escape(m)}" for m in told)]))
     return parts
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cpt.chain_file import REPORTED, read_chain, read_manifest
+from cpt.gate_spec import Action
 from eval.compare import Change, changes
-from eval.gate import Verdict, judge
+from eval.gate import Verdict, judge, reported
 from eval.matrix import Matrix, Row, read_matrix
 from eval.report.columns import Probe, columns
 from eval.report.series import Series, read_series
@@ -37,6 +38,11 @@ class Stage:
     from_predecessor: tuple[Change, ...]
     verdict: Verdict | None
 
+    @property
+    def gate(self) -> dict[str, Any]:
+        """Attempts and choice of what a gate made; empty for all other stages."""
+        return dict((self.manifest.get("checks") or {}).get("gate") or {})
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -60,7 +66,7 @@ class Story:
     suite: str
     suite_hash: str
     margin: float
-    on_regression: Literal["warn", "stop"]
+    on_regression: Action
     stages: tuple[Stage, ...]
     probes: tuple[Probe, ...]
     matrix: Matrix
@@ -90,7 +96,9 @@ def gather(chain_folder: Path, stages_folder: Path, compare_with: Path | None = 
     nodes, suite, gate = chain["nodes"], chain["suite"], chain["gate"]
     file_name = f"{suite['name']}-{suite['hash']}.json"
     results = [(n["name"], n["id"], stages_folder / n["id"] / "probes" / file_name) for n in nodes]
-    matrix = read_matrix(results, suite["name"], suite["hash"])
+    declared = suite.get("probes") or {}
+    margins = {name: p["margin"] for name, p in declared.items() if p.get("margin") is not None}
+    matrix = reported(read_matrix(results, suite["name"], suite["hash"]), margins)
     stages = [
         _stage(node, nodes[0]["name"], stages_folder, path, matrix, gate)
         for node, (_, _, path) in zip(nodes, results, strict=True)
@@ -106,7 +114,7 @@ def gather(chain_folder: Path, stages_folder: Path, compare_with: Path | None = 
         margin=gate["margin"],
         on_regression=gate["on_regression"],
         stages=tuple(stages),
-        probes=columns(suite.get("probes") or {}, matrix, gate["margin"]),
+        probes=columns(declared, matrix, gate["margin"]),
         matrix=matrix,
     )
     if compare_with is None:
@@ -152,8 +160,13 @@ def _stage(
         predecessor=predecessor,
         from_base=from_base,
         from_predecessor=from_predecessor,
-        verdict=judge(matrix, node["name"], margin, gate["on_regression"]) if whole else None,
+        verdict=_verdict(node, matrix, gate) if whole else None,
     )
+
+
+def _verdict(node: dict[str, Any], matrix: Matrix, gate: dict[str, Any]) -> Verdict:
+    rules = gate["margin"], gate["on_regression"], gate.get("actions")
+    return judge(matrix, node["name"], *rules, is_remedy="stands_for" in node)
 
 
 def _status(probed: bool, finished: bool, begun: bool) -> Status:
