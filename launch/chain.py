@@ -48,7 +48,7 @@ def run(
         if not chain.is_finished(node):
             _make(chain, node, console, verbose)
             made = is_made = True
-        stop = _judged(chain, node, console if is_made else None)
+        stop = _judged(chain, node)
         number += 1
         if is_made and chain.gate.may(*REMEDIES):  # its verdict may put another node behind it
             chain = _planned_anew(chain, number)
@@ -228,28 +228,18 @@ def _print_report(folder: Path, chain: Chain, node: plans.Node, colour: bool, wi
         print(terminal(story, node.name, width, colour), file=sys.stdout, flush=True)
 
 
-def _judged(chain: Chain, node: plans.Node, console: Console | None) -> GateStopped | None:
-    """Keep the gate's verdict on a node, and say what it does; what it stops the chain with, if it does.
-
-    Args:
-        chain: the chain.
-        node: a node that is made and measured.
-        console: told what the gate does; None where it was told before.
-    """
+def _judged(chain: Chain, node: plans.Node) -> GateStopped | None:
+    """Keep the gate's verdict on a node that is measured; what it stops the chain with, if it does."""
     if chain.suite is None or node.kind == "base":
         return None
     gate = chain.gate
     verdict = gate.verdict(node)
     gate.record(node, verdict)
-    folder = chain.store.stage(node.id)
     told = "\n".join(f"  {message}" for message in verdict.messages)
     if node.stands_for:  # only now no candidate is needed any more
         remove_candidates(chain.store.stage(node.merged[0]))
     elif verdict.action in ("pass", "warn"):
-        remove_candidates(folder)
-    elif verdict.action != "stop" and console is not None:
-        after = f"the gate acts after {node.name}: {verdict.action}; {shown(folder)} is kept"
-        console.say(f"{after}\n{told}")
+        remove_candidates(chain.store.stage(node.id))
     if verdict.action != "stop":
         return None
     if node.stands_for:

@@ -68,6 +68,11 @@ class _Remedy:
         place.partial.mkdir(parents=True, exist_ok=True)
         checkpoint.verify_stage(place.result)
         checkpoint.verify_stage(place.parent)
+        gate, stage = self.chain.gate, self.stage
+        verdict = gate.verdict(stage)
+        regressed = verdict.messages[: len(verdict.regressed)]
+        told = "".join(f"\n  {message}" for message in regressed)
+        self.console.say(f"the gate acts after {stage.name}: {place.kind}{told}")
         chosen = self._rollback() if place.kind == "rollback" else self._repair()
         result = json.loads(chosen.result.read_text(encoding="utf-8"))
         result |= {
@@ -76,9 +81,8 @@ class _Remedy:
         }  # those of the attempts are in the manifest
         own = result_path(place.partial, self.suite)
         ids.atomic_write(own, json.dumps(result, ensure_ascii=False, allow_nan=False))
-        gate = self.chain.gate
-        told = {
-            "verdict": gate.record(self.stage, gate.verdict(self.stage)),
+        made = {
+            "verdict": gate.record(stage, verdict),
             "chosen_on": "dev" if self.chooser.is_split else "all",
             "attempts": self.attempts,
             "chosen": chosen.what,
@@ -88,7 +92,7 @@ class _Remedy:
         seconds = {"merge": self.merging, "probe attempts": self._sum("seconds")}
         leftovers = (ATTEMPTS, CANDIDATE, f"{CANDIDATE}.partial", "checkpoint.partial")
         note = f"{len(self.attempts)} attempts; taken: {chosen.what}"
-        finish(place, self.node.inputs, told, [note], seconds, leftovers)
+        finish(place, self.node.inputs, made, [note], seconds, leftovers)
         self.console.say(f"{self.node.name}: {note}, in {shown(place.output)}")
 
     @cached_property

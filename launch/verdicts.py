@@ -1,8 +1,8 @@
 """What the gate says of a stage that is made and measured, and what it then puts in its place.
 
 A verdict is a function of results in the store. `gate/<suite>-<rules>.json` in the stage's folder keeps it,
-beside the results and not in the manifest: a stage is published once, and chains that share it may judge it by
-other rules. Where a result has changed since, the verdict is made anew.
+beside the results and not in the manifest: a stage is published once, and chains that share it may judge it
+by other rules. Where a result has changed since, the verdict is made anew.
 """
 
 import json

@@ -2,8 +2,8 @@
 
     theta_g = (1 - a_g) parent_g + a_g result_g
 
-Groups are blocks of layers of equal depth, the embeddings with the lowest, and the head (final norm and output
-rows).
+Groups are blocks of layers of equal depth, the embeddings with the lowest, and the head (final norm and
+output rows).
 """
 
 from collections.abc import Callable, Iterable

@@ -194,7 +194,7 @@ def test_the_plan_says_which_ids_hang_on_a_verdict(opened: Open) -> None:
             ["rollback: dpo keeps its adapter apart"],
         ),
         (
-            [REPAIR, "stages.sft.model={add_tokens: [<a>]}", "stages.sft.hooks=[]", "stages.grpo.reference=dpo"],
+            [REPAIR, "stages.sft.model={add_tokens: [<a>]}", "stages.sft.hooks=[]"],
             ["repair: sft adds tokens", "on_regression: rollback"],
         ),
     ],
