@@ -1,17 +1,9 @@
 """`gate:` of a chain: what counts as a regression, and what is done about one."""
 
-from collections.abc import Iterable
-from typing import Literal
-
 from pydantic import Field
 
+from cpt.actions import Action
 from cpt.settings import Settings
-
-Action = Literal["warn", "stop", "rollback", "repair"]
-#: From the mildest to the strictest: of several regressions the strictest action is taken.
-STRICTNESS: tuple[Action, ...] = ("warn", "repair", "rollback", "stop")
-#: Actions that put another checkpoint in the place of the one that regressed.
-REMEDIES: tuple[Action, ...] = ("repair", "rollback")
 
 
 class ProbeGate(Settings):
@@ -54,8 +46,3 @@ class GateSpec(Settings):
         if own and own.margin is not None:
             return own.margin
         return self.margin if of_suite is None else of_suite
-
-
-def strictest(actions: Iterable[Action]) -> Action:
-    """The one that is taken; of none it is `warn`."""
-    return max(actions, key=STRICTNESS.index, default="warn")

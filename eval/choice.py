@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cpt.gate_spec import Action
+from cpt.actions import Action
 from eval.compare import Change, changes
 from eval.gate import LEVEL, movement, with_margins
 from eval.matrix import Row

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from cpt.actions import Action, strictest
 from cpt.errors import ProbeError
-from cpt.gate_spec import Action, strictest
 from eval.compare import Change, changes
 from eval.matrix import Matrix, Row, Score
 from eval.split import only
@@ -50,6 +50,7 @@ def judge(
     stage: str,
     margin: float,
     on_regression: Action,
+    *,
     actions: Mapping[str, Action] | None = None,
     is_remedy: bool = False,
 ) -> Verdict:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cpt import plan as plans
+from cpt.actions import REMEDIES
 from cpt.errors import CptError, GateStopped, PlanError, RecipeError
-from cpt.gate_spec import REMEDIES
 from cpt.ids import atomic_write
 from launch.backend import accelerate_command, environment
 from launch.console import Console

@@ -104,15 +104,17 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
 
 
 def _plan(recipe: Recipe, chosen: Backend, suite: Suite | None, store: Store) -> plans.Plan:
-    return plans.make(
+    gate = Gate(recipe, suite, store)
+    plan = plans.make(
         recipe,
         kind_of,
         check_train,
         chosen,
         suite.hash if suite else "",
         partial(steering, suite=suite),
-        Gate(recipe, suite, store).judgement,
+        gate.judgement,
     )
+    return replace(plan, warnings=(*plan.warnings, *gate.warnings(plan.nodes)))
 
 
 def show(chain: Chain) -> str:

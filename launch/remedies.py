@@ -19,8 +19,7 @@ from cpt.errors import StoreError
 from cpt.plan import Node
 from cpt.store import replacing
 from eval.choice import Chooser, Look
-from eval.gate import Verdict, judge, reported
-from eval.matrix import Matrix, Row, read_row
+from eval.matrix import Row, read_row
 from eval.probe import probe_model, result_path
 from launch.console import Console
 from launch.opening import Chain, shown
@@ -141,7 +140,10 @@ class _Remedy:
             seen[step] = self._attempt(f"step-{step}", label, {"step": step}, writes(step))
         fit = [step for step, look in seen.items() if look.is_within]
         best = max(fit, key=lambda step: (seen[step].skill, step), default=None)
-        if best is None or not self._passes(f"step-{best}"):
+        if best is None:
+            return self._parent()
+        verdict = self.chain.gate.verdict_on(f"step {best}", self._file(f"step-{best}"))
+        if verdict.action not in ("pass", "warn"):  # on the items that are reported
             return self._parent()
         take(self.place, writes(best))
         return _Chosen(f"step {best} of {self.stage.name}", self._file(f"step-{best}"), step=best)
@@ -230,17 +232,6 @@ class _Remedy:
         del model
         gc.collect()
         return result
-
-    def _passes(self, key: str) -> bool:
-        """Whether a candidate that was chosen passes on the items that are reported."""
-        rules, spec = self.chain.gate.rules, self.chain.plan.recipe.gate
-        base = self._compared[0]
-        rows = (self._row("base", self.chain.gate.result(base)), self._row(key, self._file(key)))
-        matrix = Matrix(self.suite.name, self.suite.hash, rows, tuple(rows[0].scores))
-        found: Verdict = judge(
-            reported(matrix, rules.margins), key, spec.margin, spec.on_regression, rules.actions
-        )
-        return found.action in ("pass", "warn")
 
     def _file(self, key: str) -> Path:
         return self.place.partial / ATTEMPTS / f"{key}.json"

@@ -6,15 +6,15 @@ by other rules. Where a result has changed since, the verdict is made anew.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cpt import ids, manifest
+from cpt.actions import REMEDIES, Action
 from cpt.errors import PlanError, RecipeError
-from cpt.gate_spec import REMEDIES, Action
 from cpt.hooks.lora import stays_apart
 from cpt.plan import Node
 from cpt.recipe import Recipe
@@ -22,9 +22,10 @@ from cpt.remedy import Judgement, Remedy
 from cpt.settings import did_you_mean
 from cpt.store import Store
 from eval.gate import LEVEL, VERSION, Verdict, judge, reported
-from eval.matrix import Matrix, read_matrix
+from eval.matrix import read_matrix
 from eval.probe import result_path
 from eval.suite import Suite
+from stages.candidates import has_candidates
 
 
 @dataclass(frozen=True)
@@ -95,20 +96,40 @@ class Gate:
                 f"on_regression: rollback"
             )
 
-    def verdict(self, node: Node) -> Verdict:
-        """The gate's word on a node that is measured, and on what a gate made."""
-        recipe = self.recipe.gate
-        is_remedy = node.spec is None
-        matrix = self.matrix(("base", self._base_id), (node.name, node.id))
-        return judge(
-            matrix, node.name, recipe.margin, recipe.on_regression, self.rules.actions, is_remedy
-        )
+    def warnings(self, nodes: Sequence[Node]) -> list[str]:
+        """Where a rollback knows nothing between a stage's parent and its result."""
+        spec = self.recipe.gate
+        if not self.may("rollback") or not spec.candidates:
+            return []
+        found = []
+        for node in nodes:
+            if node.spec is None or node.spec.merge is not None or self.store.is_done(node.id):
+                continue
+            why = ""
+            if not has_candidates(node.spec, [hook for _, hook in node.hooks]):
+                why = "its weights on the way are no checkpoint that opens alone"
+            elif not (node.spec.checkpoint_every or self.recipe.checkpoint_every):
+                why = "set checkpoint_every for candidates within the stage"
+            found += [f"{node.name}: rollback knows its parent alone: {why}"] if why else []
+        return found
 
-    def matrix(self, *nodes: tuple[str, str]) -> Matrix:
-        """Rows of (name, id), over the items that are reported."""
+    def verdict(self, node: Node) -> Verdict:
+        """The gate's word on a stage that is measured, or on what a gate made."""
+        return self.verdict_on(node.name, self.result(node.id), bool(node.stands_for))
+
+    def verdict_on(self, name: str, result: Path, is_remedy: bool = False) -> Verdict:
+        """The gate's word on the checkpoint with this result; see `eval.gate.judge`."""
         assert self.suite is not None
-        rows = [(name, stage_id, self.result(stage_id)) for name, stage_id in nodes]
-        return reported(read_matrix(rows, self.suite.name, self.suite.hash), self.rules.margins)
+        gate = self.recipe.gate
+        rows = [("base", self._base_id, self.result(self._base_id)), (name, name, result)]
+        return judge(
+            reported(read_matrix(rows, self.suite.name, self.suite.hash), self.rules.margins),
+            name,
+            gate.margin,
+            gate.on_regression,
+            actions=self.rules.actions,
+            is_remedy=is_remedy,
+        )
 
     def result(self, stage_id: str) -> Path:
         """The suite's result on a stage."""

@@ -1,6 +1,6 @@
 """The chain as a drawing: boxes for stages with ids and hooks, arrows for `from`, `reference`."""
 
-from cpt.gate_spec import REMEDIES
+from cpt.actions import REMEDIES
 from eval.report.markup import Markup, tag
 from eval.report.story import Stage, Story
 from eval.report.svg import drawing, label

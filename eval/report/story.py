@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from cpt.actions import Action
 from cpt.chain_file import REPORTED, read_chain, read_manifest
-from cpt.gate_spec import Action
 from eval.compare import Change, changes
 from eval.gate import Verdict, judge, reported
 from eval.matrix import Matrix, Row, read_matrix
@@ -165,8 +165,14 @@ def _stage(
 
 
 def _verdict(node: dict[str, Any], matrix: Matrix, gate: dict[str, Any]) -> Verdict:
-    rules = gate["margin"], gate["on_regression"], gate.get("actions")
-    return judge(matrix, node["name"], *rules, is_remedy="stands_for" in node)
+    return judge(
+        matrix,
+        node["name"],
+        gate["margin"],
+        gate["on_regression"],
+        actions=gate.get("actions"),
+        is_remedy="stands_for" in node,
+    )
 
 
 def _status(probed: bool, finished: bool, begun: bool) -> Status:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cpt.gate_spec import Action
+from cpt.actions import Action
 from eval.choice import Chooser
 from eval.compare import ratio_stderr, weighted_mean
 from eval.matrix import Item, Row, Score

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from cpt.errors import PlanError, RecipeError
+from cpt.estimate import _num_candidates, estimate
 from cpt.manifest import Manifest
 from eval.probe import result_path
 from launch.backend import ROOT
 from launch.opening import Chain, open_chain, show
+from stages.workload import workload
 
 SMOKE = ROOT / "recipes" / "smoke" / "chain.yaml"
 Open = Callable[..., Chain]
@@ -206,6 +208,39 @@ def test_what_a_gate_cannot_do_is_refused_when_planning(
         opened(*changes)
     for part in parts:
         assert part in str(refused.value)
+
+
+def test_the_plan_warns_where_rollback_knows_the_parent_alone(opened: Open) -> None:
+    assert not opened(ROLLBACK).plan.warnings
+    told = opened(ROLLBACK, "checkpoint_every=null", "stages.sft.checkpoint_every=2").plan.warnings
+    alone = "rollback knows its parent alone: set checkpoint_every for candidates within the stage"
+    assert told == tuple(f"{name}: {alone}" for name in ("pretrain", "dpo", "grpo"))
+    assert not opened(REPAIR, "checkpoint_every=null").plan.warnings
+    assert not opened(ROLLBACK, "checkpoint_every=null", "gate.candidates=0").plan.warnings
+
+
+def test_what_the_gate_will_take_is_estimated(opened: Open) -> None:
+    """Two checkpoints of 4 steps in between, and attempts that cost as much as the probes each."""
+
+    def needs(chain: Chain) -> Any:
+        size = sum(node.kind == "base" for node in chain.plan.nodes)
+        assert size == 1
+        return estimate(
+            chain.plan, chain.store, "single", 1, workload, result_path(Path(), suite).name
+        )
+
+    suite = opened().suite
+    assert suite
+    chain = damaged(opened, REPAIR, "gate.attempts=5")
+    made = needs(chain).stages["sft.repair"]
+    assert (made.load, made.probing) == (None, 0.0)
+    assert made.making is None  # sizes of made-up stages are not known
+    assert _num_candidates(chain.plan.recipe.gate, 6, 2) == 0
+    gate = opened(ROLLBACK).plan.recipe.gate
+    numbers = [
+        _num_candidates(gate, *given) for given in ((6, 2), (4, 2), (2, 2), (None, 2), (9, None))
+    ]
+    assert numbers == [2, 1, 0, 3, 0]
 
 
 def test_a_stage_that_adds_tokens_can_be_rolled_back(opened: Open) -> None:
