@@ -50,7 +50,9 @@ def run(
             made = is_made = True
         stop = _judged(chain, node)
         number += 1
-        if is_made and chain.gate.may(*REMEDIES):  # its verdict may put another node behind it
+        if is_made and chain.gate.rules.may(
+            *REMEDIES
+        ):  # its verdict may put another node behind it
             chain = _planned_anew(chain, number)
             nodes = _until(chain.plan, until)
             spent.watch(chain, nodes)
@@ -200,7 +202,11 @@ def _job(chain: Chain, node: plans.Node, verbose: bool) -> Job:
 def _num_candidates(chain: Chain, node: plans.Node) -> int:
     """How many checkpoints on the way a stage keeps for the gate."""
     hooks = [hook for _, hook in node.hooks]
-    if node.spec is None or not chain.gate.may("rollback") or not has_candidates(node.spec, hooks):
+    if (
+        node.spec is None
+        or not chain.gate.rules.may("rollback")
+        or not has_candidates(node.spec, hooks)
+    ):
         return 0
     return chain.plan.recipe.gate.candidates
 

@@ -18,8 +18,9 @@ from eval.probe import result_path
 from eval.suite import Suite, load_suite
 from launch.backend import Backend, backend, environment
 from launch.checks import check_backend, check_batches, check_usable
+from launch.gate_rules import check_gate, warnings
 from launch.steering import steering
-from launch.verdicts import Gate, check_gate
+from launch.verdicts import Gate
 from stages import kind_of
 from stages.trl_fields import check_train
 from stages.workload import workload
@@ -114,7 +115,9 @@ def _plan(recipe: Recipe, chosen: Backend, suite: Suite | None, store: Store) ->
         partial(steering, suite=suite),
         gate.judgement,
     )
-    return replace(plan, warnings=(*plan.warnings, *gate.warnings(plan.nodes)))
+    return replace(
+        plan, warnings=(*plan.warnings, *warnings(plan.nodes, recipe, gate.rules, store))
+    )
 
 
 def show(chain: Chain) -> str:

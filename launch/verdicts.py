@@ -6,38 +6,22 @@ by other rules. Where a result has changed since, the verdict is made anew.
 """
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cpt import ids, manifest
-from cpt.actions import REMEDIES, Action
-from cpt.errors import PlanError, RecipeError
-from cpt.hooks.lora import stays_apart
+from cpt.actions import REMEDIES
 from cpt.plan import Node
 from cpt.recipe import Recipe
 from cpt.remedy import Judgement, Remedy
-from cpt.settings import did_you_mean
 from cpt.store import Store
-from eval.gate import LEVEL, VERSION, Verdict, judge, reported
+from eval.gate import VERSION, Verdict, judge, reported
 from eval.matrix import read_matrix
 from eval.probe import result_path
 from eval.suite import Suite
-from stages.candidates import has_candidates
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The gate's settings, resolved for every probe of the suite."""
-
-    margins: Mapping[str, float]
-    actions: Mapping[str, Action]
-
-    def content(self) -> dict[str, Any]:
-        """What of them enters the id of what a gate makes."""
-        return {"margins": dict(self.margins), "actions": dict(self.actions), "level": LEVEL}
+from launch.gate_rules import Rules, check_stage, rules_of
 
 
 @dataclass(frozen=True)
@@ -50,21 +34,13 @@ class Gate:
 
     @cached_property
     def rules(self) -> Rules:
-        """See `Rules`; empty without a suite."""
-        spec, probes = self.recipe.gate, self.suite.probes if self.suite else {}
-        return Rules(
-            {name: spec.margin_of(name, probe.margin) for name, probe in probes.items()},
-            {name: spec.action(name) for name in probes},
-        )
-
-    def may(self, *actions: Action) -> bool:
-        """Whether a regression of some probe can lead to one of these."""
-        return not set(actions).isdisjoint(self.rules.actions.values())
+        """The settings, resolved."""
+        return rules_of(self.recipe, self.suite)
 
     def judgement(self, node: Node) -> Judgement:
         """What planning is told of a stage; see `cpt.remedy`."""
-        self.check_stage(node)
-        if self.suite is None or not self.may(*REMEDIES):
+        check_stage(node, self.rules)
+        if self.suite is None or not self.rules.may(*REMEDIES):
             return Judgement()
         if not all(self._is_measured(stage_id) for stage_id in (self._base_id, node.id)):
             return Judgement(is_known=False)
@@ -72,46 +48,6 @@ class Gate:
         if kind == "rollback" or kind == "repair":
             return Judgement(remedy=Remedy(kind, self._inputs(kind, node)))
         return Judgement()
-
-    def check_stage(self, node: Node) -> None:
-        """Refuse a remedy that the stage cannot have.
-
-        Raises:
-            PlanError: says what to write instead.
-        """
-        if not self.may(*REMEDIES) or node.spec is None:
-            return
-        where = f"{node.spec.file}: gate.on_regression"
-        action = "repair" if self.may("repair") else "rollback"
-        if stays_apart([hook for _, hook in node.hooks]):
-            raise PlanError(
-                f"{where}: {action}: {node.name} keeps its adapter apart, and later stages start below it, "
-                f"so there is nothing to go back to; write on_regression: stop or warn, or "
-                f"lora: {{after: merge}}"
-            )
-        if self.may("repair") and node.spec.model and node.spec.model.add_tokens:
-            raise PlanError(
-                f"{where}: repair: {node.name} adds tokens (model: add_tokens), and embeddings that its "
-                f"parent lacks have no average with it; add them in the chain's model config, or write "
-                f"on_regression: rollback"
-            )
-
-    def warnings(self, nodes: Sequence[Node]) -> list[str]:
-        """Where a rollback knows nothing between a stage's parent and its result."""
-        spec = self.recipe.gate
-        if not self.may("rollback") or not spec.candidates:
-            return []
-        found = []
-        for node in nodes:
-            if node.spec is None or node.spec.merge is not None or self.store.is_done(node.id):
-                continue
-            why = ""
-            if not has_candidates(node.spec, [hook for _, hook in node.hooks]):
-                why = "its weights on the way are no checkpoint that opens alone"
-            elif not (node.spec.checkpoint_every or self.recipe.checkpoint_every):
-                why = "set checkpoint_every for candidates within the stage"
-            found += [f"{node.name}: rollback knows its parent alone: {why}"] if why else []
-        return found
 
     def verdict(self, node: Node) -> Verdict:
         """The gate's word on a stage that is measured, or on what a gate made."""
@@ -204,27 +140,3 @@ class Gate:
             return {**inputs, "attempts": spec.attempts}
         left = manifest.read(self.store.stage(node.id)).checks.get("candidates", [])
         return {**inputs, "candidates": list(left) if spec.candidates else []}
-
-
-def check_gate(recipe: Recipe, suite: Suite | None) -> None:
-    """Refuse rules for probes that are not there.
-
-    Raises:
-        RecipeError: names the nearest right word.
-    """
-    gate, where = recipe.gate, f"{recipe.file}: gate"
-    if suite is None:
-        needs = bool(gate.probes) or gate.on_regression in REMEDIES
-        if needs and recipe.probes is None:
-            raise RecipeError(
-                f"{where}: {'probes' if gate.probes else f'on_regression: {gate.on_regression}'}: "
-                f"the chain measures nothing; name a suite under `probes:`"
-            )
-        return
-    problems = [
-        f"{where}.probes: {suite.path} has no {name!r}{did_you_mean(name, suite.probes)}"
-        for name in gate.probes
-        if name not in suite.probes
-    ]
-    if problems:
-        raise RecipeError("\n".join(problems))
