@@ -172,7 +172,11 @@ def _with_old(load: Workload, hooks: Sequence[Hook]) -> Workload:
 def _references(node: Node, parent: Node, hooks: Sequence[Hook], has_adapter: bool) -> int:
     """Frozen models beside the trained one."""
     keeps = stays_apart([hook for _, hook in parent.hooks])
-    below = {"previous", parent.name, parent.id} if has_adapter and not keeps else set()
+    below = (
+        {"previous", parent.name, parent.id, parent.stands_for}
+        if has_adapter and not keeps
+        else set()
+    )
     own = "reference" in node.parents and not has_adapter
     held = {name for hook in hooks for name in hook.models_held()}
     return own + len({parent.name if name == "previous" else name for name in held - below})

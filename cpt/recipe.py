@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from cpt.data_spec import DataSpec
+from cpt.gate_spec import GateSpec
 from cpt.merging.spec import MergeSpec
 from cpt.model_spec import ModelChange, ModelSpec
 from cpt.past import NUM_EXEMPLARS
@@ -16,15 +17,6 @@ from cpt.watch import WatchSpec
 
 #: Under this name the loader notes where a stage or a chain was read; no recipe can say it.
 FILE = "<file>"
-
-
-class GateSpec(Settings):
-    """What counts as a regression and what then happens."""
-
-    margin: float = Field(
-        default=0.02, ge=0, description="fall that is tolerated, in the probe's unit"
-    )
-    on_regression: Literal["warn", "stop"] = "warn"
 
 
 class HookSpec(Settings):

@@ -60,11 +60,13 @@ def _stage(folder: Path, suite_file: str, workload_of: WorkloadOf) -> Measured:
     if merge := entry.inputs.get("merge"):
         if not merge.get("steering"):  # the time of one that chooses by a probe is the probe's
             copied = number * (len({*entry.parents.values()}) + 1)
-    elif entry.kind != "base":
+    elif "train" in entry.inputs:  # not the base model, and not what a gate made
         load = workload_of(entry.kind, entry.inputs["train"])
         work = float(number * entry.num_steps * load.per_step * load.length)
     result = folder / "probes" / suite_file
     probing = json.loads(result.read_text())["seconds"] if result.is_file() else None
+    if "stands_for" in entry.inputs:  # a gate's: the result was measured with its attempts
+        probing = None
     world = (str(entry.world.get("backend", "single")), int(entry.world.get("size", 1)))
     seconds = sum(entry.seconds.values())
     hooks = frozenset(str(hook["name"]) for hook in entry.hooks)

@@ -26,6 +26,7 @@ class Item:
     text: str
     answer: str
     cluster: str = ""
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ def _score(name: str, cell: dict[str, Any], dtype: str | None) -> Score:
             str(item["text"]),
             str(item["answer"]),
             cluster=str(item.get("cluster", "")),
+            split=str(item.get("split", "")),
         )
         for item in cell["items"]
     )

@@ -86,7 +86,7 @@ def looker(job: Job, console: Console, num_steps: int) -> Look | None:
         file = folder / f"{suite.name}-{suite.hash}" / f"step-{step:06d}.json"
         atomic_write(file, json.dumps(result, ensure_ascii=False, allow_nan=False))
         row = read_row(f"step {step}", job.id, file, suite.hash)
-        found = changes(base, row, margin, LEVEL / num_looks)
+        found = changes(base, row, margin, LEVEL, num_pairs=num_looks)
         return scores, _why([change for change in found if change.verdict == "regressed"], row)
 
     return look

@@ -31,6 +31,7 @@ class Job:
         load: dtype, attention and trust_remote_code for every model of the chain.
         joined: in joint training, the stages whose rows it trains on, itself last; else none.
         suite, suite_hash: probe suite, measured when the stage is done, and what it was when planned.
+        candidates: most checkpoints on the way that stay for a gate to choose among.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Job:
     store: Path | None = None
     verbose: bool = False
     joined: tuple[Joined, ...] = ()
+    candidates: int = 0
 
     @property
     def partial(self) -> Path:

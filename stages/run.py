@@ -18,6 +18,7 @@ from cpt.store import publish, replacing
 from cpt.world import World, current
 from stages import kind_of
 from stages.base import Job, Material
+from stages.candidates import candidate_steps, keep_candidates, kept, remove_unfinished
 from stages.checks import check_reference, eos_note, eos_rate
 from stages.context import context
 from stages.drift import drift_of
@@ -184,6 +185,9 @@ class _StageRun:
         self.check_accelerator(trainer.accelerator)
         replace_bars(trainer, job.name, self.log, self.world.is_main)
         record_metrics(trainer, self.partial, self.world.is_main)
+        every = job.spec.checkpoint_every or job.checkpoint_every
+        steps = candidate_steps(data.num_steps, every, job.candidates)
+        keep_candidates(trainer, self.partial, steps, resume, self.world.is_main)
         kind = self.kind
         trainer.attach(self.hooks, kind.loss_mask, kind.reduction, kind.sequences_per_row)
         # The Trainer measures the held-out loss before the first step, but not after each interruption.
@@ -257,6 +261,9 @@ class _StageRun:
             note = eos_note(read_checks(partial).get("eos_rate_before", 0.0), after)
             self.data.notes.extend([note] if note else [])
         write_lines(partial / past.EXEMPLARS, self.data.exemplars)
+        remove_unfinished(partial)
+        if steps := list(kept(partial)):
+            self._note_check("candidates", steps)
         checkpoint.sync(partial)  # what the manifest vouches for
         self.clock.lap("save")
         data, planned = self.data, self.data.num_steps

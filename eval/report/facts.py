@@ -16,6 +16,7 @@ def facts(stage: Stage) -> list[tuple[str, list[str]]]:
     told = [
         ("from", origin),
         ("merge", merge_lines(stage)),
+        ("gate", gate_lines(stage)),
         ("data", data_lines(stage)),
         ("hooks", hook_lines(stage) or ["none"]),
         ("steps", [str(manifest["num_steps"])] if manifest.get("num_steps") else []),
@@ -42,6 +43,24 @@ def merge_lines(stage: Stage) -> list[str]:
     rest = {key: value for key, value in merge.items() if key not in ("method", "steering")}
     told = settings(_told(rest))
     return [f"{merge['method']} ({told})" if told else merge["method"]] if merge else []
+
+
+def gate_lines(stage: Stage) -> list[str]:
+    """What the gate took in the place of a stage, and every attempt that it made; none are left out."""
+    gate = stage.gate
+    if not gate:
+        return []
+    where = "dev items" if gate.get("chosen_on") == "dev" else "the items that are reported"
+    attempts = gate.get("attempts") or []
+    told = [f"taken: {gate.get('chosen')}; {len(attempts)} attempts, chosen on {where}"]
+    for number, attempt in enumerate(attempts, start=1):
+        shares = attempt.get("shares") or []
+        what = "/".join(f"{share:g}" for share in (shares if len({*shares}) > 1 else shares[:1]))
+        what = f"{what} of the result" if shares else f"step {attempt.get('step')}"
+        beyond = ", ".join(attempt.get("beyond") or []) or "none"
+        skill = f"new skill {attempt.get('skill', 0.0):+.2f} margins"
+        told.append(f"attempt {number}: {what}: {skill}; beyond its margin: {beyond}")
+    return told
 
 
 def data_lines(stage: Stage) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from eval.compare import Change
 from eval.report import ledger
 from eval.report.columns import Probe
-from eval.report.facts import data_lines, hook_lines
+from eval.report.facts import data_lines, gate_lines, hook_lines
 from eval.report.story import Stage, Story
 from eval.report.text import clean, compact, scalar
 from eval.report.watched import GAP_HEADS, gap_cells
@@ -162,7 +162,8 @@ def _stage(story: Story, stage: Stage) -> list[str]:
     parts = [table(head, rows)]
     if stage.verdict:
         gate = f"Gate: **{stage.verdict.action}**"
-        parts.append("\n".join([gate, "", *(f"- {escape(m)}" for m in stage.verdict.messages)]))
+        told = [*stage.verdict.messages, *gate_lines(stage)]
+        parts.append("\n".join([gate, "", *(f"- {escape(m)}" for m in told)]))
     if stage.looks.gaps:
         rows = [[*map(escape, gap_cells(gap))] for gap in stage.looks.gaps]
         parts += [f"While it trained, suite {escape(stage.looks.suite)}:", table(GAP_HEADS, rows)]

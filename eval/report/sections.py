@@ -44,8 +44,9 @@ def _pill(stage: Stage) -> Markup:
 
 def pill(action: str) -> Markup:
     """The gate's word in a coloured pill."""
-    says = {"pass": "gate passes", "warn": "gate warns", "stop": "gate stops"}[action]
-    return tag("span", says, class_=f"pill {action}")
+    says = {"pass": "passes", "warn": "warns", "stop": "stops"}
+    says |= {"rollback": "rolls back", "repair": "repairs"}
+    return tag("span", f"gate {says[action]}", class_=f"pill {action}")
 
 
 def _changes(story: Story, stage: Stage, scale: Scale) -> Markup:

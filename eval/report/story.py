@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from cpt.actions import Action
 from cpt.chain_file import REPORTED, read_chain, read_manifest
 from eval.compare import Change, changes
-from eval.gate import Verdict, judge
+from eval.gate import Verdict, judge, reported
 from eval.looks import Looks, read_looks
 from eval.matrix import Matrix, Row, read_matrix
 from eval.report.columns import Probe, columns
@@ -41,6 +42,11 @@ class Stage:
     from_predecessor: tuple[Change, ...]
     verdict: Verdict | None
 
+    @property
+    def gate(self) -> dict[str, Any]:
+        """Attempts and choice of what a gate made; empty for all other stages."""
+        return dict((self.manifest.get("checks") or {}).get("gate") or {})
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -64,7 +70,7 @@ class Story:
     suite: str
     suite_hash: str
     margin: float
-    on_regression: Literal["warn", "stop"]
+    on_regression: Action
     stages: tuple[Stage, ...]
     probes: tuple[Probe, ...]
     matrix: Matrix
@@ -99,9 +105,12 @@ def gather(chain_folder: Path, stages_folder: Path, compare_with: Path | None = 
     nodes, suite, gate = chain["nodes"], chain["suite"], chain["gate"]
     file_name = f"{suite['name']}-{suite['hash']}.json"
     results = [(n["name"], n["id"], stages_folder / n["id"] / "probes" / file_name) for n in nodes]
-    matrix = read_matrix(results, suite["name"], suite["hash"])
+    declared = suite.get("probes") or {}
+    margins = {name: p["margin"] for name, p in declared.items() if p.get("margin") is not None}
+    matrix = reported(read_matrix(results, suite["name"], suite["hash"]), margins)
+    num_stages = sum("stands_for" not in node for node in nodes) - 1
     stages = [
-        _stage(node, nodes[0]["name"], stages_folder, path, matrix, gate, len(nodes) - 1)
+        _stage(node, nodes[0]["name"], stages_folder, path, matrix, gate, num_stages)
         for node, (_, _, path) in zip(nodes, results, strict=True)
     ]
     story = Story(
@@ -115,7 +124,7 @@ def gather(chain_folder: Path, stages_folder: Path, compare_with: Path | None = 
         margin=gate["margin"],
         on_regression=gate["on_regression"],
         stages=tuple(stages),
-        probes=columns(suite.get("probes") or {}, matrix, gate["margin"]),
+        probes=columns(declared, matrix, gate["margin"]),
         matrix=matrix,
     )
     if compare_with is None:
@@ -171,11 +180,21 @@ def _stage(
         predecessor=predecessor,
         from_base=from_base,
         from_predecessor=from_predecessor,
-        verdict=(
-            judge(matrix, node["name"], margin, gate["on_regression"], num_stages)
-            if whole
-            else None
-        ),
+        verdict=_verdict(node, matrix, gate, num_stages) if whole else None,
+    )
+
+
+def _verdict(
+    node: dict[str, Any], matrix: Matrix, gate: dict[str, Any], num_stages: int
+) -> Verdict:
+    return judge(
+        matrix,
+        node["name"],
+        gate["margin"],
+        gate["on_regression"],
+        num_stages,
+        actions=gate.get("actions"),
+        is_remedy="stands_for" in node,
     )
 
 
