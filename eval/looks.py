@@ -1,46 +1,17 @@
 """What a stage's looks saw while it trained: series over steps, and how far each probe fell on the way."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from eval.matrix import Matrix, read_row
 from eval.report.series import Series, read_series
+from eval.stability import Gap, gaps
 
 FOLDER = "watch"
-
-
-@dataclass(frozen=True)
-class Gap:
-    """One probe over the looks of a stage: the stability gap, which the end of a stage hides.
-
-    Attributes:
-        base: the base model's score, where it is known.
-        first, last: before the first step and after the last one.
-        worst, step: the worst score on the way, in the metric's own direction, and when.
-    """
-
-    probe: str
-    metric: str
-    higher_is_better: bool
-    base: float | None
-    first: float
-    worst: float
-    step: int
-    last: float
-
-    @property
-    def fall(self) -> float:
-        """How much worse than at its start the stage was at its worst; never below 0."""
-        return self._loss(self.first, self.worst)
-
-    @property
-    def recovery(self) -> float:
-        """How much of it came back by the end."""
-        return self._loss(self.last, self.worst)
-
-    def _loss(self, better: float, worse: float) -> float:
-        return better - worse if self.higher_is_better else worse - better
+#: Of a suite's results, by step.
+RESULTS = "step-*.json"
+#: Resamples of the intervals of a gap: there are as many gaps as stages times probes.
+NUM_RESAMPLES = 400
 
 
 @dataclass(frozen=True)
@@ -48,13 +19,17 @@ class Looks:
     """The looks of one stage; empty where nobody looked.
 
     Attributes:
+        suite: which was looked with.
         drift: KL from the base model, and the loss on general text.
-        probes: scores of the suite that was looked with.
+        probes: scores of the suite.
+        matrix: the same with their items, a row for each look.
+        gaps: of every probe, once there are two looks; losses are negated.
     """
 
     suite: str = ""
     drift: tuple[Series, ...] = ()
     probes: tuple[Series, ...] = ()
+    matrix: Matrix | None = None
     gaps: tuple[Gap, ...] = ()
 
     def series(self, name: str) -> Series | None:
@@ -63,40 +38,27 @@ class Looks:
 
 
 def read_looks(stage_folder: Path) -> Looks:
-    """The looks in a stage folder, also of one that is still training."""
+    """The looks in a stage folder, also of one that is still training.
+
+    Raises:
+        ProbeError: a result is damaged.
+    """
     series = read_series(stage_folder / FOLDER / "watch.jsonl")
-    suite = _suite(stage_folder / FOLDER / "suite.json")
-    known = suite.get("probes", {})
     drift = tuple(one for one in series if not one.name.startswith("probe/"))
     probes = tuple(one for one in series if one.name.startswith("probe/") and one.steps)
-    gaps = tuple(
-        _gap(one, known[name])
-        for one in probes
-        if (name := one.name.removeprefix("probe/")) in known
-    )
-    return Looks(str(suite.get("name", "")), drift, probes, gaps)
+    folder = _newest(stage_folder / FOLDER)
+    if folder is None:
+        return Looks(drift=drift, probes=probes)
+    name, _, suite_hash = folder.name.rpartition("-")
+    files = {int(file.stem.removeprefix("step-")): file for file in folder.glob(RESULTS)}
+    steps = sorted(files)
+    rows = tuple(read_row(f"step {step}", "", files[step], suite_hash) for step in steps)
+    matrix = Matrix(name, suite_hash, rows, tuple(rows[0].scores))
+    found = gaps(matrix, steps, num_resamples=NUM_RESAMPLES) if len(rows) > 1 else ()
+    return Looks(name, drift, probes, matrix, found)
 
 
-def _suite(file: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (
-        FileNotFoundError,
-        ValueError,
-    ):  # nobody looked with a suite, or was killed as they began
-        return {}
-
-
-def _gap(series: Series, probe: dict[str, Any]) -> Gap:
-    higher = bool(probe["higher_is_better"])
-    worst = (min if higher else max)(range(len(series.steps)), key=series.values.__getitem__)
-    return Gap(
-        probe=series.name.removeprefix("probe/"),
-        metric=str(probe["metric"]),
-        higher_is_better=higher,
-        base=probe.get("base"),
-        first=series.values[0],
-        worst=series.values[worst],
-        step=int(series.steps[worst]),
-        last=series.values[-1],
-    )
+def _newest(folder: Path) -> Path | None:
+    """The results of the suite that was looked with last; another is left where a stage began anew."""
+    places = {file.parent for file in folder.glob(f"*/{RESULTS}")}
+    return max(places, key=lambda place: place.stat().st_mtime, default=None)

@@ -154,7 +154,8 @@ def read_row(stage: str, stage_id: str, path: Path, suite_hash: str) -> Row:
 
 def plain(item: Item) -> dict[str, Any]:
     """An item as it stands in a result file, where keys that say nothing are left out."""
-    return {name: value for name, value in vars(item).items() if name != "cluster" or value}
+    quiet = ("cluster", "split")
+    return {name: value for name, value in vars(item).items() if name not in quiet or value}
 
 
 def _score(name: str, cell: dict[str, Any], dtype: str | None) -> Score:

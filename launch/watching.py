@@ -64,8 +64,6 @@ def looker(job: Job, console: Console, num_steps: int) -> Look | None:
     margin = GateSpec().margin if watch.margin is None else watch.margin
     num_looks = len(watch.steps(num_steps)) - 1
     base = _base_row(job, suite, console)
-    if current().is_main:
-        _describe(job.partial / "watch", suite, base)
 
     def look(
         model: Any, tokenizer: Any, step: int, folder: Path
@@ -90,20 +88,6 @@ def looker(job: Job, console: Console, num_steps: int) -> Look | None:
         return scores, _why([change for change in found if change.verdict == "regressed"], row)
 
     return look
-
-
-def _describe(folder: Path, suite: Suite, base: Row) -> None:
-    """What a reader of the looks must know of each probe."""
-    probes = {
-        name: {
-            "metric": score.metric,
-            "higher_is_better": score.higher_is_better,
-            "base": score.value,
-        }
-        for name, score in base.scores.items()
-    }
-    told = {"name": suite.name, "hash": suite.hash, "probes": probes}
-    atomic_write(folder / "suite.json", json.dumps(told))
 
 
 def _why(regressed: list[Change], row: Row) -> str:

@@ -23,6 +23,8 @@ def content(story: Story) -> dict[str, Any]:
         "summary": sentences(story),
         "probes": [asdict(probe) for probe in story.probes],
         "matrix": story.matrix.to_json(),
+        "continual": [asdict(one) for one in story.continual],
+        "drift": [asdict(one) for one in story.drift],
         "stages": [_stage(stage) for stage in story.stages],
         "comparison": comparison
         and {
@@ -53,10 +55,7 @@ def _stage(stage: Stage) -> dict[str, Any]:
                 one.name: list(zip(one.steps, one.values, strict=True))
                 for one in (*stage.looks.drift, *stage.looks.probes)
             },
-            "gaps": [
-                {**asdict(gap), "fall": gap.fall, "recovery": gap.recovery}
-                for gap in stage.looks.gaps
-            ],
+            "gaps": [asdict(gap) for gap in stage.looks.gaps],
         },
         "cost": {key: value for key, value in asdict(stage.cost).items() if key != "stage"},
         "notes": [str(note) for note in stage.manifest.get("notes") or []],

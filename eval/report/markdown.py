@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from eval.compare import Change
-from eval.report import ledger
+from eval.report import kept, ledger
 from eval.report.columns import Probe
 from eval.report.facts import data_lines, gate_lines, hook_lines
 from eval.report.story import Stage, Story
@@ -38,6 +38,11 @@ def markdown(story: Story) -> str:
         parts += ["## Stages x probes", _matrix(story), _legend(story)]
     if story.comparison:
         parts += [f"## Against {escape(story.comparison.other.name)}", _comparison(story)]
+    if story.continual:
+        metrics = [[*map(escape, line)] for line in kept.rows(story.continual)]
+        groups = [[*map(escape, line)] for line in kept.drift_rows(story.drift)]
+        parts += ["## What the chain kept", table(kept.HEADS, metrics)]
+        parts += [escape(kept.reasons(story.continual)), table(kept.DRIFT_HEADS, groups)]
     for stage in story.stages:
         if stage.from_base:
             parts += [f"## After {escape(stage.name)}", *_stage(story, stage)]

@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from eval.report import drift, forest, ledger
+from eval.report import drift, forest, kept, ledger
 from eval.report.examples import examples
 from eval.report.heat_map import heat_map
 from eval.report.lineage import lineage
@@ -34,8 +34,8 @@ def html(story: Story) -> str:
         parts.append(
             tag("section", tag("h2", f"Against {story.comparison.other.name}"), versus(story))
         )
-    parts += [_examples(story), _stages(story), drift.section(story), _cost(story)]
-    parts += [_recipe(story), _packages(story)]
+    parts += [kept.section(story), _examples(story), _stages(story), drift.section(story)]
+    parts += [_cost(story), _recipe(story), _packages(story)]
     page = tag("html", head, tag("body", tag("main", *parts)), lang="en")
     return f"<!doctype html>\n{page}\n"
 

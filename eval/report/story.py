@@ -4,12 +4,15 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from cpt.actions import Action
+from cpt.actions import REMEDIES, Action
 from cpt.chain_file import REPORTED, read_chain, read_manifest
 from eval.compare import Change, changes
+from eval.continual import Continual, continual
+from eval.drift import Drift, drift
 from eval.gate import Verdict, judge, reported
 from eval.looks import Looks, read_looks
 from eval.matrix import Matrix, Row, read_matrix
@@ -75,6 +78,25 @@ class Story:
     probes: tuple[Probe, ...]
     matrix: Matrix
     comparison: Comparison | None = None
+
+    @cached_property
+    def continual(self) -> tuple[Continual, ...]:
+        """Transfer, forgetting and tax, by unit; none before a stage is probed."""
+        return continual(self._whole) if self._whole else ()
+
+    @cached_property
+    def drift(self) -> tuple[Drift, ...]:
+        """Relative change of every group of probes."""
+        return drift(self._whole) if self._whole else ()
+
+    @property
+    def _whole(self) -> Matrix | None:
+        """The chain's own rows, without those that a gate has replaced, where none lacks a probe."""
+        made = [stage for stage in self.stages if stage.kind in REMEDIES]
+        replaced = {parent for stage in made for parent in stage.parents[:1]}
+        rows = tuple(row for row in self.matrix.rows if row.stage not in replaced)
+        whole = len(rows) > 1 and all({*row.scores} == {*rows[0].scores} for row in rows)
+        return replace(self.matrix, rows=rows) if whole else None
 
     @property
     def ledger(self) -> list[Entry]:

@@ -1,14 +1,16 @@
 """What happened within a stage: curves of its looks, and the stability gap of each probe."""
 
-from eval.looks import Gap, Looks
+from eval.looks import Looks
 from eval.report.curves import Chart, draw
 from eval.report.markup import Markup, join, tag
 from eval.report.series import Series
 from eval.report.text import number
+from eval.resample import Estimate
+from eval.stability import Gap
 
 #: Series of the drift -> titles of their charts.
 _DRIFT = {"kl": "KL from the base model", "general_loss": "loss on general text"}
-GAP_HEADS = ("probe", "base", "before", "worst", "at step", "end", "fall", "recovered")
+GAP_HEADS = ("probe", "before", "lowest", "at step", "largest fall", "came back", "at step")
 
 
 def charts(looks: Looks) -> list[Chart]:
@@ -38,17 +40,20 @@ def section(looks: Looks) -> Markup:
 
 
 def gap_cells(gap: Gap) -> list[str]:
-    """One row of the table of stability gaps."""
+    """One row of the table of stability gaps; of losses the numbers are negated."""
     return [
         gap.probe,
-        number(gap.base),
-        number(gap.first),
-        number(gap.worst),
-        str(gap.step),
-        number(gap.last),
-        number(gap.fall),
-        number(gap.recovery),
+        number(gap.start),
+        _estimate(gap.lowest),
+        str(gap.lowest_at),
+        _estimate(gap.windowed),
+        _estimate(gap.recovery),
+        "never" if gap.recovered_at is None else str(gap.recovered_at),
     ]
+
+
+def _estimate(found: Estimate) -> str:
+    return f"{number(found.value)} ({number(found.low)} to {number(found.high)})"
 
 
 def _name(series: Series) -> str:

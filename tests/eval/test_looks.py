@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cpt.errors import ProbeError
 from eval.looks import read_looks
 from tests.eval.report.conftest import write_looks
 
@@ -16,13 +17,16 @@ def test_nobody_looked(tmp_path: Path) -> None:
 def test_a_gap_that_the_end_hides(tmp_path: Path) -> None:
     """0.9, 0.4, 0.85: the end shows a fall of 0.05, and on the way it was ten times that."""
     write_looks(tmp_path)
-    facts, prose = read_looks(tmp_path).gaps
-    assert (facts.first, facts.worst, facts.step, facts.last) == (0.9, 0.4, 10, 0.85)
-    assert facts.fall == pytest.approx(0.5)
-    assert facts.recovery == pytest.approx(0.45)
-    assert (prose.worst, prose.step) == (1.3, 10)  # of bits the most is worst
-    assert prose.fall == pytest.approx(0.3)
-    assert prose.recovery == pytest.approx(0.2)
+    looks = read_looks(tmp_path)
+    facts, prose = looks.gaps
+    assert (looks.suite, facts.start, facts.lowest_at) == ("small", 0.9, 10)
+    assert facts.lowest.value == pytest.approx(0.4)
+    assert facts.windowed.value == pytest.approx(0.5)
+    assert facts.recovery.value == pytest.approx(0.45)
+    assert facts.recovery.low < 0.45 < facts.recovery.high
+    assert facts.recovered_at is None
+    assert prose.lowest_at == 10  # of bits the most is worst
+    assert prose.windowed.value == pytest.approx(0.3)
 
 
 def test_series_of_the_drift_and_of_probes_are_apart(tmp_path: Path) -> None:
@@ -35,9 +39,17 @@ def test_series_of_the_drift_and_of_probes_are_apart(tmp_path: Path) -> None:
     assert looks.series("entropy") is None
 
 
-def test_without_the_suites_description_there_are_curves_alone(tmp_path: Path) -> None:
+def test_one_look_is_no_gap(tmp_path: Path) -> None:
     write_looks(tmp_path)
-    (tmp_path / "watch" / "suite.json").write_text("{")
+    for step in (10, 120):
+        (tmp_path / "watch" / "small-ab" / f"step-{step:06d}.json").unlink()
     looks = read_looks(tmp_path)
     assert looks.probes
     assert looks.gaps == ()
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    write_looks(tmp_path)
+    (tmp_path / "watch" / "small-ab" / "step-000010.json").write_text("{")
+    with pytest.raises(ProbeError, match=r"step-000010\.json: is not a whole probe result"):
+        read_looks(tmp_path)

@@ -156,22 +156,45 @@ def fake_chain(tmp_path: Path) -> FakeChain:
 
 
 def write_looks(folder: Path, answer: str = "") -> None:
-    """Looks in which facts fall from 0.9 to 0.4 and come back to 0.85, and prose rises from 1.0 to 1.3."""
-    probes = {
-        f"facts{answer}": {"metric": "acc", "higher_is_better": True, "base": 0.92},
-        "prose": {"metric": "bits_per_byte", "higher_is_better": False, "base": 1.0},
-    }
-    _write(folder / "watch" / "suite.json", {"name": "small", "hash": "ab", "probes": probes})
-    rows = [
-        {"step": step, "kl": kl, "general_loss": 2 + rise, "general_loss_rise": rise}
-        | {f"probe/facts{answer}": facts, "probe/prose": prose}
-        for step, kl, rise, facts, prose in [
-            (0, 0.0, 0.0, 0.9, 1.0),
-            (10, 0.5, 0.2, 0.4, 1.3),
-            (120, 0.8, 0.1, 0.85, 1.1),
-        ]
+    """Looks in which of 20 facts 18, 8 and 17 are right, and prose rises by 0.3 bits on the way."""
+    rows = []
+    for step, kl, rise, right, prose in [
+        (0, 0.0, 0.0, 18, 1.0),
+        (10, 0.5, 0.2, 8, 1.3),
+        (120, 0.8, 0.1, 17, 1.1),
+    ]:
+        facts = [float(number < right) for number in range(20)]
+        values = {
+            f"facts{answer}": ("acc", True, facts),
+            "prose": ("bits_per_byte", False, [prose + 0.01 * number for number in range(-5, 6)]),
+        }
+        cells = {name: _watched(name, *of, answer) for name, of in values.items()}
+        result = {"suite_hash": "ab", "probes": cells}
+        _write(folder / "watch" / "small-ab" / f"step-{step:06d}.json", result)
+        means = {f"probe/{name}": cell["value"] for name, cell in cells.items()}
+        drift = {"kl": kl, "general_loss": 2 + rise, "general_loss_rise": rise}
+        rows.append({"step": step, **drift, **means})
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "watch" / "watch.jsonl").write_text(lines)
+
+
+def _watched(
+    name: str, metric: str, higher: bool, values: list[float], answer: str
+) -> dict[str, Any]:
+    items = [
+        {"id": f"{name}{n}", "value": value, "weight": 1.0, "text": answer, "answer": answer}
+        for n, value in enumerate(values)
     ]
-    (folder / "watch" / "watch.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return {
+        "metric": metric,
+        "group": "knowledge",
+        "higher_is_better": higher,
+        "margin": None,
+        "value": sum(values) / len(values),
+        "stderr": 0.1,
+        "items": items,
+        "fingerprint": name,
+    }
 
 
 def _digest(stage: str, naive: bool) -> str:
