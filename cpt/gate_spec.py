@@ -33,6 +33,11 @@ class GateSpec(Settings):
     candidates: int = Field(
         default=3, ge=0, description="most checkpoints within a stage that rollback chooses among"
     )
+    noise: bool | None = Field(
+        default=None,
+        description="measure the base model twice, so that verdicts know how far equal weights lie apart; "
+        "unless said, where an accelerator computes",
+    )
     attempts: int = Field(default=8, ge=1, description="most averages that repair measures")
 
     def action(self, probe: str) -> Action:

@@ -12,6 +12,7 @@ from typing import Any
 
 from cpt.errors import ProbeError
 from cpt.ids import atomic_write
+from eval.noise import second_of
 from eval.progress import Meter, quiet
 from eval.suite import Probe, Suite, materialise
 
@@ -129,9 +130,13 @@ def result_path(stage_folder: Path, suite: Suite) -> Path:
     return stage_folder / "probes" / f"{suite.name}-{suite.hash}.json"
 
 
-def write_result(stage_folder: Path, result: dict[str, Any]) -> Path:
-    """Write a result to its `result_path`, so that a reader sees all of it or nothing."""
+def write_result(stage_folder: Path, result: dict[str, Any], is_second: bool = False) -> Path:
+    """Write a result to its `result_path`, so that a reader sees all of it or nothing.
+
+    A second one of the same checkpoint goes beside it; see `eval.noise.second_of`.
+    """
     path = stage_folder / "probes" / f"{result['suite']}-{result['suite_hash']}.json"
+    path = second_of(path) if is_second else path
     atomic_write(path, json.dumps(result, ensure_ascii=False, allow_nan=False))
     return path
 

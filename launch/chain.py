@@ -195,6 +195,7 @@ def _job(chain: Chain, node: plans.Node, verbose: bool) -> Job:
         store=chain.store.root,
         verbose=verbose,
         joined=node.joined if len(node.joined) > 1 else (),
+        twice=recipe.gate.noise if node.kind == "base" else False,
         candidates=_num_candidates(chain, node),
     )
 

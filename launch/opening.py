@@ -14,6 +14,7 @@ from cpt.estimate import estimate
 from cpt.plan_table import table_of
 from cpt.recipe import Recipe
 from cpt.store import Store
+from eval.noise import second_of
 from eval.probe import result_path
 from eval.suite import Suite, load_suite
 from launch.backend import Backend, backend, environment
@@ -53,8 +54,12 @@ class Chain:
         return self.suite is None or result_path(self.store.stage(stage_id), self.suite).is_file()
 
     def is_finished(self, node: plans.Node) -> bool:
-        """Whether a stage is made and measured."""
-        return self.store.is_done(node.id) and self.probed(node.id)
+        """Whether a stage is made and measured, the base model twice where the recipe says so."""
+        if not (self.store.is_done(node.id) and self.probed(node.id)):
+            return False
+        if node.kind != "base" or not self.plan.recipe.gate.noise or self.suite is None:
+            return True
+        return second_of(result_path(self.store.stage(node.id), self.suite)).is_file()
 
 
 def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | None = None) -> Chain:

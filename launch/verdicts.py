@@ -19,6 +19,7 @@ from cpt.remedy import Judgement, Remedy
 from cpt.store import Store
 from eval.gate import VERSION, Verdict, judge, reported
 from eval.matrix import read_matrix
+from eval.noise import read_noise, second_of
 from eval.probe import result_path
 from eval.suite import Suite
 from launch.gate_rules import Rules, check_stage, rules_of
@@ -64,6 +65,7 @@ class Gate:
             gate.margin,
             gate.on_regression,
             self.rules.num_stages,
+            read_noise(self.result(self._base_id), self.suite.hash),
             actions=self.rules.actions,
             is_remedy=is_remedy,
         )
@@ -123,7 +125,10 @@ class Gate:
         return self.verdict(node).action
 
     def _digests(self, stage_id: str) -> dict[str, str]:
-        return {each: ids.sha256_file(self.result(each)) for each in (self._base_id, stage_id)}
+        files = {each: self.result(each) for each in (self._base_id, stage_id)}
+        second = second_of(files[self._base_id])
+        files |= {"base again": second} if second.is_file() else {}
+        return {name: ids.sha256_file(file) for name, file in files.items()}
 
     def _inputs(self, kind: str, node: Node) -> dict[str, Any]:
         """What the id of what a gate makes hashes."""

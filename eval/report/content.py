@@ -23,6 +23,7 @@ def content(story: Story) -> dict[str, Any]:
         "summary": sentences(story),
         "probes": [asdict(probe) for probe in story.probes],
         "matrix": story.matrix.to_json(),
+        "noise": {name: asdict(floor) for name, floor in story.noise.items()},
         "continual": [asdict(one) for one in story.continual],
         "drift": [asdict(one) for one in story.drift],
         "stages": [_stage(stage) for stage in story.stages],

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from eval.compare import Change
+from eval.noise import sentence
 from eval.report import kept, ledger
 from eval.report.columns import Probe
 from eval.report.facts import data_lines, gate_lines, hook_lines
@@ -36,6 +37,7 @@ def markdown(story: Story) -> str:
     ]
     if story.matrix.rows:
         parts += ["## Stages x probes", _matrix(story), _legend(story)]
+        parts += [escape(sentence(story.noise))] if story.noise else []
     if story.comparison:
         parts += [f"## Against {escape(story.comparison.other.name)}", _comparison(story)]
     if story.continual:

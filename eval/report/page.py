@@ -4,6 +4,7 @@ from typing import Any
 
 import yaml
 
+from eval.noise import sentence
 from eval.report import drift, forest, kept, ledger
 from eval.report.examples import examples
 from eval.report.heat_map import heat_map
@@ -29,7 +30,8 @@ def html(story: Story) -> str:
     )
     parts = [_header(story), tag("section", lineage(story))]
     if story.probes:
-        parts.append(tag("section", tag("h2", "Stages \u00d7 probes"), heat_map(story)))
+        noise = tag("p", sentence(story.noise), class_="lead") if story.noise else Markup()
+        parts.append(tag("section", tag("h2", "Stages \u00d7 probes"), heat_map(story), noise))
     if story.comparison:
         parts.append(
             tag("section", tag("h2", f"Against {story.comparison.other.name}"), versus(story))

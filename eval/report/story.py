@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from eval.drift import Drift, drift
 from eval.gate import Verdict, judge, reported
 from eval.looks import Looks, read_looks
 from eval.matrix import Matrix, Row, read_matrix
+from eval.noise import Noise, read_noise
 from eval.report.columns import Probe, columns
 from eval.report.ledger import Entry, entry
 from eval.report.series import Series, read_series
@@ -63,7 +64,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Story:
-    """All that a report tells; rendering adds nothing to it."""
+    """All that a report tells; rendering adds nothing to it.
+
+    `noise` is empty unless the base model was measured twice.
+    """
 
     name: str
     seed: int | None
@@ -77,6 +81,7 @@ class Story:
     stages: tuple[Stage, ...]
     probes: tuple[Probe, ...]
     matrix: Matrix
+    noise: Mapping[str, Noise]
     comparison: Comparison | None = None
 
     @cached_property
@@ -130,9 +135,10 @@ def gather(chain_folder: Path, stages_folder: Path, compare_with: Path | None = 
     declared = suite.get("probes") or {}
     margins = {name: p["margin"] for name, p in declared.items() if p.get("margin") is not None}
     matrix = reported(read_matrix(results, suite["name"], suite["hash"]), margins)
+    noise = read_noise(results[0][2], suite["hash"]) if results[0][2].is_file() else {}
     num_stages = sum("stands_for" not in node for node in nodes) - 1
     stages = [
-        _stage(node, nodes[0]["name"], stages_folder, path, matrix, gate, num_stages)
+        _stage(node, nodes[0]["name"], stages_folder, path, matrix, gate, num_stages, noise)
         for node, (_, _, path) in zip(nodes, results, strict=True)
     ]
     story = Story(
@@ -148,6 +154,7 @@ def gather(chain_folder: Path, stages_folder: Path, compare_with: Path | None = 
         stages=tuple(stages),
         probes=columns(declared, matrix, gate["margin"]),
         matrix=matrix,
+        noise=noise,
     )
     if compare_with is None:
         return story
@@ -162,6 +169,7 @@ def _stage(
     matrix: Matrix,
     gate: dict[str, Any],
     num_stages: int,
+    noise: Mapping[str, Noise],
 ) -> Stage:
     rows = {row.stage: row for row in matrix.rows}
     row, start, margin = rows.get(node["name"]), rows.get(base), gate["margin"]
@@ -173,12 +181,11 @@ def _stage(
         next((rows[parent] for parent in parents if parent in rows), None) if row else None
     )
     later = row if row and start and row is not start else None
-    from_base = changes(start, later, margin, num_pairs=num_stages) if start and later else ()
+    tested = {"num_pairs": num_stages, "noise": noise}
+    from_base = changes(start, later, margin, **tested) if start and later else ()
     from_predecessor = from_base
     if row and predecessor is not start:
-        from_predecessor = (
-            changes(predecessor, row, margin, num_pairs=num_stages) if predecessor else ()
-        )
+        from_predecessor = changes(predecessor, row, margin, **tested) if predecessor else ()
     manifest = read_manifest(folder / "manifest.json") if finished else {}
     seconds = dict(manifest.get("seconds") or {})
     probed = probe_seconds(result) if row else None
@@ -202,12 +209,16 @@ def _stage(
         predecessor=predecessor,
         from_base=from_base,
         from_predecessor=from_predecessor,
-        verdict=_verdict(node, matrix, gate, num_stages) if whole else None,
+        verdict=_verdict(node, matrix, gate, num_stages, noise) if whole else None,
     )
 
 
 def _verdict(
-    node: dict[str, Any], matrix: Matrix, gate: dict[str, Any], num_stages: int
+    node: dict[str, Any],
+    matrix: Matrix,
+    gate: dict[str, Any],
+    num_stages: int,
+    noise: Mapping[str, Noise],
 ) -> Verdict:
     return judge(
         matrix,
@@ -215,6 +226,7 @@ def _verdict(
         gate["margin"],
         gate["on_regression"],
         num_stages,
+        noise,
         actions=gate.get("actions"),
         is_remedy="stands_for" in node,
     )
