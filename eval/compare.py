@@ -43,7 +43,8 @@ class Change:
 
     Args:
         delta: after minus before, in the metric's own direction.
-        gain: `delta` with its sign turned where lower is better.
+        gain: `delta` with its sign turned where lower is better; of a probe for which neither is (see
+            `Score.is_drift`) always minus the size of `delta`: it is worse whichever way it moves.
         low, high: two-sided 95 % interval of `delta`, from the same test as `p_value`, for this probe
             alone: it is not corrected for the others.
         stderr: standard error of the paired difference; with the noise of measuring, if that is known.
@@ -51,7 +52,9 @@ class Change:
         p_holm: `p_value` after Holm over all probes of the pair, times the number of pairs.
         improved: the interval of the gain lies above 0.
         detectable: the smallest fall below the margin that is found with 80 % power at `level`.
-        level: what Holm leaves for the smallest p-value: the family's level over its tests.
+        level: what Holm leaves for the smallest p-value: the family's level over its tests; half of
+            that for a drift, which is tested on both sides.
+        higher_is_better: of the score; of a drift, whether it moved down.
         num_items_needed: with which twice the margin is found so; None without a margin.
         num_changed: items, or clusters of items, whose value is not the same.
     """
@@ -196,8 +199,13 @@ def _change(
     new = after.scores[probe]
     margin = margin if new.margin is None else new.margin
     sign = 1 if new.higher_is_better else -1
+    if new.is_drift:
+        sign = -1 if weighted_mean(new_items) > weighted_mean(old_items) else 1
+        tested /= 2
     found = compare(old_items, new_items, sign, margin, floor.stderr if floor else 0.0)
     low, high = (found.low, found.high) if sign == 1 else (-found.high, -found.low)
+    # A drift is tested on both sides, of which the one it moved to has the smaller p-value.
+    p_value = min(1.0, 2 * found.worse) if new.is_drift else found.worse
     return Change(
         probe=probe,
         before=before.stage,
@@ -208,14 +216,14 @@ def _change(
         high=high,
         stderr=found.stderr,
         margin=margin,
-        p_value=found.worse,
-        p_holm=found.worse,
+        p_value=p_value,
+        p_holm=p_value,
         verdict="held" if found.not_worse < level else "undecided",
-        improved=found.low > _ROUNDING,
+        improved=not new.is_drift and found.low > _ROUNDING,
         detectable=detectable(found, len(new_items), margin, tested),
         level=tested,
         num_items=len(new_items),
         num_changed=found.num_changed,
         num_items_needed=items_needed(found, len(new_items), margin, tested),
-        higher_is_better=new.higher_is_better,
+        higher_is_better=sign == 1,
     )

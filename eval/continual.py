@@ -2,7 +2,8 @@
 
 A probe may have an owner, the stage that teaches what it asks. Transfer and forgetting are of owned
 probes; the tax is of probes without an owner whose group is not `domain`: what nobody taught. Numbers
-of different units, such as shares of right answers and bits per byte, are never averaged.
+of different units, such as shares of right answers and bits per byte, are never averaged. Probes for
+which neither higher nor lower is better are left to `eval.drift`.
 """
 
 from collections.abc import Callable, Sequence
@@ -201,9 +202,17 @@ def score_of(matrix: Matrix, probe: str) -> Score:
     return found
 
 
-def grouped(matrix: Matrix, key: Callable[[Score], str]) -> dict[str, list[str]]:
-    """Probes by a key of their scores, in the order of the matrix."""
+def grouped(
+    matrix: Matrix, key: Callable[[Score], str], with_drifts: bool = False
+) -> dict[str, list[str]]:
+    """Probes by a key of their scores, in the order of the matrix.
+
+    Args:
+        with_drifts: those too for which neither higher nor lower is better.
+    """
     found: dict[str, list[str]] = {}
     for probe in matrix.probes:
-        found.setdefault(key(score_of(matrix, probe)), []).append(probe)
+        score = score_of(matrix, probe)
+        if with_drifts or not score.is_drift:
+            found.setdefault(key(score), []).append(probe)
     return found

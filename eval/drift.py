@@ -14,7 +14,9 @@ from eval.resample import NUM_RESAMPLES, Estimate, estimate, resample
 
 @dataclass(frozen=True)
 class Drift:
-    """Change of a group of probes from the base to the last checkpoint; above 0 is better.
+    """Change of a group of probes from the base to the last checkpoint.
+
+    Above 0 is better; of probes for which neither higher nor lower is, above 0 is higher.
 
     Args:
         relative: mean of the probes' changes in percent of the base; None where `near_zero` holds all.
@@ -46,13 +48,14 @@ def drift(
 
     check_rows(matrix)
     found = []
-    for group, probes in grouped(matrix, group_of).items():
+    for group, probes in grouped(matrix, group_of, with_drifts=True).items():
         scores = resample(matrix, probes, num_resamples, seed)
-        higher = [score_of(matrix, probe).higher_is_better for probe in probes]
+        scores_of = [score_of(matrix, probe) for probe in probes]
+        higher = [score.is_drift or score.higher_is_better for score in scores_of]
         relative = metrics.relative_drift(scores, higher)
         usable = ~np.isnan(relative).any(0)
         up = metrics.upwards(scores, higher)
-        units = [unit_of(score_of(matrix, probe)) for probe in probes]
+        units = [unit_of(score) for score in scores_of]
         absolute = {}
         for unit in dict.fromkeys(units):
             columns = [j for j, own in enumerate(units) if own == unit]

@@ -8,12 +8,13 @@ from typing import Any
 
 from cpt.errors import ProbeError
 from cpt.settings import did_you_mean
-from eval.matrix import Item, plain
+from eval.matrix import Item
 from eval.means import ratio_stderr, weighted_mean
 from eval.suite import Probe
 
 TEXT_CHARACTERS = 200
 ANSWER_CHARACTERS = 120
+_ALWAYS = ("id", "value", "weight", "text", "answer")
 
 
 def read_cell(results: Any, probe: Probe, tasks: dict[str, Any]) -> dict[str, Any]:
@@ -55,8 +56,13 @@ def read_cell(results: Any, probe: Probe, tasks: dict[str, Any]) -> dict[str, An
         "shots": int(shots or 0),
         "chat": probe.chat,
         "fingerprint": probe.fingerprint,
-        "items": [plain(item) for item in items],
+        "items": [_plain(item) for item in items],
     }
+
+
+def _plain(item: Item) -> dict[str, Any]:
+    """An item as JSON; cluster and split only where there are any."""
+    return {name: value for name, value in vars(item).items() if value != "" or name in _ALWAYS}
 
 
 def _metric_key(probe: Probe, scores: dict[str, Any]) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cpt.errors import ProbeError
 
@@ -26,15 +26,16 @@ class Item:
     text: str
     answer: str
     cluster: str = ""
-    split: str = ""
+    split: Literal["dev", "test", ""] = ""
 
 
 @dataclass(frozen=True)
 class Score:
     """One cell: a probe's number on one checkpoint, with its standard error and its items.
 
-    `value` is sum(weight * value) / sum(weight) over the items. `parts` says in words what `fingerprint`
-    hashes, as far as the result file does; `owner` is the stage that teaches what the probe asks.
+    `value` is sum(weight * value) / sum(weight) over the items. `owner` is the stage that teaches the
+    probe, `parts` what `fingerprint` hashes, by name; `is_drift` says that neither higher nor lower is
+    better (`higher_is_better` then says nothing).
     """
 
     probe: str
@@ -46,8 +47,10 @@ class Score:
     stderr: float
     items: tuple[Item, ...]
     fingerprint: str
-    parts: dict[str, str] = field(default_factory=dict)
     owner: str | None = None
+    facet: str | None = None
+    parts: dict[str, str] = field(default_factory=dict)
+    is_drift: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,12 +155,6 @@ def read_row(stage: str, stage_id: str, path: Path, suite_hash: str) -> Row:
     return Row(stage, stage_id, scores)
 
 
-def plain(item: Item) -> dict[str, Any]:
-    """An item as it stands in a result file, where keys that say nothing are left out."""
-    quiet = ("cluster", "split")
-    return {name: value for name, value in vars(item).items() if name not in quiet or value}
-
-
 def _score(name: str, cell: dict[str, Any], dtype: str | None) -> Score:
     items = tuple(
         Item(
@@ -166,8 +163,8 @@ def _score(name: str, cell: dict[str, Any], dtype: str | None) -> Score:
             float(item["weight"]),
             str(item["text"]),
             str(item["answer"]),
-            cluster=str(item.get("cluster", "")),
-            split=str(item.get("split", "")),
+            str(item.get("cluster", "")),
+            item.get("split", ""),
         )
         for item in cell["items"]
     )
@@ -183,8 +180,10 @@ def _score(name: str, cell: dict[str, Any], dtype: str | None) -> Score:
         stderr=float(cell["stderr"]),
         items=items,
         fingerprint=str(cell["fingerprint"]),
-        parts=parts | ({"dtype": str(dtype)} if dtype else {}),
-        owner=None if cell.get("owner") is None else str(cell["owner"]),
+        owner=cell.get("owner"),
+        facet=cell.get("facet"),
+        parts={**({"dtype": str(dtype)} if dtype else {}), **parts},
+        is_drift=bool(cell.get("is_drift", False)),
     )
     check_score(score)
     return score

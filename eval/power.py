@@ -13,7 +13,7 @@ from eval.proportions import restricted_loss
 from eval.skewed_t import Units, critical
 
 POWER = 0.8
-_UNIT_POWER, _SKEWNESS = 0.85, 1.5
+_UNIT_POWER, _SKEWNESS = 0.85, 1.75
 _NORMAL = NormalDist()
 
 
@@ -104,7 +104,7 @@ def _of_units(
     A fall D of shares of 1 is made of items that fail, which adds D (loss - D) to the variance of an
     item; that of other numbers is taken to move all items alike. The spread and the skewness of the
     items to come are not those of the items seen: with 0.85 in place of 0.8, and the skewness taken
-    1.5 times, falls are found as often as is said, by simulation (50 to 300 items, up to the skewness
+    1.75 times, falls are found as often as is said, by simulation (50 to 300 items, up to the skewness
     of an exponential).
     """
     from scipy.special import stdtrit

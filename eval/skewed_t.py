@@ -47,9 +47,10 @@ class Units:
 def units_of(before: Sequence[Item], after: Sequence[Item], sign: int = 1) -> tuple[Units, float]:
     """What the items of a probe show together, and the plain standard error of the difference.
 
-    The floor: the variance counts three more units than changed, each moved as far as those that did
-    (root mean square), since 3 is the 95 % upper limit of a count of which none was seen. Where none
-    changed, a move is the whole unit for shares of 1, else the spread of the units themselves.
+    The floor: where units did not change, the variance counts up to three of them as if they had, each
+    moved as far as those that did (root mean square), since 3 is the 95 % upper limit of a count of
+    which none was seen. Where none changed, a move is the whole unit for shares of 1, else the spread
+    of the units themselves. Three are counted too where all moves are equal, and show no spread.
     """
     names = clusters(before)
     old, new = (influences(items, weighted_mean(items)) for items in (before, after))
@@ -68,7 +69,8 @@ def units_of(before: Sequence[Item], after: Sequence[Item], sign: int = 1) -> tu
     else:
         size = _root_mean_square(by_cluster(shares if is_share else old, names))
     stderr, single = spread(moves), spread(alone)
-    variance = stderr**2 + 3 * size**2
+    unseen = min(3, len(moves) - len(changed)) if stderr else 3
+    variance = stderr**2 + unseen * size**2
     cubes = sign * math.fsum(move**3 for move in moves) / len(moves)
     design = (stderr / single) ** 2 if single else len(alone) / len(moves)
     if names:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import stdev
 
 import pytest
@@ -283,3 +284,28 @@ def test_rows_measured_differently_are_refused() -> None:
 def test_nan_is_a_hard_failure() -> None:
     with pytest.raises(ProbeError, match="nan, not a finite number"):
         one(score([1.0, 0.0]), score([1.0, float("nan")]), 0.02)
+
+
+def test_where_neither_is_better_both_ways_are_worse() -> None:
+    lengths = [50.0 + i % 7 for i in range(60)]
+    noise = [(-1) ** i * (i % 5) / 10 for i in range(60)]
+    found = {}
+    for shift in (-4.0, 0.1, 4.0):
+        after = [v + shift + n for v, n in zip(lengths, noise, strict=True)]
+        before, later = (
+            replace(score(values), is_drift=True) for values in (lengths, after)
+        )  # fmt: skip
+        found[shift] = one(before, later, 2.0)
+    verdicts = [change.verdict for change in found.values()]
+    assert verdicts == ["regressed", "held", "regressed"]
+    down, middle, up = found.values()
+    assert (down.gain, up.gain) == pytest.approx((-4, -4), abs=0.01)
+    assert down.delta < down.high < 0 < up.low < up.delta
+    assert down.gain_high == pytest.approx(up.gain_high, abs=0.05)
+    assert not any(change.improved for change in (down, middle, up))
+    # tested on both sides: twice the p-value, half the level
+    after = [v + 0.1 + n for v, n in zip(lengths, noise, strict=True)]
+    plain = one(score(lengths), score(after), 0.0)
+    drift = one(replace(score(lengths), is_drift=True), replace(score(after), is_drift=True), 0.0)
+    assert drift.p_value == pytest.approx(2 * (1 - plain.p_value), rel=1e-6)
+    assert drift.level == plain.level / 2

@@ -8,6 +8,7 @@ import pytest
 
 from cpt.errors import ProbeError
 from eval.continual import Continual, across_seeds, continual
+from eval.drift import drift
 from eval.matrix import Item, Matrix, Row, Score
 from eval.means import ratio_stderr, weighted_mean
 from eval.resample import Estimate
@@ -171,3 +172,14 @@ def test_seeds_give_student_s_interval() -> None:
         across_seeds(chains[:1])
     with pytest.raises(ProbeError, match="the same stages and probes"):
         across_seeds([chains[0], replace(chains[1], probes=("x",))])
+
+
+def test_what_is_neither_better_nor_worse_is_no_tax() -> None:
+    lengths = [
+        replace(score("words", shares(v), group="instruction"), is_drift=True) for v in (0.5, 0.9)
+    ]
+    facts = [score("facts", shares(v), group="knowledge") for v in (0.5, 0.4)]
+    (found,) = continual(matrix([lengths, facts]))
+    assert found.probes == ("facts",)
+    drifts = {each.group: each.absolute["share"].value for each in drift(matrix([lengths, facts]))}
+    assert drifts == pytest.approx({"instruction": 0.4, "knowledge": -0.1})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cpt.errors import ProbeError
-from eval.matrix import Item, plain, read_matrix
+from eval.matrix import read_matrix
 
 
 def cell(value: float, **other: Any) -> dict[str, Any]:
@@ -119,9 +119,3 @@ def test_the_number_type_is_a_part_of_how_a_cell_was_measured(tmp_path: Path) ->
     scores = read_matrix([("base", "b0", path)], "small", "5d2e91ab").rows[0].scores
     assert scores["sums"].parts == {"dtype": "float32"}
     assert scores["facts"].parts == {"dtype": "bfloat16"}
-
-
-def test_an_item_of_no_cluster_has_no_such_key_in_a_file() -> None:
-    item = Item("a", 1.0, 1.0, "2 + 2 =", "4")
-    assert plain(item) == {"id": "a", "value": 1.0, "weight": 1.0, "text": "2 + 2 =", "answer": "4"}
-    assert plain(Item("a", 1.0, 1.0, "", "", cluster="c"))["cluster"] == "c"

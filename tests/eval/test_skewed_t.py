@@ -43,6 +43,13 @@ def test_the_floor_by_hand() -> None:
     units, stderr = units_of(items(before), items([0.1, 0.1, *before[2:]]))
     assert (units.num, units.num_changed) == (10, 2)
     assert units.stderr == pytest.approx(math.hypot(stderr, math.sqrt(3) * 0.04))
+    # nine changed: one more could have, at most; ten: what is seen is all there is
+    for count, unseen in ((9, 1), (10, 0)):
+        units, stderr = units_of(
+            items(before), items([0.1 + 0.01 * i for i in range(count)] + before[count:])
+        )
+        size = math.sqrt(sum((0.4 - 0.01 * i) ** 2 for i in range(count)) / count) / 10
+        assert units.stderr == pytest.approx(math.sqrt(stderr**2 + unseen * size**2))
     # nothing changed: shares are moved by the whole unit, other numbers by their own spread
     units, stderr = units_of(items(before), items(before))
     assert (units.stderr, stderr) == (pytest.approx(math.sqrt(3) / 10), 0)
