@@ -5,9 +5,9 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cpt.errors import ProbeError
 
@@ -21,13 +21,17 @@ class Item:
     weight: float
     text: str
     answer: str
+    cluster: str = ""
+    split: Literal["dev", "test", ""] = ""
 
 
 @dataclass(frozen=True)
 class Score:
     """One cell: a probe's number on one checkpoint, with its standard error and its items.
 
-    `value` is sum(weight * value) / sum(weight) over the items.
+    `value` is sum(weight * value) / sum(weight) over the items. `owner` is the stage that teaches the
+    probe, `parts` what `fingerprint` hashes, by name; `is_drift` says that neither higher nor lower is
+    better (`higher_is_better` then says nothing).
     """
 
     probe: str
@@ -39,6 +43,10 @@ class Score:
     stderr: float
     items: tuple[Item, ...]
     fingerprint: str
+    owner: str | None = None
+    facet: str | None = None
+    parts: dict[str, Any] = field(default_factory=dict)
+    is_drift: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,6 +158,8 @@ def _score(name: str, cell: dict[str, Any]) -> Score:
             float(item["weight"]),
             str(item["text"]),
             str(item["answer"]),
+            str(item.get("cluster", "")),
+            item.get("split", ""),
         )
         for item in cell["items"]
     )
@@ -163,6 +173,10 @@ def _score(name: str, cell: dict[str, Any]) -> Score:
         stderr=float(cell["stderr"]),
         items=items,
         fingerprint=str(cell["fingerprint"]),
+        owner=cell.get("owner"),
+        facet=cell.get("facet"),
+        parts=dict(cell.get("parts") or {}),
+        is_drift=bool(cell.get("is_drift", False)),
     )
     check_score(score)
     return score

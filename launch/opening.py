@@ -16,7 +16,7 @@ from cpt.store import Store
 from eval.probe import result_path
 from eval.suite import Suite, load_suite
 from launch.backend import Backend, backend, environment
-from launch.checks import check_backend, check_batches, check_usable
+from launch.checks import check_backend, check_batches, check_owners, check_usable
 from launch.steering import steering
 from stages import kind_of
 from stages.trl_fields import check_train
@@ -60,6 +60,7 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
     if recipe.probes:
         try:
             suite = load_suite(Path(recipe.probes))
+            check_owners(suite, recipe.stages)
         except CptError as error:
             problems.append(RecipeError(str(error)))  # bad input, whatever its own code
     size = recipe.num_processes or chosen.num_processes

@@ -100,3 +100,18 @@ def test_an_unknown_row_gets_the_nearest_name(tmp_path: Path) -> None:
     matrix = read_matrix([("base", "b0", path)], "small", "5d2e91ab")
     with pytest.raises(ProbeError, match="no row 'bse'; did you mean 'base'"):
         matrix.row("bse")
+
+
+def test_what_came_later_may_be_missing(tmp_path: Path) -> None:
+    old = write(tmp_path / "old.json", {"sums": cell(0.5)})
+    score = read_matrix([("base", "b0", old)], "small", "5d2e91ab").rows[0].scores["sums"]
+    assert (score.owner, score.facet, score.parts, score.is_drift) == (None, None, {}, False)
+    assert {(item.cluster, item.split) for item in score.items} == {("", "")}
+    whole = cell(0.5, owner="sft", facet="can", parts={"shots": 5}, is_drift=True)
+    whole["items"][0] |= {"cluster": "bread", "split": "dev"}
+    new = write(tmp_path / "new.json", {"sums": whole})
+    score = read_matrix([("base", "b0", new)], "small", "5d2e91ab").rows[0].scores["sums"]
+    assert (score.owner, score.facet, score.parts, score.is_drift) == (
+        "sft", "can", {"shots": 5}, True,
+    )  # fmt: skip
+    assert [(item.cluster, item.split) for item in score.items] == [("bread", "dev"), ("", "")]
