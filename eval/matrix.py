@@ -45,7 +45,7 @@ class Score:
     fingerprint: str
     owner: str | None = None
     facet: str | None = None
-    parts: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
     is_drift: bool = False
 
 
@@ -175,7 +175,7 @@ def _score(name: str, cell: dict[str, Any]) -> Score:
         fingerprint=str(cell["fingerprint"]),
         owner=cell.get("owner"),
         facet=cell.get("facet"),
-        parts=dict(cell.get("parts") or {}),
+        parts={key: str(value) for key, value in (cell.get("parts") or {}).items()},
         is_drift=bool(cell.get("is_drift", False)),
     )
     check_score(score)

@@ -47,7 +47,15 @@ class Probe:
     owner: str | None = None
     dev: float = 0.0
     cluster: str | None = None
-    parts: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What a result says of the probe that changes neither its numbers nor its fingerprint."""
+        found = {"group": self.group, "facet": self.facet, "owner": self.owner}
+        if self.direction in ("higher", "lower"):
+            return {**found, "margin": self.margin, "higher_is_better": self.direction == "higher"}
+        return {**found, "margin": self.margin}
 
     @property
     def run(self) -> tuple[Any, ...]:
@@ -152,9 +160,10 @@ def _probe(
         "max_length": suite.max_length,
     }
     # Settings that came later: a probe that leaves them alone keeps its results. They change no
-    # number, but what the items of a result say of themselves.
+    # number, but what a result says of its items, or which way is better.
     settings |= {"dev": dev} if dev else {}
     settings |= {"cluster": spec.cluster} if spec.cluster else {}
+    settings |= {"direction": "none"} if spec.direction == "none" else {}
     parts = settings | {
         "task": short_hash(local.content, 16) if local else f"lm_eval {_lm_eval_version()}",
         "data": data and f"{data.builder} {data.view} {short_hash(settings['data'], 16)}",
@@ -176,7 +185,7 @@ def _probe(
         owner=spec.owner,
         dev=dev,
         cluster=spec.cluster,
-        parts=parts,
+        parts={part: _word(value) for part, value in parts.items()},
     )
 
 
@@ -195,6 +204,11 @@ def _by_task(probes: dict[str, Probe]) -> dict[str, list[Probe]]:
     for probe in probes.values():
         found.setdefault(probe.task, []).append(probe)
     return found
+
+
+def _word(value: Any) -> str:
+    words = {None: "none", True: "yes", False: "no"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def _lm_eval_version() -> str:

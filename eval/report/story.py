@@ -10,6 +10,7 @@ from typing import Any, Literal
 from cpt.chain_file import REPORTED, read_chain, read_manifest
 from eval.compare import Change, changes
 from eval.gate import Verdict, judge
+from eval.labels import relabelled
 from eval.matrix import Matrix, Row, read_matrix
 from eval.report.columns import Probe, columns
 from eval.report.series import Series, read_series
@@ -91,6 +92,7 @@ def gather(chain_folder: Path, stages_folder: Path, compare_with: Path | None = 
     file_name = f"{suite['name']}-{suite['hash']}.json"
     results = [(n["name"], n["id"], stages_folder / n["id"] / "probes" / file_name) for n in nodes]
     matrix = read_matrix(results, suite["name"], suite["hash"])
+    matrix = relabelled(matrix, suite.get("probes") or {})
     stages = [
         _stage(node, nodes[0]["name"], stages_folder, path, matrix, gate)
         for node, (_, _, path) in zip(nodes, results, strict=True)

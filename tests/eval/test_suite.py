@@ -274,19 +274,24 @@ def test_split_and_cluster_are_part_of_the_hash_where_they_are_set(folder: Path)
     first = probe(folder, {})
     assert probe(folder, {"dev": 0}).fingerprint == first.fingerprint
     others = [
-        probe(folder, change) for change in ({"dev": 0.3}, {"dev": 0.2}, {"cluster": "topic"})
+        probe(folder, change)
+        for change in ({"dev": 0.3}, {"dev": 0.2}, {"cluster": "topic"}, {"direction": "none"})
     ]
-    assert len({first.fingerprint, *(other.fingerprint for other in others)}) == 4
+    assert len({first.fingerprint, *(other.fingerprint for other in others)}) == 5
     unhashed = {"owner": "sft", "facet": "how", "direction": "higher"}
-    assert probe(folder, unhashed).fingerprint == first.fingerprint
-    assert probe(folder, unhashed).owner == "sft"
+    same = probe(folder, unhashed)
+    assert same.fingerprint == first.fingerprint
+    assert same.labels == {
+        "group": "knowledge", "facet": "how", "owner": "sft", "margin": None,
+        "higher_is_better": True,
+    }  # fmt: skip
 
 
 def test_parts_name_what_the_fingerprint_hashes(folder: Path) -> None:
     parts = probe(folder, {"limit": 7}, max_length=99).parts
     assert parts == json.loads(json.dumps(parts))
     assert {k: v for k, v in parts.items() if k not in ("task", "data")} == {
-        "metric": "acc", "shots": None, "chat": False, "limit": 7, "max_length": 99,
+        "metric": "acc", "shots": "none", "chat": "no", "limit": "7", "max_length": "99",
     }  # fmt: skip
     assert parts["data"].startswith("general probe_facts ")
     before = parts["task"]
