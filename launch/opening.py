@@ -18,7 +18,7 @@ from eval.noise import second_of
 from eval.probe import result_path
 from eval.suite import Suite, load_suite
 from launch.backend import Backend, backend, environment
-from launch.checks import check_backend, check_batches, check_usable
+from launch.checks import check_backend, check_batches, check_owners, check_usable
 from launch.gate_rules import check_gate, warnings
 from launch.steering import steering
 from launch.verdicts import Gate
@@ -79,6 +79,7 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
     if recipe.probes:
         try:
             suite = load_suite(Path(recipe.probes))
+            check_owners(suite, recipe.stages)
         except CptError as error:
             problems.append(RecipeError(str(error)))  # bad input, whatever its own code
     try:

@@ -26,6 +26,9 @@ def describe(chain: Chain) -> dict[str, Any]:
         probes = {
             name: {
                 "group": probe.group,
+                "facet": probe.facet,
+                "direction": probe.direction,
+                "owner": probe.owner,
                 "metric": probe.metric,
                 "margin": chain.gate.rules.margins[name],
                 "chat": probe.chat,

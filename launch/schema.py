@@ -1,10 +1,11 @@
-"""JSON schemas of recipes, so that editors complete them."""
+"""JSON schemas of recipes and suites, so that editors complete them."""
 
 from typing import Any
 
 from cpt.errors import RecipeError
 from cpt.hooks import table
 from cpt.recipe import FILE, Recipe, StageSpec
+from eval.suite_spec import GROUPS, SuiteSpec
 from stages import KINDS, kind_of
 from stages.trl_fields import train_schema
 
@@ -33,6 +34,20 @@ def stage_schema() -> dict[str, Any]:
     """Schema of one stage file."""
     stage, definitions = _stage()
     return {"$schema": DRAFT, **stage, "$defs": definitions}
+
+
+def suite_schema() -> dict[str, Any]:
+    """Schema of a probe suite."""
+    schema = SuiteSpec.model_json_schema()
+    definitions = schema["$defs"]
+    definitions["ProbeSpec"]["properties"]["group"]["enum"] = list(GROUPS)
+    view = definitions["ViewSpec"]
+    view["properties"]["use"] = {
+        "type": "string",
+        "description": "a data config whose builder and source these take",
+    }
+    view["required"] = ["view"]
+    return {"$schema": DRAFT, **schema}
 
 
 def _stage() -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,6 +14,7 @@ from eval.compare import Change, changes
 from eval.continual import Continual, continual
 from eval.drift import Drift, drift
 from eval.gate import Verdict, judge, reported
+from eval.labels import relabelled
 from eval.looks import Looks, read_looks
 from eval.matrix import Matrix, Row, read_matrix
 from eval.noise import Noise, read_noise
@@ -134,7 +135,8 @@ def gather(chain_folder: Path, stages_folder: Path, compare_with: Path | None = 
     results = [(n["name"], n["id"], stages_folder / n["id"] / "probes" / file_name) for n in nodes]
     declared = suite.get("probes") or {}
     margins = {name: p["margin"] for name, p in declared.items() if p.get("margin") is not None}
-    matrix = reported(read_matrix(results, suite["name"], suite["hash"]), margins)
+    matrix = relabelled(read_matrix(results, suite["name"], suite["hash"]), declared)
+    matrix = reported(matrix, margins)
     noise = read_noise(results[0][2], suite["hash"]) if results[0][2].is_file() else {}
     num_stages = sum("stands_for" not in node for node in nodes) - 1
     stages = [

@@ -54,6 +54,30 @@ def test_a_probe_that_the_report_scores_cannot_choose(suite: Any) -> None:
         steering(soup(dev), "m.yaml", report)
 
 
+def with_settings(file: Path, name: str, **settings: Any) -> Path:
+    tree = yaml.safe_load(file.read_text())
+    tree["probes"]["reads"] |= settings
+    other = file.with_name(f"{name}.yaml")
+    other.write_text(yaml.safe_dump(tree))
+    return other
+
+
+def test_dev_items_choose_where_the_report_scores_the_others(suite: Any) -> None:
+    file = suite("report", range(3))
+    report = load_suite(with_settings(file, "split", dev=0.5))
+    for share in (0.5, 0.3):
+        assert steering(soup(with_settings(file, "dev", dev=share)), "m.yaml", report)
+    for settings in ({}, {"dev": 0.6}, {"dev": 0.5, "cluster": "text"}):
+        with pytest.raises(RecipeError, match="reads has the items of reads"):
+            steering(soup(with_settings(file, "dev", **settings)), "m.yaml", report)
+
+
+def test_a_probe_without_a_better_cannot_choose(suite: Any) -> None:
+    dev = with_settings(suite("dev", range(3)), "drift", direction="none")
+    with pytest.raises(RecipeError, match=r"merge\.probe: reads of .* has `direction: none`"):
+        steering(soup(dev), "m.yaml")
+
+
 def test_a_suite_or_probe_that_is_not_there_is_refused(suite: Any, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="has no 'raeds'; did you mean 'reads'"):
         steering(soup(suite("dev", range(3)), "raeds"), "m.yaml")
