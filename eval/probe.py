@@ -5,13 +5,14 @@ import functools
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from cpt.errors import ProbeError
 from cpt.ids import atomic_write
+from eval.known import known_cells
 from eval.progress import Meter, quiet
 from eval.suite import Probe, Suite, materialise
 
@@ -31,6 +32,7 @@ def probe_model(
     accelerator: Any = None,
     progress: Callable[[str], None] | None = None,
     verbose: bool = False,
+    known: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Measure every probe of a suite and return the result, on every rank the same cells.
 
@@ -42,10 +44,13 @@ def probe_model(
         progress: is given one line per probe, and lines that start with a carriage return while a
             probe runs, which the next may overwrite; see `progress.show_progress`.
         verbose: let lm-eval's own log and bars through.
+        known: cells that need no measurement; see `known_results`. With all of them no model is needed.
 
     Raises:
         ProbeError: a probe gave no usable number.
     """
+    if is_complete(known, suite):
+        return _result(suite, stage_id, 0.0, dict(known or {}))
     from eval.harness import Model, frozen, templates_compiled_once
 
     started = time.perf_counter()
@@ -65,6 +70,9 @@ def probe_model(
             meter=meter,
         )
         for number, probe in enumerate(suite.probes.values(), start=1):
+            if known and probe.name in known:
+                cells[probe.name] = known[probe.name]
+                continue
             meter.name = f"probe {number}/{len(suite.probes)} {probe.name}"
             since = time.perf_counter()
             found = _measure(harness, tokenizer, probe, folder)
@@ -72,15 +80,7 @@ def probe_model(
             cells[probe.name] = _agreed(make, main, accelerator)
             if meter.show is not None:
                 meter.show(f"{meter.name}: {_summary(cells[probe.name])}")
-    return {
-        "version": VERSION,
-        "suite": suite.name,
-        "suite_hash": suite.hash,
-        "stage": stage_id,
-        "seconds": round(time.perf_counter() - started, 2),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "probes": cells,
-    }
+    return _result(suite, stage_id, time.perf_counter() - started, cells)
 
 
 def probe_checkpoint(
@@ -93,6 +93,7 @@ def probe_checkpoint(
     trust_remote_code: bool = False,
     progress: Callable[[str], None] | None = None,
     verbose: bool = False,
+    known: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Load a checkpoint folder or a hub model and measure a suite on it.
 
@@ -100,10 +101,14 @@ def probe_checkpoint(
         dtype: number type of the weights; `auto` is the one they were saved in.
         revision: commit, branch or tag of a hub model.
         trust_remote_code: run Python code that the model brings.
+        known: as of `probe_model`.
 
     Raises:
         ProbeError: there is no such checkpoint, or a probe gave no usable number.
     """
+    name = Path(path_or_hub_id).name
+    if is_complete(known, suite):
+        return probe_model(None, None, suite, cache=cache, stage_id=name, known=known)
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -118,10 +123,26 @@ def probe_checkpoint(
     except (OSError, ValueError, SafetensorError) as error:
         raise ProbeError(f"{path_or_hub_id}: cannot be loaded: {error}") from None
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    name = Path(path_or_hub_id).name
     return probe_model(
-        model, tokenizer, suite, cache=cache, stage_id=name, progress=progress, verbose=verbose
+        model,
+        tokenizer,
+        suite,
+        cache=cache,
+        stage_id=name,
+        progress=progress,
+        verbose=verbose,
+        known=known,
     )
+
+
+def known_results(files: Iterable[Path], suite: Suite) -> dict[str, dict[str, Any]]:
+    """Cells of earlier results of the same model, made with the same packages; see `known_cells`."""
+    return known_cells(files, suite, {"version": VERSION, "packages": _packages()})
+
+
+def is_complete(known: Mapping[str, Any] | None, suite: Suite) -> bool:
+    """Whether nothing is left to measure."""
+    return suite.probes.keys() <= (known or {}).keys()
 
 
 def result_path(stage_folder: Path, suite: Suite) -> Path:
@@ -134,6 +155,18 @@ def write_result(stage_folder: Path, result: dict[str, Any]) -> Path:
     path = stage_folder / "probes" / f"{result['suite']}-{result['suite_hash']}.json"
     atomic_write(path, json.dumps(result, ensure_ascii=False, allow_nan=False))
     return path
+
+
+def _result(suite: Suite, stage_id: str, seconds: float, cells: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "suite": suite.name,
+        "suite_hash": suite.hash,
+        "stage": stage_id,
+        "seconds": round(seconds, 2),
+        "packages": _packages(),
+        "probes": cells,
+    }
 
 
 def _measure(harness: Any, tokenizer: Any, probe: Probe, folder: Path) -> Any:
@@ -225,6 +258,10 @@ def _summary(cell: dict[str, Any]) -> str:
         f"{cell['metric']} {cell['value']:.3f} (+-{cell['stderr']:.3f}), "
         f"{cell['num_items']} items, {cell['seconds']:.1f} s"
     )
+
+
+def _packages() -> dict[str, str]:
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str:

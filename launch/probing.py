@@ -15,7 +15,7 @@ from cpt.errors import CptError, RecipeError, StoreError
 from cpt.ids import atomic_write, short_hash
 from cpt.store import Store
 from eval.matrix import read_row
-from eval.probe import VERSION, probe_checkpoint, result_path
+from eval.probe import VERSION, is_complete, known_results, probe_checkpoint, result_path
 from eval.suite import Suite, load_suite
 from launch.console import Console
 from launch.origin import dtype_of
@@ -53,9 +53,10 @@ def probe(given: argparse.Namespace, stage: Path | None) -> dict[str, Any]:
         read_row(name, name, file, suite.hash)  # is it whole?
         result = json.loads(file.read_text(encoding="utf-8"))
     else:
-        if stage:
+        known = known_results(file.parent.glob(_any_suite(file, suite)), suite)
+        if stage and not is_complete(known, suite):
             checkpoint.verify_stage(stage)
-        result = _measured(given, stage, suite, dtype)
+        result = _measured(given, stage, suite, dtype, known)
         result["stage"] = name
         atomic_write(file, _text(result))
     if given.output is not None:
@@ -64,7 +65,11 @@ def probe(given: argparse.Namespace, stage: Path | None) -> dict[str, Any]:
 
 
 def _measured(
-    given: argparse.Namespace, stage: Path | None, suite: Suite, dtype: str
+    given: argparse.Namespace,
+    stage: Path | None,
+    suite: Suite,
+    dtype: str,
+    known: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     from launch.quiet import hush_bars
 
@@ -78,7 +83,13 @@ def _measured(
         trust_remote_code=given.trust_remote_code,
         progress=Console().progress(""),
         verbose=given.verbose,
+        known=known,
     )
+
+
+def _any_suite(file: Path, suite: Suite) -> str:
+    """A pattern of the file names that the same model's results have with other suites."""
+    return f"*{file.name.removeprefix(f'{suite.name}-{suite.hash}')}"
 
 
 def _cached(given: argparse.Namespace, stage: Path | None, suite: Suite, dtype: str) -> Path:

@@ -142,16 +142,19 @@ def _suite(job: Job) -> Suite:
 
 
 def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
-    """Measure the job's suite on its checkpoint, unless its result is there."""
+    """Measure the job's suite on its checkpoint: what of it no earlier result of the stage has."""
     from cpt import checkpoint
     from cpt.world import current
-    from eval.probe import probe_model, result_path, write_result
+    from eval.probe import is_complete, known_results, probe_model, result_path, write_result
 
     suite = _suite(job)
     if result_path(job.output, suite).is_file():
         return
     world = current()
-    if live is None:
+    known = known_results(job.output.glob("probes/*.json"), suite)
+    if is_complete(known, suite):
+        live = (None, None)
+    elif live is None:
         checkpoint.verify_stage(job.output)  # a number of damaged weights would be kept for good
         folder = str(job.output / "checkpoint")
         load = dict(job.load)
@@ -160,7 +163,7 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
             checkpoint.load_tokenizer(folder, load.get("trust_remote_code", False)),
         )
     model, tokenizer = live
-    if world.accelerator is not None and str(world.accelerator.device) != "cpu":
+    if model and world.accelerator is not None and str(world.accelerator.device) != "cpu":
         model.to(world.accelerator.device)
     result = probe_model(
         model,
@@ -171,6 +174,7 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
         accelerator=_accelerator() if world.size > 1 else None,
         progress=console.progress(f"{job.name}: "),
         verbose=job.verbose,
+        known=known,
     )
     if world.is_main:
         write_result(job.output, result)
