@@ -26,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # DeepSpeed compiles what it needs when it is first used, not when it is installed.
 export DS_BUILD_OPS := 0
 
-.PHONY: help install quickstart test test-kill lint types bench bench-methods bench-costs bench-merging lock clean
+.PHONY: help install quickstart test test-kill lint types bench bench-methods bench-costs bench-merging bench-probing lock clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -82,6 +82,10 @@ bench-costs: install $(MODEL)
 # Merges against cp and mergekit.
 bench-merging: install
 	$(PYTHON) tests/bench/merging.py
+
+# The probes' own backend against lm-eval's HFLM, by turns; with CPT_DATA=<folder> on tasks of that too.
+bench-probing: install $(MODEL)
+	$(PYTHON) -m tests.bench.probing
 
 # Resolve the ranges of pyproject.toml anew, in an environment of its own.
 lock:
