@@ -18,20 +18,21 @@ from lm_eval.tasks import TaskManager
 
 from cpt.errors import ProbeError
 from cpt.settings import did_you_mean
-from eval.one_row_each import OneRowEach
+from eval.packed_model import PackedModel
+from eval.prefill import SharedPrompts
 from eval.progress import Meter
 from eval.scoring import Scorer, refuse_unscorable
 
 
-class Model(OneRowEach):
-    """HFLM on a model in memory, which scores with `eval.scoring` what that can.
+class Model(SharedPrompts):
+    """HFLM on a model in memory, which computes once what requests share, where the model can.
 
     With an accelerator of several processes the requests are shared out over them (HFLM itself does
     that only for models that it loads). Sharded models need equally many forward passes on every
     rank, so they keep HFLM's batches, without its reuse of logits between one-token choices.
 
     Attributes:
-        scorer: None for models that are scored in HFLM's own way.
+        packed: the model for rows that share tokens; None where all is done in HFLM's own way.
     """
 
     def __init__(
@@ -58,16 +59,16 @@ class Model(OneRowEach):
         if accelerator is not None and accelerator.num_processes > 1:
             self.group = accelerator
             self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
-        self.scorer = None if sharded else self._agreed_scorer()
+        self.packed = None if sharded else self._agreed()
 
-    def _agreed_scorer(self) -> Scorer | None:
-        """The scorer, on every rank with the same abilities: HFLM's own way talks to other ranks."""
-        scorer = Scorer(self.model, max_length=self.max_length, softmax_dtype=self.softmax_dtype)
-        can = torch.tensor([[scorer.is_right, scorer.branches]], device=self.device).int()
-        is_right, scorer.branches = (bool(each) for each in self.all_gather(can).amin(0))
-        if scorer.why and self.meter.show is not None:
-            self.meter.show(scorer.why)
-        return scorer if is_right and self.backend == "causal" else None
+    def _agreed(self) -> PackedModel | None:
+        """The model, on every rank with the same abilities: HFLM's own way talks to other ranks."""
+        packed = PackedModel(self.model, max_length=self.max_length)
+        can = torch.tensor([[packed.is_right, packed.branches]], device=self.device).int()
+        is_right, packed.branches = (bool(each) for each in self.all_gather(can).amin(0))
+        if packed.why and self.meter.show is not None:
+            self.meter.show(packed.why)
+        return packed if is_right and self.backend == "causal" else None
 
     def all_gather(self, tensor: Any) -> Any:
         """The tensors of all ranks."""
@@ -88,7 +89,7 @@ class Model(OneRowEach):
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of texts, in windows of `max_length` tokens that do not overlap."""
         self.meter.begin(len(requests))
-        if self.scorer is None:
+        if self.packed is None:
             return super().loglikelihood_rolling(requests, disable_tqdm)
         windows, owners = list[Any](), list[int]()
         for number, request in enumerate(requests):
@@ -111,13 +112,14 @@ class Model(OneRowEach):
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> Any:
         """(log-likelihood, is greedy) of (key, context, continuation), truncated on the left."""
-        if self.scorer is None:
+        if self.packed is None:
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
         pairs = []
         for key, context, end in requests:
             pairs.append((tuple((context + end)[-(self.max_length + 1) : -1]), tuple(end)))
             refuse_unscorable(key, *pairs[-1])
-        answers = self.scorer.score(pairs, batch_size=self.batch_size, step=self.meter.step)
+        scorer = Scorer(self.packed, self.softmax_dtype)
+        answers = scorer.score(pairs, batch_size=self.batch_size, step=self.meter.step)
         for (key, *_), answer in zip(requests, answers, strict=True):
             if key is not None:  # windows of a text are no requests
                 self.cache_hook.add_partial("loglikelihood", key, answer)

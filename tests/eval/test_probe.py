@@ -284,7 +284,7 @@ def test_logits_only_where_needed_change_no_likelihood(loaded: tuple[Any, Any]) 
         *loaded, batch_size=3, max_length=12, accelerator=None, sharded=False, meter=Meter(None)
     )
     assert model.takes_logits_to_keep
-    model.scorer = None
+    model.packed = None
     context = [5, 6, 7, 0, 0]
     pairs = [(context, [9]), (context, [0]), (context, [9, 8, 7]), ([5], [0, 0]), ([5], [0])]
     pairs += [([*range(2, 20)], [30, 0, 31]), ([4], [*range(3, 14)])]
