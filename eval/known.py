@@ -1,13 +1,40 @@
-"""Cells that an earlier result of the same model holds, for probes whose fingerprint is the same."""
+"""The result of a suite, and cells that earlier results of the same model hold already."""
 
 import json
 from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from cpt.errors import ProbeError
 from eval.matrix import read_row
 from eval.suite import Suite
+
+VERSION = 1
+PACKAGES = ("lm_eval", "transformers", "torch", "datasets")
+
+
+def result(suite: Suite, stage_id: str, seconds: float, cells: dict[str, Any]) -> dict[str, Any]:
+    """What a result file holds."""
+    return {
+        "version": VERSION,
+        "suite": suite.name,
+        "suite_hash": suite.hash,
+        "stage": stage_id,
+        "seconds": round(seconds, 2),
+        "packages": _packages(),
+        "probes": cells,
+    }
+
+
+def known_results(files: Iterable[Path], suite: Suite) -> dict[str, dict[str, Any]]:
+    """Cells of earlier results of the same model, made with the same packages; see `known_cells`."""
+    return known_cells(files, suite, {"version": VERSION, "packages": _packages()})
+
+
+def is_complete(known: Mapping[str, Any] | None, suite: Suite) -> bool:
+    """Whether nothing is left to measure."""
+    return suite.probes.keys() <= (known or {}).keys()
 
 
 def known_cells(
@@ -42,3 +69,14 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, ProbeError):
         return {"version": None}
     return result
+
+
+def _packages() -> dict[str, str]:
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -5,19 +5,17 @@ import functools
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from cpt.errors import ProbeError
 from cpt.ids import atomic_write
-from eval.known import known_cells
+from eval.known import is_complete, result
 from eval.progress import Meter, quiet
 from eval.suite import Probe, Suite, materialise
 
-VERSION = 1
-PACKAGES = ("lm_eval", "transformers", "torch", "datasets")
 # lm_eval/defaults.py: what `lm_eval run` seeds Python, numpy, torch and the few-shot sampler with
 PYTHON_SEED, NUMPY_SEED, TORCH_SEED, SHOT_SEED = 0, 1234, 1234, 1234
 
@@ -33,6 +31,7 @@ def probe_model(
     progress: Callable[[str], None] | None = None,
     verbose: bool = False,
     known: Mapping[str, dict[str, Any]] | None = None,
+    engine: Any = None,
 ) -> dict[str, Any]:
     """Measure every probe of a suite and return the result, on every rank the same cells.
 
@@ -44,13 +43,19 @@ def probe_model(
         progress: is given one line per probe, and lines that start with a carriage return while a
             probe runs, which the next may overwrite; see `progress.show_progress`.
         verbose: let lm-eval's own log and bars through.
-        known: cells that need no measurement; see `known_results`. With all of them no model is needed.
+        known: cells that need no measurement; see `eval.known`. With all of them no model is needed.
+        engine: what lm-eval asks in place of the model, for another backend; see `eval.vllm_backend`.
 
     Raises:
-        ProbeError: a probe gave no usable number.
+        ProbeError: a probe gave no usable number, or the suite's backend takes no model in memory.
     """
     if is_complete(known, suite):
-        return _result(suite, stage_id, 0.0, dict(known or {}))
+        return result(suite, stage_id, 0.0, dict(known or {}))
+    if suite.backend != "hf" and engine is None:
+        raise ProbeError(
+            f"suite {suite.name} has `backend: {suite.backend}`, which loads finished checkpoints itself; "
+            f"what measures a model in memory needs `backend: hf`"
+        )
     from eval.harness import Model, frozen, templates_compiled_once
 
     started = time.perf_counter()
@@ -58,9 +63,10 @@ def probe_model(
     meter = Meter(progress if main else None)
     model = _unwrapped(model, accelerator)
     cells: dict[str, Any] = {}
-    with quiet(meter, verbose), templates_compiled_once(), frozen(model):
+    kept = nullcontext() if engine else frozen(model)
+    with quiet(meter, verbose), templates_compiled_once(), kept:
         folder = _tasks_folder(suite, cache, accelerator)
-        harness = Model(
+        harness = engine or Model(
             model,
             copy.deepcopy(tokenizer),
             batch_size=suite.batch_size,
@@ -80,7 +86,7 @@ def probe_model(
             cells[probe.name] = _agreed(make, main, accelerator)
             if meter.show is not None:
                 meter.show(f"{meter.name}: {_summary(cells[probe.name])}")
-    return _result(suite, stage_id, time.perf_counter() - started, cells)
+    return result(suite, stage_id, time.perf_counter() - started, cells)
 
 
 def probe_checkpoint(
@@ -115,14 +121,26 @@ def probe_checkpoint(
 
     options: dict[str, Any] = {"revision": revision} if revision else {}
     options["trust_remote_code"] = trust_remote_code
+    engine = None
+    if suite.backend == "vllm":
+        from eval.vllm_backend import vllm_model
+
+        engine = vllm_model(
+            path_or_hub_id,
+            suite,
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(path_or_hub_id, **options)
-        model = AutoModelForCausalLM.from_pretrained(
+        model = engine or AutoModelForCausalLM.from_pretrained(
             path_or_hub_id, dtype=dtype, use_safetensors=True, **options
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise ProbeError(f"{path_or_hub_id}: cannot be loaded: {error}") from None
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if engine is None:
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
     return probe_model(
         model,
         tokenizer,
@@ -132,17 +150,8 @@ def probe_checkpoint(
         progress=progress,
         verbose=verbose,
         known=known,
+        engine=engine,
     )
-
-
-def known_results(files: Iterable[Path], suite: Suite) -> dict[str, dict[str, Any]]:
-    """Cells of earlier results of the same model, made with the same packages; see `known_cells`."""
-    return known_cells(files, suite, {"version": VERSION, "packages": _packages()})
-
-
-def is_complete(known: Mapping[str, Any] | None, suite: Suite) -> bool:
-    """Whether nothing is left to measure."""
-    return suite.probes.keys() <= (known or {}).keys()
 
 
 def result_path(stage_folder: Path, suite: Suite) -> Path:
@@ -155,18 +164,6 @@ def write_result(stage_folder: Path, result: dict[str, Any]) -> Path:
     path = stage_folder / "probes" / f"{result['suite']}-{result['suite_hash']}.json"
     atomic_write(path, json.dumps(result, ensure_ascii=False, allow_nan=False))
     return path
-
-
-def _result(suite: Suite, stage_id: str, seconds: float, cells: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "version": VERSION,
-        "suite": suite.name,
-        "suite_hash": suite.hash,
-        "stage": stage_id,
-        "seconds": round(seconds, 2),
-        "packages": _packages(),
-        "probes": cells,
-    }
 
 
 def _measure(harness: Any, tokenizer: Any, probe: Probe, folder: Path) -> Any:
@@ -258,14 +255,3 @@ def _summary(cell: dict[str, Any]) -> str:
         f"{cell['metric']} {cell['value']:.3f} (+-{cell['stderr']:.3f}), "
         f"{cell['num_items']} items, {cell['seconds']:.1f} s"
     )
-
-
-def _packages() -> dict[str, str]:
-    return {name: _version(name) for name in PACKAGES}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

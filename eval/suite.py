@@ -1,9 +1,10 @@
 """A probe suite: which lm-eval tasks, at which fixed settings. Reading one needs no lm-eval."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -43,6 +44,7 @@ class SuiteSpec(Settings):
     include: str | list[str] | None = None
     batch_size: int = Field(16, ge=1)
     max_length: int | None = Field(None, ge=2)
+    backend: Literal["hf", "vllm"] = "hf"
     probes: dict[str, ProbeSpec] = Field(min_length=1)
 
 
@@ -76,6 +78,7 @@ class Suite:
     batch_size: int
     max_length: int | None
     probes: dict[str, Probe]
+    backend: str = "hf"
 
     @cached_property
     def hash(self) -> str:
@@ -83,8 +86,11 @@ class Suite:
         return short_hash({name: probe.fingerprint for name, probe in self.probes.items()})
 
 
-def load_suite(path: Path) -> Suite:
+def load_suite(path: Path, backend: str | None = None) -> Suite:
     """Read and check a suite; imports neither lm-eval nor datasets.
+
+    Args:
+        backend: in place of the file's.
 
     Raises:
         ProbeError: names file, path, value and the nearest right word.
@@ -101,7 +107,16 @@ def load_suite(path: Path) -> Suite:
         for name, probe in spec.probes.items()
     }
     _check_views(path, probes)
-    return Suite(spec.name, path, spec.batch_size, spec.max_length, probes)
+    backend = backend or spec.backend
+    probes = {name: _on(backend, probe) for name, probe in probes.items()}
+    return Suite(spec.name, path, spec.batch_size, spec.max_length, probes, backend)
+
+
+def _on(backend: str, probe: Probe) -> Probe:
+    """The probe on a backend, whose numbers are its own."""
+    if backend == "hf":
+        return probe
+    return replace(probe, fingerprint=short_hash([probe.fingerprint, backend], 16))
 
 
 def materialise(suite: Suite, folder: Path) -> Path:

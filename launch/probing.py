@@ -6,16 +6,20 @@ folder or the commit of a hub model, the number type, and the suite.
 """
 
 import argparse
+import gc
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from cpt import checkpoint, past
-from cpt.errors import CptError, RecipeError, StoreError
+from cpt.errors import CptError, ProbeError, RecipeError, StoreError
 from cpt.ids import atomic_write, short_hash
 from cpt.store import Store
+from eval.known import VERSION, is_complete, known_results
 from eval.matrix import read_row
-from eval.probe import VERSION, is_complete, known_results, probe_checkpoint, result_path
+from eval.probe import probe_checkpoint, result_path
 from eval.suite import Suite, load_suite
 from launch.console import Console
 from launch.origin import dtype_of
@@ -34,7 +38,7 @@ def probe(given: argparse.Namespace, stage: Path | None) -> dict[str, Any]:
         ProbeError: the model cannot be loaded, or a probe gave no usable number.
     """
     try:
-        suite = load_suite(given.suite)
+        suite = load_suite(given.suite, given.backend)
     except CptError as error:
         raise RecipeError(str(error)) from None  # bad input, whatever its own code
     if given.revision and (stage or Path(given.model).is_dir()):
@@ -129,3 +133,21 @@ def _commit(model: str, revision: str | None) -> str:
 
 def _text(result: dict[str, Any]) -> str:
     return json.dumps(result, ensure_ascii=False, allow_nan=False)
+
+
+def probe_apart(stage: Path, suite: Suite, runs: Path, trust_remote_code: bool) -> None:
+    """`cpt probe` of a finished stage in a process that has the GPUs for itself, for backends that take them.
+
+    Raises:
+        ProbeError: it failed, with its last words.
+    """
+    if torch := sys.modules.get("torch"):  # a stage in this process leaves memory reserved
+        gc.collect()
+        torch.cuda.empty_cache()
+    command = [sys.executable, "-P", "-m", "launch.cli", "probe", str(stage)]
+    command += ["--suite", str(suite.path), "--runs", str(runs)]
+    command += ["--trust-remote-code"] if trust_remote_code else []
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        words = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise ProbeError(f"{stage.name}: {words[-1].removeprefix('cpt: ')}")

@@ -145,12 +145,19 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
     """Measure the job's suite on its checkpoint: what of it no earlier result of the stage has."""
     from cpt import checkpoint
     from cpt.world import current
-    from eval.probe import is_complete, known_results, probe_model, result_path, write_result
+    from eval.known import is_complete, known_results
+    from eval.probe import probe_model, result_path, write_result
 
     suite = _suite(job)
     if result_path(job.output, suite).is_file():
         return
     world = current()
+    if suite.backend != "hf":
+        if not job.suite_hash:  # started by hand: there is no chain that does it
+            console.say(
+                f"{job.name}: not measured; run: cpt probe {job.output} --suite {job.suite}"
+            )
+        return  # by the chain, when this process has left the GPU: `launch.probing.probe_apart`
     known = known_results(job.output.glob("probes/*.json"), suite)
     if is_complete(known, suite):
         live = (None, None)

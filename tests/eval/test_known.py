@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from eval.known import known_cells
-from eval.probe import is_complete, known_results, probe_checkpoint, probe_model, write_result
+from eval.known import is_complete, known_cells, known_results
+from eval.probe import probe_checkpoint, probe_model, write_result
 from eval.suite import Probe, Suite
 
 LIKE = {"version": 1, "packages": {"lm_eval": "0"}}

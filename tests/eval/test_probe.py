@@ -28,14 +28,9 @@ from eval import harness
 from eval import probe as probes
 from eval.compare import changes
 from eval.harness import Model
+from eval.known import known_results
 from eval.matrix import read_matrix, read_row
-from eval.probe import (
-    known_results,
-    probe_checkpoint,
-    probe_model,
-    result_path,
-    write_result,
-)
+from eval.probe import probe_checkpoint, probe_model, result_path, write_result
 from eval.progress import Meter
 from eval.suite import Suite, load_suite, materialise
 
