@@ -8,12 +8,11 @@ import numpy
 import torch
 from torch import Tensor
 
+from cpt.chunked import CHUNK
 from cpt.errors import ProbeError
 from eval.packed import Row, Tokens, batches
 from eval.packed_model import PackedModel
 
-#: Positions whose logits exist at one time.
-CHUNK = 256
 #: A batch takes this many tokens for each row that the suite allows, or the longest sequence's.
 LEAST_TOKENS = 64
 

@@ -16,6 +16,7 @@ from typing import Any
 from cpt import checkpoint, past
 from cpt.errors import CptError, ProbeError, RecipeError, StoreError
 from cpt.ids import atomic_write, short_hash
+from cpt.memory import keep_freed_memory
 from cpt.store import Store
 from eval.known import VERSION, is_complete, known_results
 from eval.matrix import read_row
@@ -78,6 +79,11 @@ def _measured(
     from launch.quiet import hush_bars
 
     hush_bars(given.verbose)
+    if not is_complete(known, suite):
+        import torch
+
+        if not torch.cuda.is_available():
+            keep_freed_memory()
     return probe_checkpoint(
         str(stage / "checkpoint") if stage else given.model,
         suite,
