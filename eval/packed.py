@@ -8,7 +8,9 @@ position, each token has the keys that it has in a row of its own, so its hidden
 Source: the tree mask as in SpecInfer (Miao et al. 2023, arXiv:2305.09781, section 4.2). Numpy only, no torch.
 """
 
+import bisect
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +21,8 @@ Integers = numpy.ndarray[tuple[int], numpy.dtype[numpy.int64]]
 
 #: No row holds more sequences; it bounds the search for the best rows.
 MOST = 512
+#: What a forward pass costs beside its tokens, in tokens: its weights are read, its many calls made.
+BATCH = 32
 
 
 @dataclass
@@ -39,6 +43,17 @@ class Row:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def append(self, other: "Row") -> None:
+        """Put another row behind this one; neither sees the other."""
+        start = len(self)
+        self.tokens += other.tokens
+        self.depths += other.depths
+        self.branches += [
+            (first + start, parent + start if parent >= 0 else -1)
+            for first, parent in other.branches
+        ]
+        self.paths += [path + start for path in other.paths]
 
     def add(self, sequence: Tokens, shared: int) -> None:
         """Add a sequence that begins like the one added before, for `shared` tokens."""
@@ -122,21 +137,70 @@ def make_row(sequences: Sequence[Tokens], shared: Sequence[int], members: range)
     return row
 
 
-def batches(rows: Sequence[Row], budget: int) -> list[list[int]]:
-    """Numbers of the rows of each batch: rows times their longest length stay within `budget`.
+def plain_batches(lengths: Sequence[int], budget: int) -> list[list[list[int]]]:
+    """Batches of rows as they are, for models that take no mask of ours: each place has one row.
 
-    Longest first, so that a device that is too small says so at once. Rows with branches, which need a
-    mask, and rows without are kept apart.
+    Rows times their longest length stay within `budget`; longest first, so that a device that is too small
+    says so at once.
     """
-    found = list[list[int]]()
-    order = sorted(range(len(rows)), key=lambda number: (-len(rows[number]), number))
-    for kind in (False, True):
-        left = [number for number in order if rows[number].is_chain == kind]
-        while left:
-            count = max(1, budget // len(rows[left[0]]))
-            found.append(left[:count])
-            left = left[count:]
-    return sorted(found, key=lambda batch: -len(rows[batch[0]]))
+    order = sorted(range(len(lengths)), key=lambda number: (-lengths[number], number))
+    found = list[list[list[int]]]()
+    while order:
+        count = max(1, budget // lengths[order[0]])
+        found.append([[number] for number in order[:count]])
+        order = order[count:]
+    return found
+
+
+def full_batches(
+    lengths: Sequence[int], budget: int, *, longest: int, attention: float
+) -> list[list[list[int]]]:
+    """Batches in which rows stand behind one another where that leaves less padding.
+
+    As `plain_batches`, but every place has one row or more. How long a place may be is what costs least:
+    places * length * (1 + length / attention), and `BATCH` for each batch.
+
+    Args:
+        lengths: of the rows.
+        budget: tokens of a batch, padding counted.
+        longest: no place with several rows is longer, and rows that are have batches of their own, which
+            need no mask.
+        attention: see `cheapest_rows`.
+    """
+    over = [number for number, length in enumerate(lengths) if length > longest]
+    apart = plain_batches([lengths[number] for number in over], budget)
+    best, least = list[list[list[int]]](), math.inf
+    for times in (1, 1.5, 2, 3, 4):
+        tried = _filled(lengths, budget, times, longest, attention / 8)
+        cost = 0.0
+        for batch in tried:
+            length = max(sum(lengths[number] for number in place) for place in batch)
+            cost += BATCH + len(batch) * length * (1 + length / attention)
+        if cost < least:
+            best, least = tried, cost
+    return [[[over[k] for k in place] for place in batch] for batch in apart] + best
+
+
+def _filled(
+    lengths: Sequence[int], budget: int, times: float, longest: int, cheap: float
+) -> list[list[list[int]]]:
+    """Best fit, longest first. A row much shorter than the longest opens no place where attention is dear."""
+    left = sorted((length, number) for number, length in enumerate(lengths) if length <= longest)
+    found = list[list[list[int]]]()
+    while left:
+        first = left[-1][0]
+        length = max(first, min(int(times * first), longest, budget))
+        batch, count = list[list[int]](), max(1, budget // length)
+        while left and len(batch) < count and (length <= cheap or 2 * left[-1][0] >= first):
+            size, number = left.pop()
+            place, room = [number], length - size
+            while (fitting := bisect.bisect_right(left, (room, math.inf))) > 0:
+                size, number = left.pop(fitting - 1)
+                place.append(number)
+                room -= size
+            batch.append(place)
+        found.append(batch)
+    return found
 
 
 def _walk_back(first: "numpy.ndarray[tuple[int], numpy.dtype[numpy.int_]]") -> list[range]:

@@ -9,7 +9,19 @@ from torch import Tensor
 
 from cpt.hooks.backbone import bare_model
 from cpt.tokens import OutputHead
-from eval.packed import Row, Tokens, chains, cheapest_rows, make_row, shared_lengths
+from eval.packed import (
+    Row,
+    Tokens,
+    chains,
+    cheapest_rows,
+    full_batches,
+    make_row,
+    plain_batches,
+    shared_lengths,
+)
+
+#: Rows of one forward pass, each with the numbers of the sequences that its paths are.
+Batch = list[tuple[Row, list[int]]]
 
 #: What a model may raise that cannot be called as we call it; some bring code of their own.
 CANNOT = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
@@ -54,14 +66,27 @@ class PackedModel:
             why = self.why or "a mask of our own changes its numbers"
             self.why = f"{type(model).__name__} is scored in {what} ({why})"
 
-    def rows(self, sequences: Sequence[Tokens], budget: int) -> tuple[list[Row], list[range]]:
-        """The rows of sorted sequences, and which sequences each has; none has more than `budget` nodes."""
+    def batches(self, sequences: Sequence[Tokens], budget: int) -> list[Batch]:
+        """Rows for sorted sequences in batches of at most `budget` tokens, or of one row."""
         shared, lengths = shared_lengths(sequences), [len(sequence) for sequence in sequences]
         members = chains(lengths, shared)
         longest = min(self.longest, budget)
         if self.branches:
             members = cheapest_rows(lengths, shared, longest=longest, attention=self.attention)
-        return [make_row(sequences, shared, each) for each in members], members
+        rows = [make_row(sequences, shared, each) for each in members]
+        sizes = [len(row) for row in rows]
+        places = plain_batches(sizes, budget)
+        if self.branches:
+            places = full_batches(sizes, budget, longest=longest, attention=self.attention)
+        found = []
+        for batch in places:
+            laid = [(rows[first], [*members[first]]) for first, *_ in batch]
+            for (row, numbers), (_, *others) in zip(laid, batch, strict=True):
+                for other in others:
+                    row.append(rows[other])
+                    numbers += members[other]
+            found.append(laid)
+        return found
 
     def run(self, rows: Sequence[Row], use_cache: bool = False) -> Any:
         """What the backbone returns for rows that are all chains, or all to be masked."""

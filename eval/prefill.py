@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eval.one_row_each import OneRowEach
-from eval.packed import Tokens, batches
+from eval.packed import Tokens
 from eval.packed_model import PackedModel
 
 #: Where prompts and answers are shorter, a batch has more rows than the suite says: as many tokens as this
@@ -77,15 +77,15 @@ def shared_cache(model: PackedModel, context: Tensor, attention_mask: Tensor) ->
     sequences = sorted(set(prompts))
     if not model.branches or not sequences[0]:
         return None
-    rows, members = model.rows(sequences, context.numel())
-    if sum(map(len, rows)) > (1 - SAVES) * len(prompts) * width:
+    batches = model.batches(sequences, context.numel())
+    if sum(len(row) for batch in batches for row, _ in batch) > (1 - SAVES) * len(prompts) * width:
         return None
     owners: dict[Tokens, list[int]] = {}
     for number, prompt in enumerate(prompts):
         owners.setdefault(prompt, []).append(number)
     found: list[tuple[Tensor, Tensor]] = []
-    for batch in batches(rows, context.numel()):
-        cache = model.run([rows[row] for row in batch], use_cache=True).past_key_values
+    for batch in batches:
+        cache = model.run([row for row, _ in batch], use_cache=True).past_key_values
         layers = getattr(cache, "layers", [None])
         if any(type(layer) is not DynamicLayer for layer in layers):
             return None
@@ -96,8 +96,8 @@ def shared_cache(model: PackedModel, context: Tensor, attention_mask: Tensor) ->
             ]
         told = [
             (owner, place, [0] * (width - len(path)) + path.tolist())
-            for place, row in enumerate(batch)
-            for path, number in zip(rows[row].paths, members[row], strict=True)
+            for place, (row, numbers) in enumerate(batch)
+            for path, number in zip(row.paths, numbers, strict=True)
             for owner in owners[sequences[number]]
         ]
         to, places, nodes = (

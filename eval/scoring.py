@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cpt.chunked import CHUNK
 from cpt.errors import ProbeError
-from eval.packed import Row, Tokens, batches
+from eval.packed import Row, Tokens
 from eval.packed_model import PackedModel
 
 #: A batch takes this many tokens for each row that the suite allows, or the longest sequence's.
@@ -45,17 +45,15 @@ class Scorer:
             asking.setdefault(inputs, []).append(number)
         sequences = sorted(asking)
         budget = batch_size * max(LEAST_TOKENS, *map(len, sequences), 1) if sequences else 1
-        rows, members = self.model.rows(sequences, budget)
         answers: list[Answer] = [(0.0, False)] * len(pairs)
-        for batch in batches(rows, budget):
-            here = [(place, number) for place, row in enumerate(batch) for number in members[row]]
-            paths = [path for row in batch for path in rows[row].paths]
+        for batch in self.model.batches(sequences, budget):
             asked = [
                 (request, place, path)
-                for (place, number), path in zip(here, paths, strict=True)
+                for place, (row, numbers) in enumerate(batch)
+                for path, number in zip(row.paths, numbers, strict=True)
                 for request in asking[sequences[number]]
             ]
-            found = self._score([rows[row] for row in batch], asked, pairs)
+            found = self._score([row for row, _ in batch], asked, pairs)
             for (request, _, _), answer in zip(asked, found, strict=True):
                 answers[request] = answer
             step(len(asked))

@@ -2,11 +2,20 @@
 
 import itertools
 import random
+from typing import Any
 
 import numpy
 import pytest
 
-from eval.packed import Tokens, batches, chains, cheapest_rows, make_row, shared_lengths
+from eval.packed import (
+    Tokens,
+    chains,
+    cheapest_rows,
+    full_batches,
+    make_row,
+    plain_batches,
+    shared_lengths,
+)
 
 
 def drawn(seed: int, count: int = 30) -> list[Tokens]:
@@ -86,11 +95,50 @@ def test_what_shares_nothing_is_not_packed_and_attention_limits_what_does() -> N
     assert cheapest_rows([], [], longest=9, attention=1) == []
 
 
-def test_batches_hold_so_many_tokens_and_the_longest_comes_first() -> None:
-    trees = [[(1, 2), (1, 3)], [(1, 2, 3), (1, 2, 4), (1, 3)], [(9,)], [(9, 9, 9, 9)]]
-    rows = [make_row(each, shared_lengths(each), range(len(each))) for each in trees]
-    assert [len(row) for row in rows] == [3, 5, 1, 4]
-    assert batches(rows, 10) == [[1, 0], [3, 2]]
-    assert batches(rows, 5) == [[1], [3], [0], [2]]
-    assert batches(rows, 1) == [[1], [3], [0], [2]]
-    assert batches([], 10) == []
+def test_plain_batches_hold_so_many_tokens_and_the_longest_comes_first() -> None:
+    assert plain_batches([3, 5, 1, 4], 10) == [[[1], [3]], [[0], [2]]]
+    assert plain_batches([3, 5, 1, 4], 5) == [[[1]], [[3]], [[0]], [[2]]]
+    assert plain_batches([3, 5, 1, 4], 1) == [[[1]], [[3]], [[0]], [[2]]]
+    assert plain_batches([], 10) == []
+
+
+def test_rows_stand_behind_one_another_where_that_leaves_less_padding() -> None:
+    def full(lengths: list[int], budget: int, **changes: float) -> list[list[list[int]]]:
+        limits: dict[str, Any] = {"longest": 100, "attention": 1e9} | changes
+        return full_batches(lengths, budget, **limits)
+
+    assert full([10, 6, 4], 20) == [[[0], [1, 2]]]
+    assert full([7, 7, 7, 3, 3, 3], 30) == [[[2, 5], [1, 4], [0, 3]]]
+    assert full([6, 6, 4, 4], 20) == [[[1, 0, 3, 2]]]
+    # Where attention costs as much at length 1, a place is no longer than it must be.
+    assert full([6, 6, 4, 4], 20, attention=1.0) == [[[1], [0]], [[3], [2]]]
+    # What is longer than `longest` is left alone, and with its like: it must not be masked.
+    assert full([50, 8, 4, 4], 200, longest=9) == [[[0]], [[1], [3, 2]]]
+    assert full([], 10) == []
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_full_batches_keep_every_row_within_their_limits(seed: int) -> None:
+    source = random.Random(seed)
+    lengths = [source.choice((3, 8, 30, 110)) + source.randrange(9) for _ in range(60)]
+    budget, longest = source.choice((40, 150, 500)), source.choice((50, 100))
+    found = full_batches(lengths, budget, longest=longest, attention=200.0)
+    numbers = [number for batch in found for place in batch for number in place]
+    assert sorted(numbers) == [*range(60)]
+    for batch in found:
+        sizes = [sum(lengths[number] for number in place) for place in batch]
+        assert len(batch) * max(sizes) <= budget or len(batch) == 1
+        for place, size in zip(batch, sizes, strict=True):
+            assert size <= min(longest, budget) or len(place) == 1
+    firsts = [max(lengths[n] for place in batch for n in place) for batch in found]
+    assert firsts == sorted(firsts, reverse=True)
+
+
+def test_rows_behind_one_another_do_not_see_one_another() -> None:
+    one, other = [(1, 2), (1, 3)], [(4,), (4, 5)]
+    row = make_row(one, shared_lengths(one), range(2))
+    row.append(make_row(other, shared_lengths(other), range(2)))
+    assert (row.tokens, row.depths) == ([1, 2, 3, 4, 5], [0, 1, 1, 0, 1])
+    assert [path.tolist() for path in row.paths] == [[0, 1], [0, 2], [3], [3, 4]]
+    assert row.mask(5)[3:].astype(int).tolist() == [[0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+    assert not row.is_chain
