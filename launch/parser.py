@@ -106,6 +106,11 @@ def parser() -> argparse.ArgumentParser:
         help="number type of the weights (default: as the stage was made, or as the model was saved)",
     )
     probe.add_argument(
+        "--backend",
+        choices=("hf", "vllm"),
+        help="what runs the model (default: as the suite says); vllm is not tested on real hardware",
+    )
+    probe.add_argument(
         "--trust-remote-code", action="store_true", help="run Python code that the model brings"
     )
     probe.add_argument("--output", type=Path, help="write the result here too")
