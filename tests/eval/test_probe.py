@@ -255,7 +255,7 @@ def test_a_result_becomes_a_row_and_equals_itself(loaded: tuple[Any, Any], tmp_p
     matrix = read_matrix([("base", "base-0", path), ("sft", "sft-1", path)], "small", suite.hash)
     found = changes(matrix.rows[0], matrix.rows[1], 0.0)
     assert [change.probe for change in found] == [*PROBES]
-    assert {(change.num_changed, change.p_value) for change in found} == {(0, 1.0)}
+    assert all(change.num_changed == 0 and change.p_value >= 0.5 for change in found)
     score = matrix.row("sft").scores["reads"]
     assert (score.margin, score.higher_is_better) == (0.1, False)
     assert score.items[0].weight == len(SENTENCE.format(0, 0))
