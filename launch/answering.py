@@ -58,7 +58,7 @@ def judged(generations: Generations, reference: str, given: argparse.Namespace) 
     rates = []
     for name, texts in by_name.items():
         if name != reference:
-            meter.name = f"judging {name} against {reference}"
+            meter.name = f"{judge.name} judges {name} against {reference}"
             pair = (reference, by_name[reference]), (name, texts)
             rates.append(win_rate(judge, kept, generations.prompts, *pair))
     return Verdicts(judge.name, PROMPT, tuple(rates))
@@ -86,6 +86,9 @@ def _judge(given: argparse.Namespace, meter: Meter) -> tuple[Judge, dict[str, An
     """The judge, and what its replies depend on."""
     if given.judge_model:
         judge = Endpoint(given.judge, given.judge_model, os.environ.get("OPENAI_API_KEY"), meter)
+        Console().say(f"judge: prompts and answers that it has not seen are sent to {judge.url}")
+        if judge.holds_key_back:
+            Console().say("note: OPENAI_API_KEY stays here, since the address is no https")
         return judge, {"url": judge.url, "model": given.judge_model}
     _, model = models([given.judge], given.runs)
     content = content_of(of(given, model), model.stage)
@@ -96,7 +99,6 @@ def _key(
     model: Model, prompts: Sequence[Prompt], sampling: Sampling, given: argparse.Namespace
 ) -> str:
     """A name for all that answers depend on: batches are made of all prompts together."""
-    model.checkpoint  # noqa: B018 - refuses what has no weights
     parts = {
         "version": answering.VERSION,
         "model": content_of(of(given, model), model.stage),

@@ -33,6 +33,9 @@ def compare(given: argparse.Namespace, colour: bool, width: int) -> int:
     _check(given)
     found, reference = _models(given)
     prompts = _prompts(given)
+    if prompts is not None:
+        for model in found:
+            _ = model.checkpoint  # refuses what has no weights before anything is measured
     table = None
     if given.suite is not None or prompts is None or _share_a_suite(found, given):
         table = _table(found, reference, given)

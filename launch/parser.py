@@ -101,9 +101,15 @@ def parser() -> argparse.ArgumentParser:
                 "--restart", action="store_true", help="begin the first unfinished stage anew"
             )
     probe = verb("probe", "measure a suite on any checkpoint")
-    probe.add_argument("model", help="a stage folder, a checkpoint folder, or a hub id")
     probe.add_argument(
-        "--suite", type=Path, required=True, metavar="FILE", help="a suite in configs/probes"
+        "model", help="a stage (folder, id or link), a checkpoint folder, or a hub id"
+    )
+    probe.add_argument(
+        "--suite",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a suite in configs/probes; with --against also the name of one whose results are there",
     )
     probe.add_argument("--revision", metavar="COMMIT", help="commit, branch or tag of a hub model")
     add_loading(probe)

@@ -37,6 +37,11 @@ class Answers:
     num_cut: int
     has_template: bool
 
+    @property
+    def mean_length(self) -> float:
+        """Characters of an answer: a judge that likes long answers likes the longer-winded model."""
+        return sum(map(len, self.texts.values())) / max(1, len(self.texts))
+
 
 def is_complete(kept: Kept, prompts: Sequence[Prompt]) -> bool:
     """Whether no model is needed."""

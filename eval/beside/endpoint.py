@@ -64,6 +64,7 @@ class Endpoint:
         self.key = key if parts.scheme == "https" or parts.hostname in HERE else None
         self.holds_key_back = bool(key) and self.key is None
         self.takes_temperature = True
+        self._is_over = False
         self._opener = build_opener(_NoRedirects())
 
     @property
@@ -88,12 +89,15 @@ class Endpoint:
                     done.result()
                     self.meter.step()
             finally:
+                self._is_over = True  # of those under way none tries again
                 for one in waiting:
                     one.cancel()
+        self._is_over = False
 
     def _keep(self, name: str, question: str, kept: Kept) -> None:
         reply = self._reply(question)
-        kept.add([{"id": name, "choice": choice(reply), "reply": shorten(reply, 200)}])
+        row = {"id": name, "choice": choice(reply), "reply": shorten(reply, 200)}
+        kept.add([{**row, "temperature": 0 if self.takes_temperature else None}])
 
     def _reply(self, question: str) -> str:
         body: dict[str, Any] = {
@@ -132,6 +136,8 @@ class Endpoint:
             except (URLError, HTTPException, OSError) as error:
                 why = getattr(error, "reason", None) or error
                 problem, wait = str(why) or type(why).__name__, None
+            if self._is_over:
+                break
             if number < TRIES:
                 self.sleep(min(LONGEST_WAIT, 2.0 ** (number - 1) if wait is None else wait))
         raise ProbeError(
@@ -141,8 +147,9 @@ class Endpoint:
 
     def _told(self, error: HTTPError) -> str:
         """What the server says, without the key, should it repeat it."""
-        text = error.read().decode("utf-8", errors="replace")
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        text = ""
+        with contextlib.suppress(ValueError, KeyError, TypeError, HTTPException, OSError):
+            text = error.read().decode("utf-8", errors="replace")
             text = str(json.loads(text)["error"]["message"])
         return shorten(text.replace(self.key, "***") if self.key else text, 300)
 

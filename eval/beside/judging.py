@@ -14,7 +14,6 @@ from cpt.errors import ProbeError
 from cpt.ids import short_hash
 from eval.beside.kept import Kept
 from eval.beside.prompts import Prompt
-from eval.report.text import listing
 from eval.report.words import HALF_WIDTH
 
 VERSION = 1
@@ -189,7 +188,7 @@ def summary(rate: WinRate) -> str:
     return (
         f"{rate.model} is preferred to {rate.against} in {100 * rate.rate:.1f} % of "
         f"{rate.num_prompts} prompts (95 % interval {100 * rate.low:.1f} to "
-        f"{100 * rate.high:.1f} %): {listing(notes)}"
+        f"{100 * rate.high:.1f} %): {'; '.join(notes)}"
     )
 
 

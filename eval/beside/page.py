@@ -10,7 +10,7 @@ from eval.report.text import clean
 _STYLE = """
 .beside th[scope=row] { min-width: 150px; } .beside .change { display: block; font-size: 12px;
   margin-top: 3px; white-space: nowrap; }
-.beside thead td { width: 170px; }
+.beside thead td { width: 170px; } .beside thead th:last-child { width: 76px; }
 .answers { margin-top: 18px; padding-top: 14px; border-top: 1px solid var(--line); }
 .answers .question { font-weight: 600; white-space: pre-wrap; overflow-wrap: anywhere; margin: 0 0
   10px; }
@@ -67,7 +67,9 @@ def _verdicts(verdicts: Verdicts) -> Markup:
 def _generations(generations: Generations) -> Markup:
     title = tag("h2", f"Answers to {len(generations.prompts)} prompts")
     lead = tag("p", f"{generations.sampling}.", class_="lead")
-    notes = [tag("p", f"{note}.", class_="hint") for note in generations.notes]
+    lengths = ", ".join(f"{a.model} {a.mean_length:.0f}" for a in generations.answers)
+    notes = [tag("p", f"Characters an answer: {lengths}.", class_="hint")]
+    notes += [tag("p", f"{note}.", class_="hint") for note in generations.notes]
     told = [
         tag(
             "div",

@@ -119,5 +119,6 @@ def _judged(change: Change, p_holm: float, level: float) -> Change:
     """The change with the verdict that stands after the correction over all models."""
     if p_holm < level:
         return replace(change, p_holm=p_holm, verdict="regressed")
-    verdict = "undecided" if change.verdict == "regressed" else change.verdict
-    return replace(change, p_holm=p_holm, verdict=verdict)
+    if change.verdict == "regressed":  # among the probes of this model alone
+        return replace(change, p_holm=p_holm, verdict="undecided")
+    return replace(change, p_holm=p_holm)

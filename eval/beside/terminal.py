@@ -55,7 +55,8 @@ def terminal(story: Story, width: int, colour: bool) -> str:
 
 
 def _wrapped(line: str, width: int) -> list[str]:
-    return wrap(clean(line), max(20, width), subsequent_indent="  ")
+    """Lines of text; a long path stays in one piece, to be copied."""
+    return wrap(clean(line), max(20, width), subsequent_indent="  ", break_long_words=False)
 
 
 def _key(story: Story, width: int, pen: _Pen) -> list[str]:
@@ -186,5 +187,6 @@ def _answers(generations: Generations, width: int, pen: _Pen) -> list[str]:
     if total > _NUM_SHOWN:
         lines += ["", f"and {total - _NUM_SHOWN} more, side by side with --output FILE.html"]
     for answers, place in zip(generations.answers, generations.places, strict=True):
-        lines.append(pen.paint(clean(f"answers of {answers.model}: {place}"), "2"))
+        told = f"{answers.model}: {answers.mean_length:.0f} characters an answer, {place}"
+        lines += [pen.paint(line, "2") for line in _wrapped(told, width)]
     return lines

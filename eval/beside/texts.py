@@ -93,6 +93,7 @@ def _numbers(column: Column) -> dict[str, Any]:
 def _generations(generations: Generations) -> dict[str, Any]:
     return {
         "sampling": vars(generations.sampling),
+        "mean_lengths": {a.model: a.mean_length for a in generations.answers},
         "notes": list(generations.notes),
         "files": list(generations.places),
         "prompts": [

@@ -179,6 +179,7 @@ def test_it_is_written_too(call: Call, runs: Path, tmp_path: Path, ending: str) 
         (["base-1", "broken.json"], "broken.json: is no probe result"),
         (["base-1", "./nothing"], "./nothing: no such folder"),
         (["base-1", "gone"], "gone: links to nowhere, which is gone"),
+        (["base-1", "base.json", "--prompts", "asked.jsonl"], "only a model can answer"),
         (["base-1", "sft-1", "--suite", "no.yaml"], "no.yaml"),
         (
             ["base-1", "sft-1", "--suite", "other"],
@@ -198,6 +199,8 @@ def test_bad_input_is_one_message_and_exit_code_2(
     call: Call, runs: Path, arguments: list[str], message: str
 ) -> None:
     Path("broken.json").write_text("{}")
+    write(Path("base.json"), BASE)
+    Path("asked.jsonl").write_text('{"prompt": "why?"}')
     Path("gone").symlink_to("nowhere")
     code, out, err = call(*arguments)
     assert (code, out) == (2, "")

@@ -1,11 +1,7 @@
 """A judge over HTTP: what is sent, what is retried, what is refused, and that it continues."""
 
-import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,57 +9,14 @@ from cpt.errors import ProbeError, RecipeError
 from eval.beside.endpoint import TRIES, Endpoint, choice
 from eval.beside.kept import Kept
 from eval.progress import Meter
-
-Answer = tuple[int, Any, dict[str, str]]
-
-
-class Server:
-    """Says what a test scripts, and notes what it was sent."""
-
-    def __init__(self) -> None:
-        self.script: list[Answer] = []
-        self.seen: list[tuple[str, dict[str, Any], dict[str, str]]] = []
-        self.reply: Callable[[str], Answer] = lambda question: ok("A")
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.seen.append((self.path, body, dict(self.headers)))
-                if outer.script:
-                    status, content, headers = outer.script.pop(0)
-                else:
-                    status, content, headers = outer.reply(body["messages"][0]["content"])
-                text = content if isinstance(content, str) else json.dumps(content)
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(text.encode())))
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-
-def ok(text: str) -> Answer:
-    return 200, {"choices": [{"message": {"role": "assistant", "content": text}}]}, {}
-
-
-def failed(status: int, told: str = "no", **headers: str) -> Answer:
-    return status, {"error": {"message": told}}, headers
+from tests.chat_server import Answer, Server, failed, ok
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     found = Server()
     yield found
-    found.server.shutdown()
-    found.server.server_close()
+    found.close()
 
 
 @pytest.fixture
@@ -87,7 +40,7 @@ def test_a_question_is_one_chat_completion(server: Server, judge: Endpoint, tmp_
         "messages": [{"role": "user", "content": "which?"}],
     }
     assert headers["Authorization"] == "Bearer secret"
-    assert kept.rows == {"q": {"id": "q", "choice": "A", "reply": "A"}}
+    assert kept.rows == {"q": {"id": "q", "choice": "A", "reply": "A", "temperature": 0}}
 
 
 def test_many_are_asked_and_each_is_kept(server: Server, judge: Endpoint, tmp_path: Path) -> None:
