@@ -52,16 +52,11 @@ class Endpoint:
         Raises:
             RecipeError: no usable address.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
-            raise RecipeError(
-                f"--judge: {parts.scheme}://{parts.hostname or ''} is no address of an endpoint; it "
-                f"looks like https://api.openai.com/v1, and its key stands in OPENAI_API_KEY"
-            )
+        scheme, host = _address(url)
         self.url = f"{url.rstrip('/')}/chat/completions"
         self.model, self.meter, self.timeout, self.sleep = model, meter, timeout, sleep
         key = key and key.strip()
-        self.key = key if parts.scheme == "https" or parts.hostname in HERE else None
+        self.key = key if scheme == "https" or host in HERE else None
         self.holds_key_back = bool(key) and self.key is None
         self.takes_temperature = True
         self._is_over = False
@@ -130,7 +125,7 @@ class Endpoint:
                 if error.code == 400 and "temperature" in body and "temperature" in told:
                     self.takes_temperature = False  # reasoning models have one of their own
                     return self._post({k: v for k, v in body.items() if k != "temperature"})
-                if error.code != 429 and error.code < 500:
+                if error.code not in (408, 429) and error.code < 500:
                     raise ProbeError(self._refused(error.code, told)) from None
                 problem, wait = f"HTTP {error.code}: {told}", _retry_after(error)
             except (URLError, HTTPException, OSError) as error:
@@ -162,6 +157,22 @@ class Endpoint:
         if status in (401, 403) and self.holds_key_back:
             hint = "; OPENAI_API_KEY is not sent over plain http, give an https address"
         return f"{self.url}: HTTP {status}: {told or 'no reason given'}{hint}"
+
+
+def _address(url: str) -> tuple[str, str]:
+    """Scheme and host; what else stands there may be secret, and is not repeated."""
+    try:
+        parts = urlsplit(url)
+        scheme, host = parts.scheme, parts.hostname or ""
+        is_address = scheme in ("http", "https") and host and not parts.username
+    except ValueError:
+        scheme, host, is_address = "http", "", False
+    if not is_address:
+        raise RecipeError(
+            f"--judge: {scheme}://{host} is no address of an endpoint; it looks like "
+            f"https://api.openai.com/v1, and its key stands in OPENAI_API_KEY"
+        )
+    return scheme, host
 
 
 def choice(reply: str) -> str:

@@ -8,17 +8,18 @@ both orders; the share of pairs in which the two orders disagree is reported as 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum, sqrt
+from statistics import NormalDist
 from typing import Protocol
 
 from cpt.errors import ProbeError
 from cpt.ids import short_hash
 from eval.beside.kept import Kept
 from eval.beside.prompts import Prompt
-from eval.report.words import HALF_WIDTH
 
 VERSION = 1
 MOST_CHARACTERS = 6000
 _CUT = " [...]"
+_Z = NormalDist().inv_cdf(0.975)
 
 PROMPT = """\
 Two assistants answered the same request. Decide which answer serves the person better: it does what was \
@@ -171,7 +172,7 @@ def wilson(rate: float, total: int) -> tuple[float, float]:
 
     Source: Wilson 1927, JASA 22:209.
     """
-    z2 = HALF_WIDTH**2 / total
+    z2 = _Z**2 / total
     middle = (rate + z2 / 2) / (1 + z2)
     half = sqrt(rate * (1 - rate) * z2 + z2 * z2 / 4) / (1 + z2)
     return max(0.0, middle - half), min(1.0, middle + half)

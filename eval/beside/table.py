@@ -7,13 +7,13 @@ of one.
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
 from cpt.errors import ProbeError
 from eval.compare import Change, changes, holm
 from eval.matrix import Matrix, Row
 from eval.report.columns import Probe, columns
-from eval.report.words import HALF_WIDTH
 
 LEVEL = 0.05
 
@@ -102,7 +102,7 @@ def ends(change: Change) -> tuple[float, float]:
     low, high = getattr(change, "low", None), getattr(change, "high", None)
     if low is not None and high is not None:
         return float(low), float(high)
-    half = HALF_WIDTH * change.stderr
+    half = NormalDist().inv_cdf(0.975) * change.stderr
     return change.delta - half, change.delta + half
 
 

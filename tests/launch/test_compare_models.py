@@ -109,7 +109,9 @@ def test_a_judge_behind_an_address_is_asked_once(
         code, out, err = call("compare", *models, *judged)
         assert (code, len(server.seen)) == (0, 4), err
         assert "judge: big at 127.0.0.1:" in out
-        assert "the two orders disagree in 100%, in 100% for whichever stands first" in " ".join(out.split())
+        assert "the two orders disagree in 100%, in 100% for whichever stands first" in " ".join(
+            out.split()
+        )
         assert f"are sent to {server.url}/chat/completions" in err
         assert "secret" not in out + err
         assert call("compare", *models, *judged)[:2] == (0, out)

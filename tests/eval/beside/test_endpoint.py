@@ -123,7 +123,12 @@ def test_the_key_goes_over_https_or_stays_here() -> None:
     assert held("https://api.openai.com/v1") == ("secret", False)
     assert held("http://localhost:8000/v1") == ("secret", False)
     assert held("http://judge.example/v1") == (None, True)
-    for url in ("ftp://judge.example", "https://", "https://me:secret@judge.example/v1"):
+    for url in (
+        "ftp://judge.example",
+        "https://",
+        "https://me:secret@judge.example/v1",
+        "http://[x",
+    ):
         with pytest.raises(RecipeError) as found:
             Endpoint(url, "big", None, Meter(None))
         assert "me:secret" not in str(found.value)
