@@ -26,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # DeepSpeed compiles what it needs when it is first used, not when it is installed.
 export DS_BUILD_OPS := 0
 
-.PHONY: help install quickstart test test-kill lint types bench bench-methods bench-costs bench-merging lock clean
+.PHONY: help install quickstart test test-kill lint types bench bench-methods bench-costs bench-merging bench-statistics lock clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -82,6 +82,10 @@ bench-costs: install $(MODEL)
 # Merges against cp and mergekit.
 bench-merging: install
 	$(PYTHON) tests/bench/merging.py
+
+# False alarms and power of the verdicts, on simulated matrices; minutes on one core.
+bench-statistics: install
+	$(PYTHON) -m tests.bench.false_alarms
 
 # Resolve the ranges of pyproject.toml anew, in an environment of its own.
 lock:

@@ -1,22 +1,39 @@
 """Did a probe change between two checkpoints? Paired tests over items, corrected for many probes.
 
 The hypothesis is always one-sided, "no worse than the margin", and direction is taken out first:
-`gain` is positive when the later checkpoint is better.
+`gain` is positive when the later checkpoint is better. `eval.paired` says which test a probe gets.
+
+`regressed` is corrected and `held` is not. One false `regressed` among all probes stops a chain, so the
+chance of any is what is kept at the level. `held` acts on nothing, and "every probe held" is wrong
+only if some probe that fell too far is called held, whose own test is at the level; such a conjunction
+of tests needs no correction (Berger 1982, Technometrics 24:295).
 
 Source: methods card B17 (regression gate); Holm 1979 for the correction.
 """
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cpt.errors import ProbeError
 from eval.matrix import Item, Row, Score, check_score
+from eval.means import paired_difference, ratio_stderr, weighted_mean
+from eval.paired import compare
+from eval.power import detectable, items_needed
 
-POWER = 0.8
-_NORMAL = NormalDist()
+if TYPE_CHECKING:
+    from eval.noise import Noise
+
+__all__ = [
+    "Change",
+    "changes",
+    "holm",
+    "paired_difference",
+    "paired_items",
+    "ratio_stderr",
+    "weighted_mean",
+]
+
 _ROUNDING = 1e-12
 
 
@@ -26,12 +43,20 @@ class Change:
 
     Args:
         delta: after minus before, in the metric's own direction.
-        gain: `delta` with its sign turned where lower is better.
-        stderr: standard error of the paired difference.
+        gain: `delta` with its sign turned where lower is better; of a probe for which neither is (see
+            `Score.is_drift`) always minus the size of `delta`: it is worse whichever way it moves.
+        low, high: two-sided 95 % interval of `delta`, from the same test as `p_value`, for this probe
+            alone: it is not corrected for the others.
+        stderr: standard error of the paired difference; with the noise of measuring, if that is known.
         p_value: one-sided, of the hypothesis "no worse than the margin".
-        p_holm: `p_value` after Holm over all probes of the pair.
-        improved: the two-sided 95 % interval of the gain lies above 0.
-        detectable: the smallest fall below the margin that this many items show with 80 % power.
+        p_holm: `p_value` after Holm over all probes of the pair, times the number of pairs.
+        improved: the interval of the gain lies above 0.
+        detectable: the smallest fall below the margin that is found with 80 % power at `level`.
+        level: what Holm leaves for the smallest p-value: the family's level over its tests; half of
+            that for a drift, which is tested on both sides.
+        higher_is_better: of the score; of a drift, whether it moved down.
+        num_items_needed: with which twice the margin is found so; None without a margin.
+        num_changed: items, or clusters of items, whose value is not the same.
     """
 
     probe: str
@@ -39,6 +64,8 @@ class Change:
     after: str
     delta: float
     gain: float
+    low: float
+    high: float
     stderr: float
     margin: float
     p_value: float
@@ -47,23 +74,57 @@ class Change:
     improved: bool
     detectable: float
     num_items: int
+    num_changed: int
+    level: float
+    num_items_needed: int | None
+    higher_is_better: bool = True
+
+    @property
+    def gain_low(self) -> float:
+        """Lower end of the 95 % interval of the gain."""
+        return self.low if self.higher_is_better else -self.high
+
+    @property
+    def gain_high(self) -> float:
+        """Upper end of the 95 % interval of the gain."""
+        return self.high if self.higher_is_better else -self.low
 
 
-def changes(before: Row, after: Row, margin: float, level: float = 0.05) -> tuple[Change, ...]:
+def changes(
+    before: Row,
+    after: Row,
+    margin: float,
+    level: float = 0.05,
+    *,
+    num_pairs: int = 1,
+    noise: "Mapping[str, Noise] | None" = None,
+) -> tuple[Change, ...]:
     """Compare two rows probe by probe, over the probes that both have, in the order of `before`.
 
     Args:
         margin: how far a probe may fall before it counts; a probe's own margin goes first.
         level: of the test, and of the non-inferiority that `held` shows.
+        num_pairs: pairs of rows among whose probes at most one in 1 / level families may have a false
+            `regressed`, such as all stages of a chain against its base. Each pair gets an equal part
+            of the level, so that a verdict stands when the next stage is measured.
+        noise: of two measurements of one checkpoint, see `eval.noise`; where items differed, it is
+            added to the standard errors.
 
     Raises:
         ProbeError: a probe was measured differently in the two rows, or a score is no number.
     """
-    if margin < 0 or not 0 < level < 1:
-        raise ProbeError(f"margin {margin} must be >= 0 and level {level} between 0 and 1")
+    if margin < 0 or not 0 < level < 1 or num_pairs < 1:
+        raise ProbeError(
+            f"margin {margin} must be >= 0, level {level} between 0 and 1 and num_pairs "
+            f"{num_pairs} >= 1"
+        )
     shared = [probe for probe in before.scores if probe in after.scores]
-    single = [_change(before, after, probe, margin, level) for probe in shared]
-    corrected = holm([change.p_value for change in single])
+    tested = level / (num_pairs * max(1, len(shared)))
+    floors = noise or {}
+    single = [
+        _change(before, after, probe, margin, floors.get(probe), level, tested) for probe in shared
+    ]
+    corrected = [min(1.0, num_pairs * p) for p in holm([change.p_value for change in single])]
     return tuple(
         replace(change, p_holm=p_holm, verdict="regressed" if p_holm < level else change.verdict)
         for change, p_holm in zip(single, corrected, strict=True)
@@ -81,85 +142,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def weighted_mean(items: Iterable[Item]) -> float:
-    """sum(weight * value) / sum(weight)."""
-    pairs = [(item.weight, item.value) for item in items]
-    return math.fsum(w * v for w, v in pairs) / math.fsum(w for w, _ in pairs)
+def paired_items(before: Row, after: Row, probe: str) -> tuple[list[Item], list[Item]]:
+    """The items of a probe that both rows have, in the order of `before`.
 
-
-def paired_difference(before: Sequence[Item], after: Sequence[Item]) -> tuple[float, float]:
-    """Difference of two weighted means over the same items, and its standard error.
-
-    With R = sum(w v) / sum(w), item i moves the difference by
-    e_i = w_i (v_i - R) / sum(w) of `after` minus the same of `before` (the linearised ratio), and
-    the variance is n / (n - 1) * sum(e_i^2); weights of 1 give the paired t formula s / sqrt(n).
+    Raises:
+        ProbeError: the probe was measured differently in the two rows, or they share no item.
     """
-    mean_before, mean_after = weighted_mean(before), weighted_mean(after)
-    moves = [
-        new - old
-        for old, new in zip(
-            _influences(before, mean_before), _influences(after, mean_after), strict=True
-        )
-    ]
-    stderr = math.sqrt(_scale(len(moves)) * math.fsum(move * move for move in moves))
-    return mean_after - mean_before, stderr if stderr > _ROUNDING else 0.0
-
-
-def ratio_stderr(items: Sequence[Item]) -> float:
-    """Standard error of `weighted_mean`, linearised; s / sqrt(n) where all weights are 1."""
-    influences = _influences(items, weighted_mean(items))
-    return math.sqrt(_scale(len(influences)) * math.fsum(e * e for e in influences))
-
-
-def _influences(items: Sequence[Item], mean: float) -> list[float]:
-    total = math.fsum(item.weight for item in items)
-    return [item.weight * (item.value - mean) / total for item in items]
-
-
-def _scale(num_items: int) -> float:
-    return num_items / (num_items - 1) if num_items > 1 else 0.0
-
-
-def _change(before: Row, after: Row, probe: str, margin: float, level: float) -> Change:
-    """One probe, not yet corrected for the others."""
     old, new = before.scores[probe], after.scores[probe]
-    old_items, new_items = _pair(before, after, old, new)
-    margin = margin if new.margin is None else new.margin
-    delta, stderr = paired_difference(old_items, new_items)
-    gain = delta if new.higher_is_better else -delta
-    sign = 1 if new.higher_is_better else -1
-    gains = [sign * (b.value - a.value) for a, b in zip(old_items, new_items, strict=True)]
-    if margin == 0 and _is_binary(old_items) and _is_binary(new_items):
-        worse, p_not_worse = _mcnemar(gains)
-    else:
-        worse, p_not_worse = _z_test(gain, stderr, margin)
-    z_level, z_power = _NORMAL.inv_cdf(1 - level), _NORMAL.inv_cdf(POWER)
-    return Change(
-        probe=probe,
-        before=before.stage,
-        after=after.stage,
-        delta=delta,
-        gain=gain,
-        stderr=stderr,
-        margin=margin,
-        p_value=worse,
-        p_holm=worse,
-        verdict="held" if p_not_worse < level else "undecided",
-        improved=gain - _NORMAL.inv_cdf(0.975) * stderr > _ROUNDING,
-        detectable=(z_level + z_power) * stderr,
-        num_items=len(gains),
-    )
-
-
-def _pair(before: Row, after: Row, old: Score, new: Score) -> tuple[list[Item], list[Item]]:
     for score in (old, new):
         check_score(score)
-    if old.fingerprint != new.fingerprint:
-        raise ProbeError(
-            f"probe {old.probe} was measured differently for {before.stage} ({old.fingerprint}) "
-            f"and {after.stage} ({new.fingerprint}): its task, data, shots or template changed; "
-            f"probe both again"
-        )
+    _check_same(before, after, old, new)
     later = {item.id: item for item in new.items}
     shared = [item for item in old.items if item.id in later]
     if not shared:
@@ -167,30 +159,71 @@ def _pair(before: Row, after: Row, old: Score, new: Score) -> tuple[list[Item], 
     return shared, [later[item.id] for item in shared]
 
 
-def _is_binary(items: Sequence[Item]) -> bool:
-    return all(item.value in (0.0, 1.0) and item.weight == 1 for item in items)
+def _check_same(before: Row, after: Row, old: Score, new: Score) -> None:
+    """Refuse scores that were measured differently, and name what differs where that is known."""
+    both = [key for key in old.parts if key in new.parts]
+    differing = [key for key in both if old.parts[key] != new.parts[key]]
+    if old.fingerprint == new.fingerprint and not differing:
+        return
+    if differing:
+        what = "; ".join(
+            f"{key}: {_brief(old.parts[key])}, not {_brief(new.parts[key])}" for key in differing
+        )
+        raise ProbeError(
+            f"probe {old.probe} was measured differently for {before.stage} and {after.stage} "
+            f"({what}); probe both again"
+        )
+    raise ProbeError(
+        f"probe {old.probe} was measured differently for {before.stage} ({old.fingerprint}) "
+        f"and {after.stage} ({new.fingerprint}): its task, data, shots or template changed; "
+        f"probe both again"
+    )
 
 
-def _mcnemar(gains: Sequence[float]) -> tuple[float, float]:
-    """Exact one-sided p-values of "not worse" and "not better", given the items that changed.
-
-    Under the null hypothesis each of the n changed items is a fair coin:
-    p = P(Binomial(n, 1/2) >= count).
-    """
-    lost, won = sum(gain < 0 for gain in gains), sum(gain > 0 for gain in gains)
-    if lost + won == 0:
-        return 1.0, 0.0
-
-    def at_least(count: int) -> float:
-        ways = sum(math.comb(lost + won, k) for k in range(count, lost + won + 1))
-        return float(ways / 2 ** (lost + won))
-
-    return at_least(lost), at_least(won)
+def _brief(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 40 else f"{line[:37]}..."
 
 
-def _z_test(gain: float, stderr: float, margin: float) -> tuple[float, float]:
-    """One-sided p-values of "gain >= -margin" and "gain <= -margin"; certain where stderr is 0."""
-    if stderr == 0:
-        return (0.0, 1.0) if gain < -margin - _ROUNDING else (1.0, 0.0)
-    z = (gain + margin) / stderr
-    return _NORMAL.cdf(z), _NORMAL.cdf(-z)
+def _change(
+    before: Row,
+    after: Row,
+    probe: str,
+    margin: float,
+    floor: "Noise | None",
+    level: float,
+    tested: float,
+) -> Change:
+    """One probe, not yet corrected for the others; `tested` is the level of Holm's first step."""
+    old_items, new_items = paired_items(before, after, probe)
+    new = after.scores[probe]
+    margin = margin if new.margin is None else new.margin
+    sign = 1 if new.higher_is_better else -1
+    if new.is_drift:
+        sign = -1 if weighted_mean(new_items) > weighted_mean(old_items) else 1
+        tested /= 2
+    found = compare(old_items, new_items, sign, margin, floor.stderr if floor else 0.0)
+    low, high = (found.low, found.high) if sign == 1 else (-found.high, -found.low)
+    # A drift is tested on both sides, of which the one it moved to has the smaller p-value.
+    p_value = min(1.0, 2 * found.worse) if new.is_drift else found.worse
+    return Change(
+        probe=probe,
+        before=before.stage,
+        after=after.stage,
+        delta=sign * found.gain,
+        gain=found.gain,
+        low=low,
+        high=high,
+        stderr=found.stderr,
+        margin=margin,
+        p_value=p_value,
+        p_holm=p_value,
+        verdict="held" if found.not_worse < level else "undecided",
+        improved=not new.is_drift and found.low > _ROUNDING,
+        detectable=detectable(found, len(new_items), margin, tested),
+        level=tested,
+        num_items=len(new_items),
+        num_changed=found.num_changed,
+        num_items_needed=items_needed(found, len(new_items), margin, tested),
+        higher_is_better=sign == 1,
+    )

@@ -1,13 +1,19 @@
 """The gate: may the chain go on after a stage, given the base row? Only `regressed` acts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from cpt.actions import Action, strictest
 from cpt.errors import ProbeError
 from eval.compare import Change, changes
 from eval.matrix import Matrix, Row, Score
+from eval.noise import Noise
+from eval.split import only
 
 LEVEL = 0.05
+#: Raised when equal results would be judged otherwise, or lead to another checkpoint.
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -16,16 +22,52 @@ class Verdict:
 
     stage: str
     against: str
-    action: Literal["pass", "warn", "stop"]
+    action: Literal["pass"] | Action
     regressed: tuple[Change, ...]
     undecided: tuple[Change, ...]
     messages: tuple[str, ...]
 
 
+def reported(matrix: Matrix, margins: Mapping[str, float]) -> Matrix:
+    """The matrix over the items that are reported, with the margins that hold now.
+
+    A result keeps the margin that its probe had when it was measured.
+    """
+    rows = tuple(with_margins(only(row, "test"), margins) for row in matrix.rows)
+    return replace(matrix, rows=rows)
+
+
+def with_margins(row: Row, margins: Mapping[str, float]) -> Row:
+    """The row with other margins, where they are given."""
+    scores = {
+        name: replace(score, margin=margins.get(name, score.margin))
+        for name, score in row.scores.items()
+    }
+    return replace(row, scores=scores)
+
+
 def judge(
-    matrix: Matrix, stage: str, margin: float, on_regression: Literal["warn", "stop"]
+    matrix: Matrix,
+    stage: str,
+    margin: float,
+    on_regression: Action,
+    num_stages: int = 1,
+    noise: Mapping[str, Noise] | None = None,
+    *,
+    actions: Mapping[str, Action] | None = None,
+    is_remedy: bool = False,
 ) -> Verdict:
     """Compare a stage with the base model, row 0.
+
+    Args:
+        matrix: see `reported`.
+        stage: its name or id.
+        margin: of probes that have none of their own.
+        on_regression: what a regression leads to.
+        num_stages: stages of the chain that are judged, now or later, which share the level.
+        noise: of the base model measured twice.
+        actions: of probes for which that differs; the strictest of those that regressed is taken.
+        is_remedy: the row is of what a gate made; where that regresses too, nothing is left but to stop.
 
     Raises:
         ProbeError: no base row, no row of that stage, or one of them lacks a probe of the other.
@@ -36,26 +78,31 @@ def judge(
     if row is base:
         raise ProbeError(f"{stage} is the base row; the gate compares later stages with it")
     _check_complete(matrix, base, row)
-    found = changes(base, row, margin, LEVEL)
+    found = changes(base, row, margin, LEVEL, num_pairs=num_stages, noise=noise)
     regressed = tuple(change for change in found if change.verdict == "regressed")
     undecided = tuple(change for change in found if change.verdict == "undecided")
-    messages = [regression(change, row.scores[change.probe], len(found)) for change in regressed]
+    messages = [
+        regression(change, row.scores[change.probe], len(found), num_stages) for change in regressed
+    ]
     messages += [indecision(change, row.scores[change.probe]) for change in undecided]
+    own = actions or {}
+    action = strictest(own.get(change.probe, on_regression) for change in regressed)
     return Verdict(
         stage=row.stage,
         against=base.stage,
-        action=on_regression if regressed else "pass",
+        action=("stop" if is_remedy and action != "warn" else action) if regressed else "pass",
         regressed=regressed,
         undecided=undecided,
         messages=tuple(messages),
     )
 
 
-def regression(change: Change, score: Score, num_probes: int) -> str:
+def regression(change: Change, score: Score, num_probes: int, num_stages: int = 1) -> str:
     """Such as "facts fell by 7.5 points (+-2.9), more than its margin of 2.0; p = 0.003 ..."."""
+    stages = f" and {num_stages} stages" if num_stages > 1 else ""
     return (
         f"{movement(change, score)}, more than its margin of {amount(change.margin, score)}; "
-        f"p {_p(change.p_holm)} after Holm over {num_probes} {_plural('probe', num_probes)}"
+        f"p {_p(change.p_holm)} after Holm over {num_probes} {_plural('probe', num_probes)}{stages}"
     )
 
 
@@ -65,11 +112,10 @@ def indecision(change: Change, score: Score) -> str:
         f"{movement(change, score)}: {change.num_items} {_plural('item', change.num_items)} cannot "
         f"tell whether it stays within its margin of {amount(change.margin, score)}"
     )
-    if change.stderr:
-        text += f"; the smallest excess they would show is {amount(change.detectable, score)}"
-    if change.margin:
-        needed = change.num_items * (change.detectable / change.margin) ** 2
-        text += f"; about {_round_up(max(needed, change.num_items))} items would tell"
+    text += f"; the smallest excess they would show is {amount(change.detectable, score)}"
+    if change.num_items_needed is not None:
+        needed = max(change.num_items_needed, change.num_items + 1)
+        text += f"; about {_round_up(needed)} items would tell"
     return text
 
 

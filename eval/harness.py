@@ -20,6 +20,7 @@ from lm_eval.tasks import TaskManager
 
 from cpt.errors import ProbeError
 from cpt.settings import did_you_mean
+from eval.endings import noted
 from eval.progress import Meter
 
 
@@ -105,10 +106,20 @@ class Model(HFLM):
             return self.model(inps, logits_to_keep=keep).logits
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Text after each prompt, up to a stop sequence."""
+        """Text after each prompt, up to a stop sequence; each is a `Reply`."""
         self.meter.begin(len(requests))
-        texts: list[str] = super().generate_until(requests, disable_tqdm)
-        return texts
+        with noted(self) as self.endings:
+            texts = super().generate_until(requests, disable_tqdm)
+        return [
+            self.endings.reply(*request.args, text)
+            for request, text in zip(requests, texts, strict=True)
+        ]
+
+    def _model_generate(self, context: Any, max_length: int, stop: list[str], **more: Any) -> Any:
+        """Tokens [B, T] of prompts and answers; note how each answer ended."""
+        rows = super()._model_generate(context, max_length=max_length, stop=stop, **more)
+        self.endings.note(rows[:, context.shape[1] :].tolist(), stop)
+        return rows
 
 
 def _without_padding(row: list[int]) -> tuple[int, ...]:

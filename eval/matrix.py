@@ -5,29 +5,37 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cpt.errors import ProbeError
 
 
 @dataclass(frozen=True)
 class Item:
-    """One document of a probe: what the model made of it and how much it counts."""
+    """One document of a probe: what the model made of it and how much it counts.
+
+    Items of one `cluster`, such as questions about one text, count as one unit in every test; an item
+    without a name there stands alone.
+    """
 
     id: str
     value: float
     weight: float
     text: str
     answer: str
+    cluster: str = ""
+    split: Literal["dev", "test", ""] = ""
 
 
 @dataclass(frozen=True)
 class Score:
     """One cell: a probe's number on one checkpoint, with its standard error and its items.
 
-    `value` is sum(weight * value) / sum(weight) over the items.
+    `value` is sum(weight * value) / sum(weight) over the items. `owner` is the stage that teaches the
+    probe, `parts` what `fingerprint` hashes, by name; `is_drift` says that neither higher nor lower is
+    better (`higher_is_better` then says nothing).
     """
 
     probe: str
@@ -39,6 +47,10 @@ class Score:
     stderr: float
     items: tuple[Item, ...]
     fingerprint: str
+    owner: str | None = None
+    facet: str | None = None
+    parts: dict[str, str] = field(default_factory=dict)
+    is_drift: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,7 +138,8 @@ def read_row(stage: str, stage_id: str, path: Path, suite_hash: str) -> Row:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         found = result["suite_hash"]
-        scores = {name: _score(name, cell) for name, cell in result["probes"].items()}
+        dtype = result.get("dtype")
+        scores = {name: _score(name, cell, dtype) for name, cell in result["probes"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, ProbeError):
             raise ProbeError(f"{path}: {error}") from None
@@ -142,7 +155,7 @@ def read_row(stage: str, stage_id: str, path: Path, suite_hash: str) -> Row:
     return Row(stage, stage_id, scores)
 
 
-def _score(name: str, cell: dict[str, Any]) -> Score:
+def _score(name: str, cell: dict[str, Any], dtype: str | None) -> Score:
     items = tuple(
         Item(
             str(item["id"]),
@@ -150,9 +163,13 @@ def _score(name: str, cell: dict[str, Any]) -> Score:
             float(item["weight"]),
             str(item["text"]),
             str(item["answer"]),
+            str(item.get("cluster", "")),
+            item.get("split", ""),
         )
         for item in cell["items"]
     )
+    dtype = cell.get("dtype", dtype)
+    parts = {key: str(value) for key, value in (cell.get("parts") or {}).items()}
     score = Score(
         probe=name,
         metric=str(cell["metric"]),
@@ -163,6 +180,10 @@ def _score(name: str, cell: dict[str, Any]) -> Score:
         stderr=float(cell["stderr"]),
         items=items,
         fingerprint=str(cell["fingerprint"]),
+        owner=cell.get("owner"),
+        facet=cell.get("facet"),
+        parts={**({"dtype": str(dtype)} if dtype else {}), **parts},
+        is_drift=bool(cell.get("is_drift", False)),
     )
     check_score(score)
     return score
@@ -178,13 +199,16 @@ def check_score(score: Score) -> None:
         raise ProbeError(f"probe {score.probe} has no items")
     if len({item.id for item in score.items}) < len(score.items):
         raise ProbeError(f"probe {score.probe} has items with equal ids")
-    numbers = [("value", score.value), ("stderr", score.stderr)]
-    numbers += [(f"item {item.id}", item.value) for item in score.items]
-    for what, number in numbers:
+    for what, number in (("value", score.value), ("stderr", score.stderr)):
         if not math.isfinite(number):
             raise ProbeError(f"probe {score.probe}: {what} is {number}, not a finite number")
-    if any(not math.isfinite(item.weight) or item.weight <= 0 for item in score.items):
-        raise ProbeError(f"probe {score.probe} has an item without a positive weight")
+    for item in score.items:
+        if not math.isfinite(item.value):
+            raise ProbeError(
+                f"probe {score.probe}: item {item.id} is {item.value}, not a finite number"
+            )
+        if not 0 < item.weight < math.inf:
+            raise ProbeError(f"probe {score.probe} has an item without a positive weight")
 
 
 def _cell(score: Score) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import functools
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from cpt.errors import ProbeError
 from cpt.ids import atomic_write
+from eval.noise import second_of
 from eval.progress import Meter, quiet
 from eval.suite import Probe, Suite, materialise
 
@@ -34,6 +36,8 @@ def probe_model(
 ) -> dict[str, Any]:
     """Measure every probe of a suite and return the result, on every rank the same cells.
 
+    Probes that read different metrics of one task at the same settings share its run: each prompt is
+    answered once, and the seconds of the first of them are those of all.
     Random states, training mode, `use_cache` and the tokenizer stay as they were.
 
     Args:
@@ -64,11 +68,16 @@ def probe_model(
             sharded=_is_sharded(accelerator),
             meter=meter,
         )
+        runs: dict[tuple[Any, ...], Any] = {}
+        waiting = Counter(probe.run for probe in suite.probes.values())
         for number, probe in enumerate(suite.probes.values(), start=1):
             meter.name = f"probe {number}/{len(suite.probes)} {probe.name}"
             since = time.perf_counter()
-            found = _measure(harness, tokenizer, probe, folder)
-            make = functools.partial(_cell, found, probe, since)
+            found = runs.pop(probe.run, None) or _measure(harness, tokenizer, probe, folder)
+            waiting[probe.run] -= 1
+            if waiting[probe.run]:  # another probe reads another metric of the same answers
+                runs[probe.run] = found
+            make = functools.partial(_cell, found, probe, since, str(model.dtype))
             cells[probe.name] = _agreed(make, main, accelerator)
             if meter.show is not None:
                 meter.show(f"{meter.name}: {_summary(cells[probe.name])}")
@@ -129,9 +138,13 @@ def result_path(stage_folder: Path, suite: Suite) -> Path:
     return stage_folder / "probes" / f"{suite.name}-{suite.hash}.json"
 
 
-def write_result(stage_folder: Path, result: dict[str, Any]) -> Path:
-    """Write a result to its `result_path`, so that a reader sees all of it or nothing."""
+def write_result(stage_folder: Path, result: dict[str, Any], is_second: bool = False) -> Path:
+    """Write a result to its `result_path`, so that a reader sees all of it or nothing.
+
+    A second one of the same checkpoint goes beside it; see `eval.noise.second_of`.
+    """
     path = stage_folder / "probes" / f"{result['suite']}-{result['suite_hash']}.json"
+    path = second_of(path) if is_second else path
     atomic_write(path, json.dumps(result, ensure_ascii=False, allow_nan=False))
     return path
 
@@ -171,10 +184,11 @@ def _measure(harness: Any, tokenizer: Any, probe: Probe, folder: Path) -> Any:
     return results, loaded["tasks"]
 
 
-def _cell(found: Any, probe: Probe, since: float) -> dict[str, Any]:
+def _cell(found: Any, probe: Probe, since: float, dtype: str) -> dict[str, Any]:
     from eval.items import read_cell
 
     cell = read_cell(found[0], probe, found[1])
+    cell["parts"]["dtype"] = dtype.removeprefix("torch.")
     return {**cell, "seconds": round(time.perf_counter() - since, 2)}
 
 

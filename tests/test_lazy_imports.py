@@ -31,14 +31,18 @@ LIGHT = (
     "eval.matrix",
     "eval.compare",
     "eval.gate",
+    "eval.choice",
     "eval.report",
     "launch.backend",
+    "launch.verdicts",
     "launch.installed",
     "launch.methods",
     "launch.methods_text",
     "cpt.estimate",
     "cpt.plan_table",
     "stages.workload",
+    "stages.candidates",
+    "stages.repair",
 )
 
 # Importing a blocked module is an error, not merely noticed: nothing can catch up later.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from eval.compare import Change
 from eval.report.markup import Markup, tag
 from eval.report.svg import Scale, axis_text, drawing, label, line, ticks
-from eval.report.words import HALF_WIDTH, word
+from eval.report.words import word
 
 WIDTH, HEIGHT, EDGE = 300.0, 34.0, 12.0
 _LIMIT = 32.0
@@ -27,8 +27,7 @@ def in_margins(change: Change) -> tuple[float, float, float]:
     Without a margin the unit is the standard error.
     """
     size = change.margin or change.stderr or 1.0
-    half = HALF_WIDTH * change.stderr
-    return (change.gain - half) / size, change.gain / size, (change.gain + half) / size
+    return change.gain_low / size, change.gain / size, change.gain_high / size
 
 
 def axis(changes: Iterable[Change]) -> Scale:

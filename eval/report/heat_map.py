@@ -7,7 +7,7 @@ from eval.compare import Change
 from eval.report.columns import Probe
 from eval.report.markup import Markup, breakable, join, tag
 from eval.report.story import Stage, Story
-from eval.report.words import HALF_WIDTH, MARKS, MEANINGS, difference, interval, unit, value, word
+from eval.report.words import MARKS, MEANINGS, difference, interval, unit, value, word
 
 # Margins at which a colour is full; a fall of one margin has a third of it.
 FULL = 8.0
@@ -20,7 +20,7 @@ def heat(change: Change) -> float:
     root so that one margin is seen beside ten. A change whose interval holds zero has no colour.
     Without a margin the unit is the standard error.
     """
-    certain = abs(change.gain) - HALF_WIDTH * change.stderr
+    certain = max(change.gain_low, -change.gain_high)
     if certain <= 0:
         return 0.0
     size = math.sqrt(min(1.0, certain / ((change.margin or change.stderr or certain) * FULL)))

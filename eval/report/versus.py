@@ -8,7 +8,7 @@ from eval.report.markup import Markup, breakable, join, tag
 from eval.report.story import Comparison, Story
 from eval.report.svg import Scale, axis_text, drawing, label, line, padded, path, ticks
 from eval.report.text import shorten
-from eval.report.words import AGAINST_OTHER, HALF_WIDTH, MARKS, difference, unit, value, word
+from eval.report.words import AGAINST_OTHER, MARKS, difference, unit, value, word
 
 WIDTH, HEIGHT = 262.0, 176.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 10.0, 42.0, 26.0
@@ -59,8 +59,7 @@ def _paths(story: Story, comparison: Comparison, probe: Probe) -> Markup:
     for _, found in lines:
         for change in found.values():
             if change:
-                half = HALF_WIDTH * change.stderr
-                ends += [(change.gain - half) * probe.scale, (change.gain + half) * probe.scale]
+                ends += [change.gain_low * probe.scale, change.gain_high * probe.scale]
     up = Scale(*padded(ends), HEIGHT - _BOTTOM, _TOP)
     across = Scale(0, max(len(names) - 1, 1), _LEFT + 14, WIDTH - _RIGHT - 16)
     parts = [
@@ -102,8 +101,7 @@ def _path(
         if change is None:
             continue
         x, y = across(index) + shift, up(change.gain * probe.scale)
-        half = HALF_WIDTH * change.stderr
-        low, high = (up((change.gain + sign * half) * probe.scale) for sign in (-1, 1))
+        low, high = up(change.gain_low * probe.scale), up(change.gain_high * probe.scale)
         whiskers.append(line(x, low, x, high, "whisker"))
         dots.append(tag("circle", cx=x, cy=y, r=3.2, class_="point"))
         points.append((x, y))

@@ -29,7 +29,13 @@ AGAINST_OTHER: dict[Word, str] = {
     "undecided": "undecided",
     "held": "no worse",
 }
-HALF_WIDTH = 1.959964  # a 95 % interval in standard errors
+GATE_SAYS = {
+    "pass": "passes",
+    "warn": "warns",
+    "stop": "stops the chain",
+    "rollback": "goes back to an earlier checkpoint",
+    "repair": "repairs the checkpoint",
+}
 
 
 def word(change: Change) -> Word:
@@ -58,9 +64,7 @@ def unit(probe: Probe) -> str:
 
 def interval(change: Change, probe: Probe) -> str:
     """The 95 % interval of the raw difference, such as `+25.4 to +43.0`."""
-    half = HALF_WIDTH * change.stderr
-    low, high = change.delta - half, change.delta + half
-    return f"{difference(low, probe)} to {difference(high, probe)}"
+    return f"{difference(change.low, probe)} to {difference(change.high, probe)}"
 
 
 def by_weight(changes: Iterable[Change]) -> list[Change]:
@@ -111,7 +115,7 @@ def _movement(story: Story, change: Change) -> str:
     after = stage.row.scores[change.probe].value
     span = f"{value(after - change.delta, probe)} to {value(after, probe)}"
     unit = " %" if probe.scale == 100 else ""
-    if abs(change.gain) <= HALF_WIDTH * change.stderr:
+    if change.low <= 0 <= change.high:
         return (
             f"{probe.name} shows no certain change ({span}{unit}, "
             f"95 % interval {interval(change, probe)})"
@@ -144,7 +148,7 @@ def _tally(story: Story, changes: list[Change]) -> str:
 def _gate(story: Story, stage: Stage) -> list[str]:
     if stage.verdict is None:
         return []
-    says = {"pass": "passes", "warn": "warns", "stop": "stops the chain"}[stage.verdict.action]
+    says = GATE_SAYS[stage.verdict.action]
     earlier = [
         f"{other.name} ({', '.join(change.probe for change in other.verdict.regressed)})"
         for other in story.stages

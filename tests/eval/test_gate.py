@@ -8,6 +8,7 @@ from cpt.errors import ProbeError
 from eval.compare import ratio_stderr, weighted_mean
 from eval.gate import judge
 from eval.matrix import Item, Matrix, Row, Score
+from eval.noise import Noise
 
 
 def score(probe: str, right: int, total: int, scale: float = 1.0) -> Score:
@@ -47,13 +48,37 @@ def test_an_undecided_probe_passes_and_says_what_would_decide() -> None:
     assert [change.probe for change in verdict.undecided] == ["facts"]
     assert verdict.messages == (
         "facts fell by 2.0 points (+-1.4): 100 items cannot tell whether it stays within its "
-        "margin of 2.0; the smallest excess they would show is 3.5; about 310 items would tell",
+        "margin of 2.0; the smallest excess they would show is 10.4; about 1200 items would tell",
     )
 
 
 def test_a_row_like_the_base_passes_without_a_word() -> None:
-    verdict = judge(matrix([SUMS], [SUMS]), "sft", 0.0, "stop")
+    verdict = judge(matrix([SUMS], [SUMS]), "sft", 0.02, "stop")
     assert (verdict.action, verdict.messages) == ("pass", ())
+
+
+def test_few_equal_items_show_little_and_say_so() -> None:
+    same = score("facts", 30, 60)
+    (message,) = judge(matrix([same], [same]), "sft", 0.02, "stop").messages
+    assert message.startswith(
+        "facts did not change (+-0.0): 60 items cannot tell whether it stays "
+    )
+
+
+def test_stages_share_the_level() -> None:
+    found = matrix([score("facts", 50, 100)], [score("facts", 41, 100)])  # p = 1 / 512
+    alone = judge(found, "sft", 0.0, "stop")
+    assert alone.messages[0].endswith("; p = 0.002 after Holm over 1 probe")
+    four = judge(found, "sft", 0.0, "stop", num_stages=4)
+    assert four.messages[0].endswith("; p = 0.008 after Holm over 1 probe and 4 stages")
+    assert judge(found, "sft", 0.0, "stop", num_stages=26).action == "pass"
+
+
+def test_a_base_that_measures_differently_each_time_stops_nothing_by_that() -> None:
+    found = matrix([score("facts", 400, 1000)], [score("facts", 340, 1000)])
+    noise = {"facts": Noise("facts", 1000, 90, 1.0, 0.05, 0.05)}
+    assert judge(found, "sft", 0.02, "stop").action == "stop"
+    assert judge(found, "sft", 0.02, "stop", noise=noise).action == "pass"
 
 
 def test_losses_are_told_in_their_own_unit() -> None:

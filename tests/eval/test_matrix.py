@@ -100,3 +100,37 @@ def test_an_unknown_row_gets_the_nearest_name(tmp_path: Path) -> None:
     matrix = read_matrix([("base", "b0", path)], "small", "5d2e91ab")
     with pytest.raises(ProbeError, match="no row 'bse'; did you mean 'base'"):
         matrix.row("bse")
+
+
+def test_clusters_parts_and_owners_are_read_where_a_file_has_them(tmp_path: Path) -> None:
+    new = cell(0.5, parts={"shots": 5, "prompt": "Q:"}, owner="sft")
+    new["items"][0]["cluster"] = "text 1"
+    tree = {"sums": new, "facts": cell(1.0)}
+    path = write(tmp_path / "base.json", tree)
+    scores = read_matrix([("base", "b0", path)], "small", "5d2e91ab").rows[0].scores
+    assert [item.cluster for item in scores["sums"].items] == ["text 1", ""]
+    assert (scores["sums"].parts, scores["sums"].owner) == ({"shots": "5", "prompt": "Q:"}, "sft")
+    assert (scores["facts"].parts, scores["facts"].owner) == ({}, None)
+
+
+def test_the_number_type_is_a_part_of_how_a_cell_was_measured(tmp_path: Path) -> None:
+    path = write(tmp_path / "base.json", {"sums": cell(0.5, dtype="float32"), "facts": cell(1.0)})
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "bfloat16"}))
+    scores = read_matrix([("base", "b0", path)], "small", "5d2e91ab").rows[0].scores
+    assert scores["sums"].parts == {"dtype": "float32"}
+    assert scores["facts"].parts == {"dtype": "bfloat16"}
+
+
+def test_what_came_later_may_be_missing(tmp_path: Path) -> None:
+    old = write(tmp_path / "old.json", {"sums": cell(0.5)})
+    score = read_matrix([("base", "b0", old)], "small", "5d2e91ab").rows[0].scores["sums"]
+    assert (score.owner, score.facet, score.parts, score.is_drift) == (None, None, {}, False)
+    assert {(item.cluster, item.split) for item in score.items} == {("", "")}
+    whole = cell(0.5, owner="sft", facet="can", parts={"shots": "5"}, is_drift=True)
+    whole["items"][0] |= {"cluster": "bread", "split": "dev"}
+    new = write(tmp_path / "new.json", {"sums": whole})
+    score = read_matrix([("base", "b0", new)], "small", "5d2e91ab").rows[0].scores["sums"]
+    assert (score.owner, score.facet, score.parts, score.is_drift) == (
+        "sft", "can", {"shots": "5"}, True,
+    )  # fmt: skip
+    assert [(item.cluster, item.split) for item in score.items] == [("bread", "dev"), ("", "")]

@@ -1,6 +1,7 @@
 """A stage that runs in a group of processes is locked by the chain, for as long as the group runs."""
 
 import fcntl
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,28 @@ def test_a_merge_needs_no_process_group_but_for_its_probes(
     for _ in range(2):  # the second finds all done
         chains._make(chain, node, Heard(), False)
         assert done == expected
+
+
+def result(lost: int) -> dict[str, Any]:
+    items = [
+        {"id": str(n), "value": float(n >= lost), "weight": 1.0, "text": "", "answer": ""}
+        for n in range(40)
+    ]
+    return {
+        "metric": "acc", "group": "language", "higher_is_better": True, "margin": 0.0,
+        "value": 1 - lost / 40, "stderr": 0.0, "fingerprint": "f", "items": items,
+    }  # fmt: skip
+
+
+def test_the_stages_of_a_chain_share_the_gate_s_level(tmp_path: Path) -> None:
+    chain = open_chain(SMOKE, ["gate.on_regression=stop"], tmp_path / "runs", "single")
+    assert chain.suite is not None
+    assert len(chain.plan.nodes) == 5
+    nodes = [chain.plan.node("base"), chain.plan.node("pretrain")]
+    for lost, stops in ((6, False), (7, True)):  # p = 2^-lost for one probe, and four times that
+        for node, count in zip(nodes, (0, lost), strict=True):
+            file = result_path(chain.store.stage(node.id), chain.suite)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            tree = {"suite_hash": chain.suite.hash, "probes": {"facts": result(count)}}
+            file.write_text(json.dumps(tree))
+        assert (chains._stop(chain, nodes[1], nodes) is not None) == stops

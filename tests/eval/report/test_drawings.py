@@ -20,6 +20,8 @@ CHANGE = Change(
     after="sft",
     delta=-0.1,
     gain=-0.1,
+    low=-0.1 - 0.0196,
+    high=-0.1 + 0.0196,
     stderr=0.01,
     margin=0.02,
     p_value=0.0,
@@ -28,28 +30,42 @@ CHANGE = Change(
     improved=False,
     detectable=0.025,
     num_items=100,
+    num_changed=12,
+    level=0.05,
+    num_items_needed=160,
 )
 
 
+def moved(gain: float, half: float, **other: Any) -> Change:
+    """A change with an interval of that half width."""
+    return replace(CHANGE, delta=gain, gain=gain, low=gain - half, high=gain + half, **other)
+
+
 def test_a_change_that_may_be_none_has_no_colour() -> None:
-    assert heat(replace(CHANGE, gain=0.019, stderr=0.01)) == 0
-    assert heat(replace(CHANGE, gain=-0.019, stderr=0.01)) == 0
-    assert heat(replace(CHANGE, gain=0.0, stderr=0.0)) == 0
+    assert heat(moved(0.019, 0.0196)) == 0
+    assert heat(moved(-0.019, 0.0196)) == 0
+    assert heat(moved(0.0, 0.0, stderr=0.0)) == 0
 
 
 def test_colour_is_the_certain_part_of_a_change_in_margins() -> None:
-    certain = 0.1 - 1.959964 * 0.01
+    certain = 0.1 - 0.0196
     assert math.isclose(heat(CHANGE), -math.sqrt(certain / (0.02 * FULL)))
-    assert heat(replace(CHANGE, gain=0.9, stderr=0.0)) == 1
-    assert heat(replace(CHANGE, gain=-0.9, stderr=0.0)) == -1
-    assert 0 < heat(replace(CHANGE, gain=0.1, margin=0.0)) <= 1
+    assert heat(moved(0.9, 0.0)) == 1
+    assert heat(moved(-0.9, 0.0)) == -1
+    assert 0 < heat(moved(0.1, 0.02, margin=0.0)) <= 1
+
+
+def test_an_interval_need_not_lie_evenly_around_its_change() -> None:
+    loss = replace(CHANGE, delta=0.1, low=0.04, high=0.3, higher_is_better=False)
+    assert math.isclose(heat(loss), -math.sqrt(0.04 / (0.02 * FULL)))
+    assert forest.in_margins(loss) == (-15, -5, -2)
 
 
 def test_intervals_are_in_margins_and_far_ends_become_arrows() -> None:
     low, middle, high = forest.in_margins(CHANGE)
     assert math.isclose(middle, -5)
-    assert math.isclose(high - low, 2 * 1.959964 * 0.5)
-    far = replace(CHANGE, gain=2.0, verdict="held", improved=True)
+    assert math.isclose(high - low, 2 * 0.0196 / 0.02)
+    far = moved(2.0, 0.0196, verdict="held", improved=True)
     scale = forest.axis([CHANGE, far])
     assert (scale.low, scale.high) == (low, 32)
     assert 'class="arrow"' in forest.row([forest.Bar(far, "from-base")], scale, "far")

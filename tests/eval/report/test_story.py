@@ -24,6 +24,11 @@ def test_a_whole_chain_has_changes_against_base_and_predecessor(fake_chain: Any)
     assert math.isclose(change.delta, after.value - base.value)
     assert sft.verdict.action == "pass"
     assert story.stages[0].from_base == ()
+    # four stages share the level, also those that are not probed yet
+    fake = fake_chain(name="half", probed=3)
+    for told in (story, gather(fake.chain, fake.stages)):
+        shown = [*told.stages[2].from_base, *told.stages[2].from_predecessor]
+        assert {change.level for change in shown} == {0.05 / (4 * len(told.probes))}
 
 
 def test_columns_stand_by_group_and_shares_are_shown_in_percent(fake_chain: Any) -> None:

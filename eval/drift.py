@@ -1,0 +1,71 @@
+"""Drift by group of probes, relative to the base model: what CapTrack reports, with direction and units.
+
+Source: methods card P045; CapTrack, arXiv:2603.06610.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from eval import metrics
+from eval.continual import check_rows, grouped, score_of, unit_of
+from eval.matrix import Matrix, Score
+from eval.resample import NUM_RESAMPLES, Estimate, estimate, resample
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Change of a group of probes from the base to the last checkpoint.
+
+    Above 0 is better; of probes for which neither higher nor lower is, above 0 is higher.
+
+    Args:
+        relative: mean of the probes' changes in percent of the base; None where `near_zero` holds all.
+        absolute: mean change by unit.
+        near_zero: probes whose base score, or a resample of it, is too small to divide by.
+    """
+
+    group: str
+    relative: Estimate | None
+    absolute: dict[str, Estimate]
+    near_zero: tuple[str, ...]
+
+
+def drift(
+    matrix: Matrix,
+    group_of: Callable[[Score], str] = lambda score: score.group,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> tuple[Drift, ...]:
+    """Relative drift by group, for each group in the order of the probes.
+
+    Args:
+        group_of: another grouping, such as CAN, WILL and HOW.
+
+    Raises:
+        ProbeError: see `continual`.
+    """
+    import numpy as np
+
+    check_rows(matrix)
+    found = []
+    for group, probes in grouped(matrix, group_of, with_drifts=True).items():
+        scores = resample(matrix, probes, num_resamples, seed)
+        scores_of = [score_of(matrix, probe) for probe in probes]
+        higher = [score.is_drift or score.higher_is_better for score in scores_of]
+        relative = metrics.relative_drift(scores, higher)
+        usable = ~np.isnan(relative).any(0)
+        up = metrics.upwards(scores, higher)
+        units = [unit_of(score) for score in scores_of]
+        absolute = {}
+        for unit in dict.fromkeys(units):
+            columns = [j for j, own in enumerate(units) if own == unit]
+            absolute[unit] = estimate((up[:, -1, columns] - up[:, 0, columns]).mean(-1))
+        found.append(
+            Drift(
+                group=group,
+                relative=estimate(relative[:, usable].mean(-1)) if usable.any() else None,
+                absolute=absolute,
+                near_zero=tuple(p for p, ok in zip(probes, usable, strict=True) if not ok),
+            )
+        )
+    return tuple(found)

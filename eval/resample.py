@@ -1,0 +1,110 @@
+"""Intervals of any number that is computed from a probe matrix: resampled items, or several seeds."""
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cpt.errors import ProbeError
+from eval.compare import paired_items
+from eval.matrix import Item, Matrix
+from eval.means import clusters
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NUM_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its two-sided 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def resample(
+    matrix: Matrix, probes: Sequence[str], num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> "NDArray[Any]":
+    """Scores [1 + resamples, rows, probes] of items drawn with replacement; the first are not drawn.
+
+    All rows of a probe get the same items, so that what differs between rows stays paired; items of a
+    cluster are drawn together. Probes are drawn apart. Only items that every row has are taken.
+
+    Raises:
+        ProbeError: a row lacks a probe, or was measured differently from the base.
+    """
+    import numpy as np
+
+    columns = [_resampled(matrix, probe, num_resamples, seed) for probe in probes]
+    return np.stack(columns, axis=-1)
+
+
+def estimate(values: "NDArray[Any]") -> Estimate:
+    """The first value, and the basic bootstrap interval of the others.
+
+    2 v - q(0.975) to 2 v - q(0.025): where resampling shifts a number, as it does a maximum, the
+    interval is shifted back by as much. It is stretched to the value where it lies beside it.
+    """
+    import numpy as np
+
+    value = float(values[0])
+    low, high = np.quantile(values[1:], [0.975, 0.025])
+    return Estimate(value, min(value, 2 * value - float(low)), max(value, 2 * value - float(high)))
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean of one number from several chains, with Student's interval: mean +- t s / sqrt(n).
+
+    Raises:
+        ProbeError: fewer than two chains.
+    """
+    from scipy.special import stdtrit
+
+    if len(values) < 2:
+        raise ProbeError(f"an interval over seeds needs two chains or more, not {len(values)}")
+    mean = math.fsum(values) / len(values)
+    squares = math.fsum((value - mean) ** 2 for value in values)
+    stderr = math.sqrt(squares / (len(values) - 1) / len(values))
+    half = float(stdtrit(len(values) - 1, 0.975)) * stderr
+    return Estimate(mean, mean - half, mean + half)
+
+
+def common_items(matrix: Matrix, probe: str) -> list[list[Item]]:
+    """The items of a probe that every row has, row by row in one order.
+
+    Raises:
+        ProbeError: a row lacks the probe, or was measured differently from the base.
+    """
+    base = matrix.rows[0]
+    for row in matrix.rows:
+        if probe not in row.scores:
+            raise ProbeError(f"{row.stage} has no score for {probe}; probe it with {matrix.suite}")
+        paired_items(base, row, probe)
+    rows = [{item.id: item for item in row.scores[probe].items} for row in matrix.rows]
+    shared = [key for key in rows[0] if all(key in items for items in rows)]
+    if not shared:
+        raise ProbeError(f"probe {probe}: no item is in every row")
+    return [[items[key] for key in shared] for items in rows]
+
+
+def _resampled(matrix: Matrix, probe: str, num_resamples: int, seed: int) -> "NDArray[Any]":
+    import numpy as np
+
+    rows = common_items(matrix, probe)
+    names = clusters(rows[0])
+    place: dict[str, int] = {}
+    units = [place.setdefault(name, len(place)) for name in names or [i.id for i in rows[0]]]
+    weights = np.array([[item.weight for item in items] for items in rows])
+    values = np.array([[item.value for item in items] for items in rows])
+    sums = np.zeros((2, len(place), len(rows)))
+    np.add.at(sums, (slice(None), units), np.stack([weights * values, weights]).swapaxes(1, 2))
+    rng = np.random.default_rng([seed, zlib.crc32(probe.encode())])
+    drawn = rng.integers(0, len(place), (num_resamples, len(place)))
+    drawn += np.arange(num_resamples)[:, None] * len(place)
+    counts = np.bincount(drawn.ravel(), minlength=num_resamples * len(place))
+    times = np.vstack([np.ones(len(place)), counts.reshape(num_resamples, len(place))])
+    return np.asarray((times @ sums[0]) / (times @ sums[1]))

@@ -1,0 +1,131 @@
+"""The stability gap: how deep a skill falls while a stage trains, and whether it comes back.
+
+A series is [..., evaluations] of one probe, higher is better, the first before the stage's first step.
+
+Source: methods card A35; De Lange, van de Ven and Tuytelaars 2023, arXiv:2205.13452.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cpt.errors import ProbeError
+from eval.matrix import Matrix
+from eval.metrics import upwards
+from eval.resample import NUM_RESAMPLES, Estimate, estimate, resample
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Series = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The gap of one probe within a stage, in the probe's unit, losses negated.
+
+    Args:
+        lowest: the lowest score after the start, and at which step.
+        windowed: the largest fall within `window` evaluations.
+        recovery: the last score minus the lowest.
+        recovered_at: first step after the lowest at which the score is back within the tolerance of
+            its start; None where it never is, `lowest_at` where it never left.
+    """
+
+    probe: str
+    start: float
+    lowest: Estimate
+    lowest_at: int
+    windowed: Estimate
+    recovery: Estimate
+    recovered_at: int | None
+
+    @property
+    def time_to_recover(self) -> int | None:
+        """Steps from the lowest score until it is recovered."""
+        return None if self.recovered_at is None else self.recovered_at - self.lowest_at
+
+
+def minimum(series: "Series") -> "Series":
+    """Lowest score after the start."""
+    return series[..., 1:].min(-1)
+
+
+def min_accuracy(series: "Series") -> "Series":
+    """min-ACC = mean over probes of the lowest score, for [..., evaluations, probes]."""
+    return series[..., 1:, :].min(-2).mean(-1)
+
+
+def worst_case_accuracy(current: Any, min_acc: Any, num_tasks: int) -> Any:
+    """WC-ACC = acc_k / k + (1 - 1 / k) min-ACC: the task just learnt, and the others at their lowest."""
+    return current / num_tasks + (1 - 1 / num_tasks) * min_acc
+
+
+def windowed_forgetting(series: "Series", window: int) -> "Series":
+    """WF: the largest fall between two evaluations that are at most `window` apart; 0 at least."""
+    import numpy as np
+
+    largest = np.zeros(series.shape[:-1])
+    for apart in range(1, min(window, series.shape[-1] - 1) + 1):
+        falls = series[..., :-apart] - series[..., apart:]
+        largest = np.maximum(largest, falls.max(-1))
+    return largest
+
+
+def recovery(series: "Series") -> "Series":
+    """The last score minus the lowest after the start."""
+    return series[..., -1] - minimum(series)
+
+
+def recovered_at(series: Sequence[float], steps: Sequence[int], tolerance: float) -> int | None:
+    """The first step, from the lowest score on, at which it is within `tolerance` of the start."""
+    lowest = min(range(1, len(series)), key=lambda index: series[index])
+    for index in range(lowest, len(series)):
+        if series[index] >= series[0] - tolerance - 1e-12:
+            return steps[index]
+    return None
+
+
+def gaps(
+    matrix: Matrix,
+    steps: Sequence[int],
+    *,
+    window: int = 1,
+    tolerance: float = 0.0,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> tuple[Gap, ...]:
+    """The gap of every probe, of a matrix whose rows are evaluations within one stage.
+
+    Args:
+        steps: the optimizer step of each row; the first row is of the model before the stage.
+        window: of the windowed forgetting, in evaluations.
+        tolerance: how near to its start a probe is recovered, where it has no margin of its own.
+
+    Raises:
+        ProbeError: fewer than two rows, or not a step for each.
+    """
+    if len(matrix.rows) < 2 or len(steps) != len(matrix.rows):
+        raise ProbeError(
+            f"a stability gap needs two evaluations or more and a step for each; there are "
+            f"{len(matrix.rows)} evaluations and {len(steps)} steps"
+        )
+    base = matrix.rows[0].scores
+    higher = [base[probe].higher_is_better for probe in matrix.probes]
+    scores = upwards(resample(matrix, matrix.probes, num_resamples, seed), higher)
+    found = []
+    for index, probe in enumerate(matrix.probes):
+        series, margin = scores[..., index], base[probe].margin
+        told = [float(value) for value in series[0]]
+        found.append(
+            Gap(
+                probe=probe,
+                start=told[0],
+                lowest=estimate(minimum(series)),
+                lowest_at=steps[1 + int(series[0, 1:].argmin())],
+                windowed=estimate(windowed_forgetting(series, window)),
+                recovery=estimate(recovery(series)),
+                recovered_at=recovered_at(told, steps, tolerance if margin is None else margin),
+            )
+        )
+    return tuple(found)

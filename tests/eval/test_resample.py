@@ -1,0 +1,73 @@
+"""Resampled items: paired over rows, in clusters, and intervals of known width."""
+
+import math
+
+import numpy as np
+import pytest
+
+from cpt.errors import ProbeError
+from eval.matrix import Item, Matrix, Row, Score
+from eval.means import ratio_stderr, weighted_mean
+from eval.resample import common_items, estimate, over_seeds, resample
+
+
+def row(stage: str, items: list[Item], fingerprint: str = "f") -> Row:
+    value, stderr = weighted_mean(items), ratio_stderr(items)
+    score = Score(
+        "text", "bits_per_byte", "language", False, None, value, stderr, tuple(items), fingerprint
+    )
+    return Row(stage, stage, {"text": score})
+
+
+def items(values: list[float], weights: list[float], per_cluster: int = 0) -> list[Item]:
+    return [
+        Item(f"i{n}", v, w, "", "", cluster=f"c{n // per_cluster}" if per_cluster else "")
+        for n, (v, w) in enumerate(zip(values, weights, strict=True))
+    ]
+
+
+def test_the_first_scores_are_those_measured_and_rows_share_their_items() -> None:
+    values, weights = [1.0, 2.0, 4.0], [10.0, 30.0, 60.0]
+    rows = (
+        row("base", items(values, weights)),
+        row("sft", items([v + 1 for v in values], weights)),
+    )
+    scores = resample(Matrix("small", "0", rows, ("text",)), ["text"], 200)
+    assert scores.shape == (201, 2, 1)
+    assert scores[0, :, 0] == pytest.approx([3.1, 4.1])
+    assert scores[:, 1, 0] - scores[:, 0, 0] == pytest.approx(np.ones(201))
+    assert len(set(scores[:, 0, 0].round(9))) > 5
+
+
+def test_items_of_a_cluster_are_drawn_together() -> None:
+    values = [float(n // 5) for n in range(100)]
+    spreads = []
+    for size in (0, 5):
+        rows = (row("base", items(values, [1.0] * 100, size)),)
+        scores = resample(Matrix("small", "0", rows, ("text",)), ["text"], 2000)
+        spreads.append(float(scores[1:, 0, 0].std()))
+        assert spreads[-1] == pytest.approx(rows[0].scores["text"].stderr, rel=0.1)
+    assert spreads[1] > 2 * spreads[0]
+
+
+def test_only_items_of_every_row_count() -> None:
+    long, short = items([1.0, 2.0, 3.0], [1.0] * 3), items([1.0, 2.0], [1.0] * 2)
+    matrix = Matrix("small", "0", (row("base", long), row("sft", short)), ("text",))
+    assert [[i.id for i in found] for found in common_items(matrix, "text")] == [["i0", "i1"]] * 2
+    other = Matrix("small", "0", (row("base", long), row("sft", long, "g")), ("text",))
+    with pytest.raises(ProbeError, match="measured differently"):
+        common_items(other, "text")
+
+
+def test_the_interval_takes_out_what_resampling_adds() -> None:
+    found = estimate(np.array([1.0, *np.linspace(1.0, 1.4, 1001)]))
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(2 - 1.39)
+
+
+def test_over_seeds_is_student_s_interval() -> None:
+    found = over_seeds([1.0, 2.0, 3.0])
+    half = 4.302653 / math.sqrt(3)
+    assert (found.value, found.low, found.high) == pytest.approx((2, 2 - half, 2 + half), abs=1e-5)
+    with pytest.raises(ProbeError, match="two chains or more, not 1"):
+        over_seeds([1.0])
