@@ -151,7 +151,7 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
     from cpt import checkpoint
     from cpt.world import current
     from eval.known import is_complete, known_results
-    from eval.noise import second_of
+    from eval.noise import firsts, second_of
     from eval.probe import probe_model, result_path, write_result
 
     suite, world = _suite(job), current()
@@ -167,8 +167,7 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
         return  # by the chain, when this process has left the GPU: `launch.probing.probe_apart`
     twice = job.twice or (job.twice is None and str(world.device) != "cpu")
     rounds = [True] if is_second else [False, True] if twice else [False]
-    earlier = [file for file in job.output.glob("probes/*.json") if ".again." not in file.name]
-    known = known_results(earlier, suite)
+    known = known_results(firsts(job.output.glob("probes/*.json")), suite)
     if rounds == [False] and is_complete(known, suite):
         live = (None, None)
     elif live is None:
