@@ -91,6 +91,8 @@ def score_test(lost: int, won: int, num_items: int, margin: float) -> tuple[floa
     Source: Berger and Boos 1994, JASA 89:1012, for the search; Sidik 2003, Computational Statistics
     41:591, for exact tests of non-inferiority in paired proportions ordered by the score.
     """
+    if margin >= 1:
+        return 1.0, 0.0  # no share falls by more
     z = score(lost, won, num_items, -margin)
     worse, not_worse = _NORMAL.cdf(z), _NORMAL.cdf(-z)
     if worse < _FAR:

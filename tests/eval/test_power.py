@@ -89,3 +89,10 @@ def test_the_items_needed_find_twice_the_margin() -> None:
 def test_fewer_wins_promise_no_less_than_more() -> None:
     excesses = [detectable(binary(w, w, 300), 300, 0.02, 0.001) for w in (0, 1, 4, 16, 64)]
     assert excesses == sorted(excesses)
+
+
+def test_too_few_items_and_too_wide_margins_have_no_detectable_fall() -> None:
+    for num_items in (1, 2, 5):
+        assert detectable(binary(1, 0, num_items), num_items, 0.02, 0.001) == 1
+    assert detectable(binary(2, 1, 9), 9, 1.0, 0.05) == 1
+    assert items_needed(binary(2, 1, 9), 9, 1.0, 0.05) is None
