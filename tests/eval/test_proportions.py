@@ -105,4 +105,4 @@ def test_large_tables_are_normal() -> None:
 def test_no_share_falls_by_more_than_one() -> None:
     assert score_test(9, 0, 9, 1.0) == (1, 0)
     assert score_test(9, 0, 9, 2.5) == (1, 0)
-    assert score_test(9, 0, 9, 0.5)[0] < 0.05
+    assert score_test(30, 0, 30, 0.5)[0] < 0.05
