@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from cpt.errors import PlanError
+from cpt.hooks.agem import AGEM
 from cpt.hooks.base import Hook, points
+from cpt.hooks.kl import KL
+from cpt.hooks.lora import is_adapter
 from cpt.hooks.replay import Replay
 from cpt.recipe import StageSpec
 
 if TYPE_CHECKING:
     from cpt.interfaces import Kind
-
-#: Penalties on how far each weight moves from where an earlier stage left it.
-IMPORTANCE = frozenset({"ewc", "online_ewc", "si", "mas", "l2_sp"})
-#: Hooks that freeze the weights which earlier stages trained, and train others.
-ADAPTERS = frozenset({"lora", "o_lora", "osf"})
 
 
 class Stage(NamedTuple):
@@ -45,8 +43,10 @@ def _acting(point: str) -> Finds:
     return lambda stage: _several([h.name for h in stage.hooks if point in points(h)])
 
 
-def _twice(name: str) -> Finds:
-    return lambda stage: _several([h.name for h in stage.hooks if h.name == name])
+def _twice(stage: Stage) -> Sequence[str]:
+    """The first hook with one result that is listed twice."""
+    names = [hook.name for hook in stage.hooks if hook.is_single]
+    return next(([name] for name in names if names.count(name) > 1), ())
 
 
 def _several(names: Sequence[str]) -> Sequence[str]:
@@ -85,7 +85,7 @@ def _importance_of_frozen(stage: Stage) -> Sequence[str]:
     adapters = [
         hook.name
         for hook in stage.hooks
-        if hook.name in ADAPTERS and getattr(hook, "after", None) != "continue"
+        if is_adapter(hook) and getattr(hook, "after", None) != "continue"
     ]
     return [*held, *adapters] if held and adapters else ()
 
@@ -95,35 +95,33 @@ def _two_importances(stage: Stage) -> Sequence[str]:
 
 
 def _importances(stage: Stage) -> list[str]:
-    """Those that hold anything: not at strength 0, nor si where it only measures."""
-    listed = [hook for hook in stage.hooks if hook.name in IMPORTANCE and hook.recalls()]
-    return [hook.name for hook in listed if getattr(hook, "strength", 1) != 0]
+    """Those that hold anything: not si where it only measures."""
+    return [hook.name for hook in stage.hooks if hook.holds_weights() and hook.recalls()]
 
 
 def _same_term(stage: Stage) -> Sequence[str]:
     """The first term that is there twice with the same stages or data."""
     terms = [h for h in stage.hooks if {"penalty", "pull"} & {*points(h)} and h.recalls()]
-    keys = [(hook.name, hook.recalls()) for hook in terms]
-    return next(([name] for name, of in keys if keys.count((name, of)) > 1), ())
+    keys = [(hook.name, hook.recalls(), getattr(hook, "source", None)) for hook in terms]
+    return next(([key[0]] for key in keys if keys.count(key) > 1), ())
 
 
 def _own_beta(stage: Stage) -> Sequence[str]:
-    held = any(hook.name == "kl" for hook in stage.hooks)
+    held = any(isinstance(hook, KL) and "penalty" in points(hook) for hook in stage.hooks)
     return ["kl"] if held and stage.kind.uses("reference", stage.spec) else ()
 
 
 def _stale(stage: Stage) -> Sequence[str]:
-    return [h.name for h in stage.hooks if h.name == "agem" and getattr(h, "every", 1) > 1][:1]
+    return [hook.name for hook in stage.hooks if isinstance(hook, AGEM) and hook.every > 1][:1]
 
 
 def _rehearsed_twice(stage: Stage) -> Sequence[str]:
-    """A `replay` and a projection that share an earlier stage."""
-    replayed = {n for h in stage.hooks if h.name == "replay" for n in h.recalls()}
+    """A `replay` and an edit of the gradient that share an earlier stage."""
+    replayed = {n for h in stage.hooks if isinstance(h, Replay) for n in h.recalls()}
     for hook in stage.hooks:
-        if hook.name in ("agem", "gem") and replayed:
-            of = {*hook.recalls()}
-            if of & replayed or ("all" in of | replayed and of):
-                return ["replay", hook.name]
+        of = {*hook.rehearses()} if "project" in points(hook) else set()
+        if replayed and of and (of & replayed or "all" in of | replayed):
+            return ["replay", hook.name]
     return ()
 
 
@@ -132,7 +130,11 @@ def _reentrant(stage: Stage) -> Sequence[str]:
     given = json.loads(given) if isinstance(given, str) else given
     if not given.get("use_reentrant"):
         return ()
-    return [h.name for h in stage.hooks if "penalty" in points(h) or "second_gradient" in h.facts]
+    return [
+        h.name
+        for h in stage.hooks
+        if "penalty" in points(h) or "second_gradient" in h.facts_as_set()
+    ]
 
 
 ROWS = (
@@ -142,8 +144,7 @@ ROWS = (
         "hooks: {names} both edit the gradient, and the later edit breaks what the earlier one promises; "
         "keep one",
     ),
-    Row(_twice("ema"), "hooks: ema is listed twice; it has one result"),
-    Row(_twice("interpolate"), "hooks: interpolate is listed twice; it has one result"),
+    Row(_twice, "hooks: {names} is listed twice; it has one result"),
     Row(
         _importance_of_frozen,
         "hooks: {names}: the weights that are held are frozen, and the penalty is always 0; continue the "

@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING
 from cpt.combinations import check_combinations
 from cpt.errors import PlanError, RecipeError
 from cpt.hooks.base import Hook, points
-from cpt.hooks.gem import MOST
 from cpt.hooks.lora import is_adapter, stays_apart
 from cpt.model_spec import ModelSpec
 from cpt.recipe import StageSpec
 from cpt.settings import did_you_mean
 from cpt.vocabulary import of_model
 
-#: Hooks that take the gradient of old rows, whatever the stage itself trains on.
-CONSTRAINS = frozenset({"agem", "gem"})
 #: Ends the id of a stage that could not be planned; what comes after it is checked all the same.
 UNKNOWN = "-unknown"
 
@@ -24,11 +21,13 @@ if TYPE_CHECKING:
 
 
 def check_parts(spec: StageSpec, kind: "Kind", where: str) -> None:
-    """Refuse `merge:` in a stage that trains, and one that trains without rows.
+    """Refuse `merge:` in a stage that trains, and `watch:` in one that does not.
 
     Raises:
         RecipeError: says what to remove.
     """
+    if not kind.trains and spec.watch:
+        raise RecipeError(f"{where}: watch: a {kind.name} stage has no steps to look at; remove it")
     if kind.trains and spec.merge is not None:
         raise RecipeError(
             f"{where}: merge: a {kind.name} stage trains; remove it, or write kind: merge in a stage of "
@@ -49,13 +48,13 @@ def check_recalls(
         PlanError: names the stage and what to write instead.
     """
     own = f"{where}: hooks.{hook.name}"
-    num_chosen = len(lineage) - 1 if "all" in hook.recalls() else len(hook.recalls())
-    if hook.name == "gem" and num_chosen > MOST:
-        raise PlanError(
-            f"{own}: of: {num_chosen} stages, and each costs a backward pass a step and 4 bytes per "
-            f"trained parameter; name {MOST} at most, or use agem"
-        )
     names = {node.name: node for node in lineage} | {"previous": lineage[-1]}
+    num_chosen = len(_nodes("all", lineage, names) if "all" in hook.recalls() else hook.recalls())
+    if hook.most_stages is not None and num_chosen > hook.most_stages:
+        raise PlanError(
+            f"{own}: of: {num_chosen} stages, and each costs time and memory in every step; name "
+            f"{hook.most_stages} at most, or list a hook that takes them as one, such as agem or replay"
+        )
     for target in hook.recalls():
         if target != "all" and target not in names:
             hint = did_you_mean(target, [*names, "all"])
@@ -85,15 +84,10 @@ def check_recalls(
             if node.id.endswith(UNKNOWN):
                 continue
             formats = _formats_left(node, lineage, kind_of, where)
-            if hook.name in CONSTRAINS and formats <= {"prompt"} and target != "all":
+            if hook.learns_answers() and formats <= {"prompt"} and target != "all":
                 raise PlanError(
-                    f"{own}: {node.name} left no row with an answer, and so nothing to constrain; name "
-                    f"a stage that left texts, chats or pairs, or a data set: source: <data config>"
-                )
-            if formats == {"prompt"} and getattr(hook, "mode", "") == "loss":
-                raise PlanError(
-                    f"{own}: {node.name} left prompts without answers, and there is nothing in them to "
-                    f"rehearse; name another stage, or a source"
+                    f"{own}: {node.name} left no row with an answer, and so nothing to rehearse; name a "
+                    f"stage that left texts, chats or pairs, or a data set: source: <data config>"
                 )
             if not formats and target == "all":
                 continue  # `all` are those that left rows
@@ -127,7 +121,9 @@ def _formats_left(
 
 def _nodes(target: str, lineage: "Sequence[Node]", names: "Mapping[str, Node]") -> "Sequence[Node]":
     """The stages that a name stands for."""
-    return (lineage[1:] or lineage) if target == "all" else (names[target],)
+    if target != "all":
+        return (names[target],)
+    return [node for node in lineage if node.kind != "base"] or lineage
 
 
 def check_hooks(
@@ -149,7 +145,7 @@ def check_hooks(
             others = ", ".join(sorted(hook.kinds))
             raise PlanError(f"{where}: hooks.{hook.name}: not in a {kind.name} stage; in {others}")
         hook.check(kind.name, f"{where}: hooks.{hook.name}")
-        for need in sorted(hook.needs - backend.gives):
+        for need in sorted(hook.needs_as_set() - backend.gives):
             raise PlanError(f"{where}: hooks.{hook.name}: {backend.refusal(need)}")
 
 

@@ -44,6 +44,6 @@ class ProbeError(CptError, ValueError):
 
 
 class GateStopped(CptError):  # noqa: N818 - a decision, not a mistake
-    """The gate found a regression and its action is `stop`."""
+    """The gate found a regression and its action is `stop`, or its repair regressed too."""
 
     exit_code = 3

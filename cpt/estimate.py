@@ -1,10 +1,11 @@
 """What a chain still needs of memory, disk and time; what cannot be known is said to be unknown."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cpt.footprint import BYTES, Footprint, Workload, footprint, merge_footprint
+from cpt.gate_spec import GateSpec
 from cpt.model_size import ModelSize, size_of
 from cpt.model_spec import ModelSpec
 from cpt.plan import Node, Plan
@@ -77,7 +78,9 @@ def estimate(
     stages = {}
     for node in plan.nodes:
         load = bytes_ = None
-        if node.spec is not None and node.spec.merge is not None:
+        if node.stands_for and size:
+            bytes_ = merge_footprint(size, 2, spec.dtype, True)
+        elif node.spec is not None and node.spec.merge is not None:
             if size:
                 tries = node.inputs["merge"]["steering"] is not None
                 bytes_ = merge_footprint(size, len({*node.parents.values()}), spec.dtype, tries)
@@ -90,13 +93,17 @@ def estimate(
             if size:
                 parent = by_id[node.parents["parent"]]
                 bytes_ = footprint(size, node, parent, load, spec.dtype, backend, world)
+                kept = _num_candidates(plan.recipe.gate, load.steps, every)
+                if bytes_ and kept:
+                    more = kept * float(size.num_parameters * BYTES[spec.dtype])
+                    bytes_ = replace(bytes_, passing=bytes_.passing + more)
         own = next((stage for stage in found if stage.id == node.id), None)
         number = size.num_parameters if size else None
         stages[node.name] = Forecast(
             load,
             bytes_,
             _making(node, store, found, own, load, number, (backend, world)),
-            _probing(found, own, number) if suite_file else 0.0,
+            _probing(found, own, number) if suite_file and not node.stands_for else 0.0,
             store.is_done(node.id),
             not suite_file or (store.stage(node.id) / "probes" / suite_file).is_file(),
         )
@@ -113,6 +120,14 @@ def _reason(spec: ModelSpec, base: Path) -> str:
     return "unknown until the base model is there"
 
 
+def _num_candidates(gate: GateSpec, steps: int | None, every: int | None) -> int:
+    """Checkpoints that a stage keeps for its verdict, at most."""
+    actions = {gate.on_regression, *(own.on_regression for own in gate.probes.values())}
+    if "rollback" not in actions or every is None:
+        return 0
+    return gate.candidates if steps is None else min(gate.candidates, (steps - 1) // every)
+
+
 def _making(
     node: Node,
     store: Store,
@@ -127,9 +142,13 @@ def _making(
         if speed is None or number is None or node.inputs["merge"]["steering"] is not None:
             return None
         return speed * number * (len({*node.parents.values()}) + 1)
+    if node.stands_for and not store.is_done(node.id):
+        tries = node.inputs.get("attempts", len(node.inputs.get("candidates", ())))
+        cost = _probing(found, None, number)
+        return 0.0 if not tries else None if cost is None else tries * cost
     if store.is_done(node.id) or load is None:
         return own.seconds if own else 0.0 if load is None else None
-    cost = rate(found, node.kind, world)
+    cost = rate(found, node.kind, world, frozenset(key for key, _ in node.hooks))
     if cost is None or number is None or not load.tokens:
         return None
     return cost * number * load.tokens * _share_left(store.partial(node.id), load) / world[1]

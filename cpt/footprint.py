@@ -116,7 +116,9 @@ def footprint(
     shards = {"ddp": 2.0, "zero2": 1 / world}
     held = own.count * sum(hook.bytes_per_weight() for hook in hooks)
     weights = n * width + each * own.added
-    num_gradients = shards.get(backend, 1.0) + any("second_gradient" in h.facts for h in hooks)
+    num_gradients = shards.get(backend, 1.0) + any(
+        "second_gradient" in h.facts_as_set() for h in hooks
+    )
     parts = {
         "weights": weights + (2 * n if load.half and width == 4 else 0),
         "gradients": each * own.count * num_gradients,
@@ -157,7 +159,7 @@ def _states(optimizer: str, each: int) -> float | None:
 
 def _has_outputs(hook: Hook) -> bool:
     """Whether it makes logits of its own."""
-    return "logits" in hook.needs and "penalty" in points(hook)
+    return "logits" in hook.needs_as_set() and "penalty" in points(hook)
 
 
 def _with_old(load: Workload, hooks: Sequence[Hook]) -> Workload:
@@ -170,7 +172,11 @@ def _with_old(load: Workload, hooks: Sequence[Hook]) -> Workload:
 def _references(node: Node, parent: Node, hooks: Sequence[Hook], has_adapter: bool) -> int:
     """Frozen models beside the trained one."""
     keeps = stays_apart([hook for _, hook in parent.hooks])
-    below = {"previous", parent.name, parent.id} if has_adapter and not keeps else set()
+    below = (
+        {"previous", parent.name, parent.id, parent.stands_for}
+        if has_adapter and not keeps
+        else set()
+    )
     own = "reference" in node.parents and not has_adapter
     held = {name for hook in hooks for name in hook.models_held()}
     return own + len({parent.name if name == "previous" else name for name in held - below})

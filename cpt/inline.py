@@ -34,6 +34,8 @@ def expand(tree: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
             done[key] = str(_local(value, folder))
         elif key == "merge" and isinstance(value, dict) and isinstance(value.get("suite"), str):
             done[key] = {**value, "suite": str(_local(value["suite"], folder))}
+        elif key == "watch" and isinstance(value, dict):
+            done[key] = _watch(value, folder, where)
         elif key == "hooks" and isinstance(value, list):
             done[key] = [expand_hook(entry, folder, where) for entry in value]
     return done
@@ -70,6 +72,15 @@ def expand_hook(entry: Any, folder: Path, where: str, only: str | None = None) -
             source = expand_data(settings["source"], folder, f"{where}: hooks.{name}.source")
             done[name] = {**settings, "source": source}
     return done if only is None else done.get(only, done)
+
+
+def _watch(watch: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
+    done = dict(watch)
+    if isinstance(watch.get("suite"), str):
+        done["suite"] = str(_local(watch["suite"], folder))
+    if "text" in watch:
+        done["text"] = expand_data(watch["text"], folder, f"{where}: watch.text")
+    return done
 
 
 def _inline(name: str, folder: Path, where: str) -> dict[str, Any]:

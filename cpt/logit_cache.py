@@ -20,7 +20,7 @@ from cpt.topk import Outcomes, joined, most_likely
 from cpt.world import World
 
 if TYPE_CHECKING:
-    from cpt.hooks.base import StageContext, Tensors
+    from cpt.hooks.context import StageContext, Tensors
 
 #: Examples of one process between two exchanges.
 BLOCK = 8

@@ -20,7 +20,7 @@ from cpt.replay.buffers import Reservoir, quotas
 from cpt.rows import RICHEST, Row, RowFormat
 
 if TYPE_CHECKING:
-    from cpt.hooks.base import StageContext
+    from cpt.hooks.context import StageContext
 
 #: What importance is measured on: the same rows for every hook that measures it.
 MEASURE = "measure"
@@ -63,9 +63,11 @@ def rows_left(past: Past, of: str | Sequence[str], name: str) -> dict[PastStage,
 
 def _are_copies(stage: PastStage, there: set[str]) -> bool:
     """Whether a stage merged models, and each of them that left rows is there."""
-    if stage.kind != "merge" or stage.folder is None:
+    if stage.kind not in ("merge", "rollback", "repair") or stage.folder is None:
         return False
     entry = manifest.read(stage.folder)
+    if entry.inputs.get("stands_for", {}).get("kind", entry.kind) != "merge":
+        return False  # what a gate made of a stage that trained
     merged = {
         parent
         for role, parent in entry.parents.items()

@@ -1,7 +1,7 @@
 """Recipe -> plan: ids, parents, what hooks need against what kinds and backends give. Costs nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cpt.adapter_rules import check_adapters
@@ -21,13 +21,19 @@ from cpt.interfaces import Backend, Kind
 from cpt.joint import Joined, join, joined_so_far
 from cpt.merging.checks import check_lineage
 from cpt.recipe import Recipe, StageSpec
+from cpt.remedy import Judge, Remedy, passes
 from cpt.roles import ancestors_of, roles_of, sources_of
 from cpt.stage_id import stage_id, stage_inputs
+from cpt.watch import WatchSpec
 
 
 @dataclass(frozen=True)
 class Node:
-    """One stage of a plan, or the base model."""
+    """One stage of a plan, the base model, or what a gate puts in the place of a stage.
+
+    Attributes:
+        stands_for: the stage whose place it takes; empty for all other nodes.
+    """
 
     name: str
     kind: str
@@ -38,6 +44,7 @@ class Node:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     hooks: tuple[tuple[str, Hook], ...] = ()
     joined: tuple[Joined, ...] = ()
+    stands_for: str = ""
 
     @property
     def merged(self) -> tuple[str, ...]:
@@ -47,12 +54,18 @@ class Node:
 
 @dataclass(frozen=True)
 class Plan:
-    """A chain in order, the base model first."""
+    """A chain in order, the base model first; a gate's node comes after the stage that it stands for.
+
+    Attributes:
+        awaits: stages whose verdict is not known yet and could replace them; ids after these are those for
+            the case that they pass.
+    """
 
     recipe: Recipe
     name: str
     nodes: tuple[Node, ...]
     warnings: tuple[str, ...]
+    awaits: tuple[str, ...] = ()
 
     def node(self, name: str) -> Node:
         """The node of a name."""
@@ -61,6 +74,8 @@ class Plan:
 
 #: (a merge's settings, its file) -> hash of the probe that it chooses by, if it does.
 Steering = Callable[[Any, str], str | None]
+#: (a stage's `watch`, its file) -> hash of the suite that it is looked at with, if there is one.
+Watching = Callable[[WatchSpec, str], str]
 
 
 def make(
@@ -70,43 +85,66 @@ def make(
     backend: Backend,
     suite_hash: str = "",
     steering: Steering = lambda merge, where: None,
+    watching: Watching = lambda watch, where: "",
+    judge: Judge = passes,
 ) -> Plan:
     """Resolve a recipe into nodes with ids.
 
     Args:
         suite_hash: of the recipe's probes, whose items a stage may drop from its data.
+        judge: what the gate says of a stage; what it puts in a stage's place is what later stages start
+            from, compare themselves with and recall under the stage's name.
 
     Raises:
         RecipeError, PlanError, DataError: everything that is wrong, one line each, before any weights load.
     """
     nodes = [Node("base", "base", recipe.model.id(), inputs=recipe.model.content())]
+    earlier = list(nodes)  # as later stages see them
     problems: list[CptError] = []
     warnings: list[str] = []
+    awaits: list[str] = []
     for name, spec in recipe.stages.items():
         try:
-            nodes.append(
-                _node(
-                    recipe,
-                    name,
-                    spec,
-                    nodes,
-                    kind_of,
-                    check_train,
-                    backend,
-                    warnings,
-                    suite_hash,
-                    steering,
-                )
+            node = _node(
+                recipe,
+                name,
+                spec,
+                earlier,
+                kind_of,
+                check_train,
+                backend,
+                warnings,
+                suite_hash,
+                steering,
+                watching,
             )
+            found = judge(node)
         except CptError as error:
             problems.append(error)
             # A stand-in with the right parent, so that later stages are checked too.
-            nodes.append(_stand_in(name, spec, nodes))
+            nodes.append(_stand_in(name, spec, earlier))
+            earlier.append(nodes[-1])
+            continue
+        awaits += [] if found.is_known else [name]
+        nodes += [node, _made_by_gate(node, found.remedy)] if found.remedy else [node]
+        earlier.append(replace(node, id=nodes[-1].id))
     if problems:
         worst = PlanError if any(isinstance(p, PlanError) for p in problems) else type(problems[0])
         raise worst("\n".join(dict.fromkeys(str(problem) for problem in problems)))
     name = recipe.name if recipe.baseline is None else f"{recipe.name}-{recipe.baseline}"
-    return Plan(recipe, name, tuple(nodes), tuple(dict.fromkeys(warnings)))
+    return Plan(recipe, name, tuple(nodes), tuple(dict.fromkeys(warnings)), tuple(awaits))
+
+
+def _made_by_gate(node: Node, remedy: Remedy) -> Node:
+    return Node(
+        f"{node.name}.{remedy.kind}",
+        remedy.kind,
+        remedy.id,
+        seed=node.seed,
+        parents={"parent": node.id, "parent.2": node.parents["parent"]},
+        inputs=remedy.inputs,
+        stands_for=node.name,
+    )
 
 
 def _stand_in(name: str, spec: StageSpec, earlier: Sequence[Node]) -> Node:
@@ -126,11 +164,13 @@ def _node(
     warnings: list[str],
     suite_hash: str,
     steering: Steering,
+    watching: Watching,
 ) -> Node:
     where = spec.file or f"{recipe.file}: stages.{name}"
     kind = kind_of(spec.kind, where)
     train = check_train(kind.config, spec.train, where) if kind.trains else spec.train
-    spec = spec.model_copy(update={"train": train, "file": where})
+    watch = _watch(recipe, spec) if kind.trains else spec.watch
+    spec = spec.model_copy(update={"train": train, "file": where, "watch": watch})
     if recipe.baseline is not None:
         spec = spec.model_copy(update={"hooks": []})
     check_parts(spec, kind, where)
@@ -188,7 +228,10 @@ def _node(
     recalled = {node.name: node.id for node in earlier}
     try:
         steered = steering(spec.merge, where) if spec.merge else None
-        inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled, suite_hash, steered)
+        watched = watching(spec.watch, where) if spec.watch else ""
+        inputs = stage_inputs(
+            spec, kind, parents, hooks, seed, recalled, suite_hash, steered, watched
+        )
         if len(joined) > 1:  # alone it is the naive stage
             inputs["joined"] = [_joined_inputs(each, kind_of, where, suite_hash) for each in joined]
     except CptError as error:  # a data set that is not there, say; the stage that wants it is named
@@ -204,6 +247,15 @@ def _node(
         tuple(in_order(hooks)),
         joined,
     )
+
+
+def _watch(recipe: Recipe, spec: StageSpec) -> WatchSpec | None:
+    """The stage's own, or the chain's, with the margin filled in."""
+    watch = recipe.watch if spec.watch is None else spec.watch
+    if not watch:
+        return None
+    margin = recipe.gate.margin if watch.margin is None else watch.margin
+    return watch.model_copy(update={"margin": margin})
 
 
 def _joined_inputs(

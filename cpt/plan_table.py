@@ -29,7 +29,9 @@ def table_of(
     """The plan as people read it; with an estimate, what each stage and the whole chain need."""
     needs = estimate_text.columns(estimate) if estimate else {}
     rows = [["", "stage", "id", *COLUMNS, *needs, "status"]]
-    for number, node in enumerate(plan.nodes):
+    number = -1
+    for node in plan.nodes:
+        number += not node.stands_for
         acting = [
             " ".join(key for key, hook in node.hooks if set(points(hook)) & set(where))
             for where in COLUMNS.values()
@@ -46,12 +48,25 @@ def table_of(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    stages = len(plan.nodes) - 1
-    probes = f", {stages + 1} x {num_probes} probes" if num_probes else ""
+    stages = number
+    probes = f", {len(plan.nodes)} x {num_probes} probes" if num_probes else ""
     place = _short(store.chain(plan.name))
     head = f"chain {plan.name}   seed {plan.recipe.seed}   {stages} stages{probes}   {backend}   {place}"
+    lines += _open(plan)
     lines += estimate_text.lines(estimate) if estimate else []
     return "\n".join([head, *lines, *(f"warning: {warning}" for warning in plan.warnings)])
+
+
+def _open(plan: Plan) -> list[str]:
+    """Which ids depend on verdicts that are not known yet."""
+    later = [node.name for node in plan.nodes]
+    later = later[later.index(plan.awaits[0]) + 1 :] if plan.awaits else []
+    if not later:
+        return []
+    first = plan.awaits[0]
+    return [
+        f"ids of {', '.join(later)}: if the gate passes {first}; what it makes has others follow"
+    ]
 
 
 def _short(path: Path) -> str:

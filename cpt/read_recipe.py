@@ -98,6 +98,8 @@ def expand_change(parts: Sequence[str], value: Any, text: str) -> Any:
         return expand_hook(value if last.isdigit() else {last: value}, folder, text, last)
     if parts[-2:-1] == ["data"] and last.isdigit():
         return expand_data(value, folder, text)
+    if [*parts[-2:]] == ["watch", "text"]:
+        return expand_data(value, folder, text)
     if last == "source" and parts[-2] != "source" and "hooks" in parts[-4:-2]:
         return expand_data(value, folder, text)
     if (

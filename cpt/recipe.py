@@ -8,22 +8,15 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from cpt.data_spec import DataSpec
+from cpt.gate_spec import GateSpec
 from cpt.merging.spec import MergeSpec
 from cpt.model_spec import ModelChange, ModelSpec
 from cpt.past import NUM_EXEMPLARS
 from cpt.settings import Settings, did_you_mean
+from cpt.watch import WatchSpec
 
 #: Under this name the loader notes where a stage or a chain was read; no recipe can say it.
 FILE = "<file>"
-
-
-class GateSpec(Settings):
-    """What counts as a regression and what then happens."""
-
-    margin: float = Field(
-        default=0.02, ge=0, description="fall that is tolerated, in the probe's unit"
-    )
-    on_regression: Literal["warn", "stop"] = "warn"
 
 
 class HookSpec(Settings):
@@ -75,6 +68,9 @@ class StageSpec(Settings):
     checkpoint_every: int | None = Field(
         default=None, ge=1, description="steps between checkpoints"
     )
+    watch: WatchSpec | Literal[False] | None = Field(
+        default=None, description="looks while it trains; the chain's unless said, false: none"
+    )
     seed: int | None = Field(default=None, ge=0, lt=2**32)
     file: str = Field(default="", alias="<file>", exclude=True, repr=False)
 
@@ -110,6 +106,9 @@ class Recipe(Settings):
     stages: dict[str, StageSpec] = Field(min_length=1)
     probes: str | None = Field(default=None, description="a suite in configs/probes")
     gate: GateSpec = GateSpec()
+    watch: WatchSpec | None = Field(
+        default=None, description="looks at every stage while it trains"
+    )
     seed: int = Field(default=17, ge=0, lt=2**32)
     launch: str = Field(default="single", description="a backend: configs/accelerate/<name>.yaml")
     num_processes: int | None = Field(default=None, ge=1)

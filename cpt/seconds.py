@@ -23,7 +23,7 @@ class Measured:
     """One finished stage: seconds of its making by the clock on the wall, and parameters times tokens.
 
     `work` is 0 where nothing was trained or the settings do not say how much; `probing` is None where the
-    suite was not measured; `copied` counts the parameters that a merge read and wrote.
+    suite was not measured; `copied` counts the parameters that a merge read and wrote; `hooks` are named.
     """
 
     id: str
@@ -34,6 +34,7 @@ class Measured:
     num_parameters: int
     probing: float | None
     copied: int = 0
+    hooks: frozenset[str] = frozenset()
 
 
 def measured(
@@ -59,28 +60,38 @@ def _stage(folder: Path, suite_file: str, workload_of: WorkloadOf) -> Measured:
     if merge := entry.inputs.get("merge"):
         if not merge.get("steering"):  # the time of one that chooses by a probe is the probe's
             copied = number * (len({*entry.parents.values()}) + 1)
-    elif entry.kind != "base":
+    elif "train" in entry.inputs:  # not the base model, and not what a gate made
         load = workload_of(entry.kind, entry.inputs["train"])
         work = float(number * entry.num_steps * load.per_step * load.length)
     result = folder / "probes" / suite_file
     probing = json.loads(result.read_text())["seconds"] if result.is_file() else None
+    if "stands_for" in entry.inputs:  # a gate's: the result was measured with its attempts
+        probing = None
     world = (str(entry.world.get("backend", "single")), int(entry.world.get("size", 1)))
     seconds = sum(entry.seconds.values())
-    return Measured(entry.id, entry.kind, seconds, world, work, number, probing, copied)
+    hooks = frozenset(str(hook["name"]) for hook in entry.hooks)
+    return Measured(entry.id, entry.kind, seconds, world, work, number, probing, copied, hooks)
 
 
-def rate(stages: Iterable[Measured], kind: str, world: tuple[str, int]) -> float | None:
+def rate(
+    stages: Iterable[Measured],
+    kind: str,
+    world: tuple[str, int],
+    hooks: frozenset[str] = frozenset(),
+) -> float | None:
     """Process-seconds for a parameter and token: sum of seconds * processes over sum of N * tokens.
 
-    Of the stages of this kind on this backend and as many processes; where there are none of this kind on
-    any; then of any kind. Tokens are steps * batch * length on both sides, so a stage whose sequences are
-    shorter than `max_length` predicts stages of its own kind, and those of other kinds too high.
+    Of the stages of this kind with the same hooks on this backend and as many processes; where there are
+    none, with any hooks; then on any backend; then of any kind. Tokens are steps * batch * length on both
+    sides, so a stage whose sequences are shorter than `max_length` predicts stages of its own kind, and
+    those of other kinds too high.
     A stage that was interrupted noted only its last run, and predicts too low.
     """
     trained = [stage for stage in stages if stage.work > 0 and stage.seconds > 0]
     alike = [stage for stage in trained if stage.kind == kind]
     here = [stage for stage in alike if stage.world == world]
-    chosen = here or alike or trained
+    same = [stage for stage in here if stage.hooks == hooks]
+    chosen = same or here or alike or trained
     if not chosen:
         return None
     return sum(s.seconds * s.world[1] for s in chosen) / sum(s.work for s in chosen)

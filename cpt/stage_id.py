@@ -34,12 +34,14 @@ def stage_inputs(
     recalled: Mapping[str, str],
     suite_hash: str = "",
     steering: str | None = None,
+    watched: str = "",
 ) -> dict[str, Any]:
     """What a stage's id hashes: everything that would train differently, and nothing else.
 
     Args:
         suite_hash: of the probes whose items a stage may drop from its data.
         steering: hash of the probe by which a merge chooses, if it does.
+        watched: hash of the suite that the stage is looked at with.
     """
     merge = {"merge": {**spec.merge.content(), "steering": steering}} if spec.merge else {}
     inputs = {
@@ -65,6 +67,8 @@ def stage_inputs(
     # Settings that came later: a stage that leaves them alone keeps its id.
     if hygiene := spec.hygiene.content(suite_hash):
         inputs["hygiene"] = hygiene
+    if spec.watch and (watch := spec.watch.content(watched)):
+        inputs["watch"] = watch
     if spec.exemplars != NUM_EXEMPLARS:
         inputs["exemplars"] = spec.exemplars
     return inputs

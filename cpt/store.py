@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,8 @@ class Store:
             folder / "chain.json", json.dumps({**description, "nodes": nodes}, indent=1) + "\n"
         )
         wanted = {
-            f"{number}-{node['name']}": Path("..", "..", "stages", node["id"])
-            for number, node in enumerate(nodes)
+            label: Path("..", "..", "stages", node["id"])
+            for label, node in zip(labels(nodes), nodes, strict=True)
             if self.is_done(node["id"])
         }
         for link in folder.iterdir():
@@ -111,6 +111,18 @@ class Store:
             if not (folder / label).is_symlink():
                 (folder / label).symlink_to(target, target_is_directory=True)
         return folder
+
+
+def labels(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of a chain's links: `0-base`, `1-sft`, `1-sft.repair`, `2-dpo`.
+
+    What a gate made has the number of the stage that it stands for: the numbers of later ones stay.
+    """
+    found, number = [], -1
+    for node in nodes:
+        number += not node.get("stands_for")
+        found.append(f"{number}-{node['name']}")
+    return found
 
 
 @contextmanager

@@ -19,7 +19,8 @@ def item_texts(suite: Suite, cache: Path) -> Iterator[str]:
     Args:
         cache: where the suite's tasks are written for lm-eval.
     """
-    for probe in suite.probes.values():
+    once = {(probe.task, probe.limit): probe for probe in suite.probes.values()}
+    for probe in once.values():
         for item in islice(_items(probe, suite, cache), probe.limit):
             yield from _texts(item)
 

@@ -1,15 +1,19 @@
 """The gate: may the chain go on after a stage, given the base row? Only `regressed` acts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from cpt.actions import Action, strictest
 from cpt.errors import ProbeError
 from eval.compare import Change, changes
 from eval.matrix import Matrix, Row, Score
 from eval.noise import Noise
+from eval.split import only
 
 LEVEL = 0.05
+#: Raised when equal results would be judged otherwise, or lead to another checkpoint.
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -18,25 +22,52 @@ class Verdict:
 
     stage: str
     against: str
-    action: Literal["pass", "warn", "stop"]
+    action: Literal["pass"] | Action
     regressed: tuple[Change, ...]
     undecided: tuple[Change, ...]
     messages: tuple[str, ...]
+
+
+def reported(matrix: Matrix, margins: Mapping[str, float]) -> Matrix:
+    """The matrix over the items that are reported, with the margins that hold now.
+
+    A result keeps the margin that its probe had when it was measured.
+    """
+    rows = tuple(with_margins(only(row, "test"), margins) for row in matrix.rows)
+    return replace(matrix, rows=rows)
+
+
+def with_margins(row: Row, margins: Mapping[str, float]) -> Row:
+    """The row with other margins, where they are given."""
+    scores = {
+        name: replace(score, margin=margins.get(name, score.margin))
+        for name, score in row.scores.items()
+    }
+    return replace(row, scores=scores)
 
 
 def judge(
     matrix: Matrix,
     stage: str,
     margin: float,
-    on_regression: Literal["warn", "stop"],
+    on_regression: Action,
     num_stages: int = 1,
     noise: Mapping[str, Noise] | None = None,
+    *,
+    actions: Mapping[str, Action] | None = None,
+    is_remedy: bool = False,
 ) -> Verdict:
     """Compare a stage with the base model, row 0.
 
     Args:
+        matrix: see `reported`.
+        stage: its name or id.
+        margin: of probes that have none of their own.
+        on_regression: what a regression leads to.
         num_stages: stages of the chain that are judged, now or later, which share the level.
         noise: of the base model measured twice.
+        actions: of probes for which that differs; the strictest of those that regressed is taken.
+        is_remedy: the row is of what a gate made; where that regresses too, nothing is left but to stop.
 
     Raises:
         ProbeError: no base row, no row of that stage, or one of them lacks a probe of the other.
@@ -54,10 +85,12 @@ def judge(
         regression(change, row.scores[change.probe], len(found), num_stages) for change in regressed
     ]
     messages += [indecision(change, row.scores[change.probe]) for change in undecided]
+    own = actions or {}
+    action = strictest(own.get(change.probe, on_regression) for change in regressed)
     return Verdict(
         stage=row.stage,
         against=base.stage,
-        action=on_regression if regressed else "pass",
+        action=("stop" if is_remedy and action != "warn" else action) if regressed else "pass",
         regressed=regressed,
         undecided=undecided,
         messages=tuple(messages),

@@ -1,5 +1,6 @@
 """From lm-eval's results to one cell of the matrix: a number, its standard error, its items."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -7,13 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from cpt.errors import ProbeError
+from cpt.ids import short_hash
 from cpt.settings import did_you_mean
+from eval.item_text import answer_of, text_of
 from eval.matrix import Item
 from eval.means import ratio_stderr, weighted_mean
+from eval.split import split_of
 from eval.suite import Probe
+from eval.suite_checks import contradiction
 
-TEXT_CHARACTERS = 200
-ANSWER_CHARACTERS = 120
+CLUSTER_CHARACTERS = 40
 _ALWAYS = ("id", "value", "weight", "text", "answer")
 
 
@@ -34,11 +38,7 @@ def read_cell(results: Any, probe: Probe, tasks: dict[str, Any]) -> dict[str, An
     metric, key = _metric_key(probe, results["results"][probe.task])
     value = results["results"][probe.task][key]
     higher = results["higher_is_better"].get(probe.task, {}).get(metric.partition(",")[0])
-    if higher is None:
-        raise ProbeError(
-            f"probe {probe.name}: task {probe.task} does not say whether a higher {metric} is "
-            f"better; add higher_is_better to its metric_list"
-        )
+    higher = _direction(probe, metric, higher)
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise ProbeError(f"probe {probe.name}: {metric} is {value!r}, not a finite number")
     items = _items(results["samples"], probe, tasks, key, float(value))
@@ -47,17 +47,32 @@ def read_cell(results: Any, probe: Probe, tasks: dict[str, Any]) -> dict[str, An
         "task": probe.task,
         "task_version": str(results["versions"].get(probe.task)),
         "metric": metric,
-        "group": probe.group,
-        "higher_is_better": bool(higher),
-        "margin": probe.margin,
+        "higher_is_better": higher,
+        **probe.labels,
         "value": float(value),
         "stderr": ratio_stderr(items),
         "num_items": len(items),
         "shots": int(shots or 0),
         "chat": probe.chat,
         "fingerprint": probe.fingerprint,
+        "is_drift": probe.direction == "none",
+        "parts": {**probe.parts, "task_version": str(results["versions"].get(probe.task))},
         "items": [_plain(item) for item in items],
     }
+
+
+def _direction(probe: Probe, metric: str, higher: bool | None) -> bool:
+    """Whether a higher number is better; True where neither is."""
+    if problem := contradiction(probe.direction, higher):
+        raise ProbeError(f"probe {probe.name}: direction: {problem}")
+    if probe.direction is not None:
+        return probe.direction != "lower"
+    if higher is None:
+        raise ProbeError(
+            f"probe {probe.name}: task {probe.task} does not say whether a higher {metric} is "
+            f"better; add higher_is_better to its metric_list, or `direction` to the probe"
+        )
+    return bool(higher)
 
 
 def _plain(item: Item) -> dict[str, Any]:
@@ -118,13 +133,30 @@ def _task_items(
         seen[name] += 1
         _refuse_nan(probe, sample)
         value, weight = _value(probe, metric, sample[metric])
+        cluster = _cluster(probe, sample["doc"])
         yield Item(
             id=name if seen[name] == 1 else f"{name}-{seen[name]}",
             value=value,
             weight=weight,
-            text=_text(task, sample),
-            answer=_answer(task, sample, metric),
+            text=text_of(task, sample),
+            answer=answer_of(task, sample, metric),
+            cluster=cluster,
+            split=split_of(name, probe.dev, cluster),
         )
+
+
+def _cluster(probe: Probe, doc: dict[str, Any]) -> str:
+    """The value of the field that groups items, or its hash where it is long."""
+    if probe.cluster is None:
+        return ""
+    if probe.cluster not in doc:
+        near = did_you_mean(probe.cluster, doc)
+        raise ProbeError(
+            f"probe {probe.name}: cluster: its documents have no {probe.cluster!r}{near}"
+        )
+    value = doc[probe.cluster]
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    return text if text and len(text) <= CLUSTER_CHARACTERS else short_hash(text, 16)
 
 
 def _value(probe: Probe, metric: str, raw: Any) -> tuple[float, float]:
@@ -150,31 +182,3 @@ def _refuse_nan(probe: Probe, sample: dict[str, Any]) -> None:
                     f"probe {probe.name}: the model's log-likelihood is NaN "
                     f"(item {sample['doc_id']}); its weights are damaged"
                 )
-
-
-def _text(task: Any, sample: dict[str, Any]) -> str:
-    if task.OUTPUT_TYPE == "loglikelihood_rolling":
-        return _one_line(str(sample["target"]))[:TEXT_CHARACTERS]
-    text = task.doc_to_text(sample["doc"])
-    if not isinstance(text, str):
-        text = sample["arguments"][0][0]
-    return _one_line(str(text))[-TEXT_CHARACTERS:]
-
-
-def _answer(task: Any, sample: dict[str, Any], metric: str) -> str:
-    """What the model chose or wrote; nothing for a text that is only scored."""
-    arguments, responses = sample["arguments"], sample["filtered_resps"]
-    if task.OUTPUT_TYPE == "multiple_choice":
-        choices = [str(pair[1]).strip() for pair in arguments if pair[0] == arguments[0][0]]
-        if len(choices) < 2:
-            return ""
-        scale = [len(c) or 1 if metric == "acc_norm" else 1 for c in choices]
-        scores = [float(responses[i][0]) / scale[i] for i in range(len(choices))]
-        return _one_line(choices[scores.index(max(scores))])[:ANSWER_CHARACTERS]
-    if task.OUTPUT_TYPE == "generate_until":
-        return _one_line(str(responses[0]))[:ANSWER_CHARACTERS]
-    return ""
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from eval.compare import paired_items
-from eval.matrix import Row
+from eval.matrix import Row, read_row
 from eval.means import paired_difference
 
 
@@ -51,6 +52,41 @@ def noise_floor(first: Row, second: Row) -> dict[str, Noise]:
                 stderr=max(abs(shift), stderr),
             )
     return found
+
+
+def second_of(result: Path) -> Path:
+    """Where the second measurement of a checkpoint lies, beside the first."""
+    return result.with_suffix(".again.json")
+
+
+def read_noise(result: Path, suite_hash: str) -> dict[str, Noise]:
+    """The noise floor of a checkpoint that was measured twice; empty where it was not.
+
+    Raises:
+        ProbeError: a file is damaged, or the two were measured differently.
+    """
+    second = second_of(result)
+    if not second.is_file():
+        return {}
+    return noise_floor(
+        read_row("first", "", result, suite_hash), read_row("second", "", second, suite_hash)
+    )
+
+
+def sentence(noise: Mapping[str, Noise]) -> str:
+    """Such as "Measured twice, the base model gave the same answer to all 1,204 items."."""
+    many = sum(floor.num_items for floor in noise.values())
+    if is_silent(noise):
+        return f"Measured twice, the base model gave the same results for all {many:,} items."
+    loud = [
+        f"{floor.num_differing} of {floor.num_items} in {name}"
+        for name, floor in noise.items()
+        if floor.num_differing
+    ]
+    return (
+        f"Measured twice, the base model gave other results for {', '.join(loud)} items; standard errors "
+        f"take that in."
+    )
 
 
 def is_silent(noise: Mapping[str, Noise]) -> bool:

@@ -1,16 +1,17 @@
 """A probe suite: which lm-eval tasks, at which fixed settings. Reading one needs no lm-eval."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-from pydantic import Field
+from typing import Any
 
 from cpt import yaml12
 from cpt.errors import CptError, ProbeError
 from cpt.ids import short_hash
-from cpt.settings import Settings, did_you_mean, validate
+from cpt.settings import did_you_mean, validate
+from eval.suite_checks import check_direction, check_foreign, metric_of
+from eval.suite_spec import FACETS, GROUPS, ProbeSpec, SuiteSpec
 from eval.taskfile import TaskFile, find_tasks, read_task, write_task
 from eval.view import (
     ViewSpec,
@@ -20,38 +21,14 @@ from eval.view import (
     with_data_configs,
 )
 
-GROUPS = ("domain", "knowledge", "reasoning", "language", "instruction", "code", "safety")
-
-
-class ProbeSpec(Settings):
-    """One entry of `probes:`."""
-
-    task: str | None = Field(None, min_length=1)
-    group: str
-    metric: str | None = Field(None, min_length=1)
-    shots: int | None = Field(None, ge=0)
-    chat: bool = False
-    limit: int | None = Field(None, ge=1)
-    margin: float | None = Field(None, ge=0)
-    data: ViewSpec | None = None
-
-
-class SuiteSpec(Settings):
-    """What `configs/probes/<suite>.yaml` may hold."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    include: str | list[str] | None = None
-    batch_size: int = Field(16, ge=1)
-    max_length: int | None = Field(None, ge=2)
-    probes: dict[str, ProbeSpec] = Field(min_length=1)
-
 
 @dataclass(frozen=True)
 class Probe:
     """One lm-eval task at fixed settings. `local` is None for a task that lm-eval itself brings.
 
     `fingerprint` hashes all that changes its numbers; scores with different ones are not compared.
-    `metric` may be None (the task's only one) and `shots` None (the task's own) until it runs.
+    `metric` may be None (the task's only one), `shots` None (the task's own) and `direction` None
+    (what the task says) until it runs. `parts` are what the fingerprint hashes, by name.
     """
 
     name: str
@@ -65,6 +42,25 @@ class Probe:
     data: ViewSpec | None
     local: TaskFile | None
     fingerprint: str
+    facet: str | None = None
+    direction: str | None = None
+    owner: str | None = None
+    dev: float = 0.0
+    cluster: str | None = None
+    parts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What a result says of the probe that changes neither its numbers nor its fingerprint."""
+        found = {"group": self.group, "facet": self.facet, "owner": self.owner}
+        if self.direction in ("higher", "lower"):
+            return {**found, "margin": self.margin, "higher_is_better": self.direction == "higher"}
+        return {**found, "margin": self.margin}
+
+    @property
+    def run(self) -> tuple[Any, ...]:
+        """What probes share that lm-eval measures in one pass: they differ in their metric only."""
+        return self.task, self.shots, self.chat, self.limit
 
 
 @dataclass(frozen=True)
@@ -76,6 +72,7 @@ class Suite:
     batch_size: int
     max_length: int | None
     probes: dict[str, Probe]
+    backend: str = "hf"
 
     @cached_property
     def hash(self) -> str:
@@ -83,8 +80,11 @@ class Suite:
         return short_hash({name: probe.fingerprint for name, probe in self.probes.items()})
 
 
-def load_suite(path: Path) -> Suite:
+def load_suite(path: Path, backend: str | None = None) -> Suite:
     """Read and check a suite; imports neither lm-eval nor datasets.
+
+    Args:
+        backend: in place of the file's.
 
     Raises:
         ProbeError: names file, path, value and the nearest right word.
@@ -97,11 +97,20 @@ def load_suite(path: Path) -> Suite:
     tasks = find_tasks(_folders(path, spec))
     known: dict[tuple[str, str], str] = {}
     probes = {
-        name: _probe(path, name, probe, tasks, spec.max_length, known)
-        for name, probe in spec.probes.items()
+        name: _probe(path, name, probe, tasks, spec, known) for name, probe in spec.probes.items()
     }
     _check_views(path, probes)
-    return Suite(spec.name, path, spec.batch_size, spec.max_length, probes)
+    backend = backend or spec.backend
+    probes = {name: _on(backend, probe) for name, probe in probes.items()}
+    return Suite(spec.name, path, spec.batch_size, spec.max_length, probes, backend)
+
+
+def _on(backend: str, probe: Probe) -> Probe:
+    """The probe on a backend, whose numbers are its own."""
+    if backend == "hf":
+        return probe
+    parts = {**probe.parts, "backend": backend}
+    return replace(probe, fingerprint=short_hash([probe.fingerprint, backend], 16), parts=parts)
 
 
 def materialise(suite: Suite, folder: Path) -> Path:
@@ -134,7 +143,7 @@ def _probe(
     name: str,
     spec: ProbeSpec,
     tasks: dict[str, Path],
-    max_length: int | None,
+    suite: SuiteSpec,
     known: dict[tuple[str, str], str],
 ) -> Probe:
     where = f"{path}: probes.{name}"
@@ -145,14 +154,16 @@ def _probe(
         )
     local = read_task(task, tasks[task]) if task in tasks else None
     if local is None:
-        _check_foreign(where, task, spec, tasks)
+        check_foreign(where, task, spec, tasks)
     data = spec.data and check_view(where, path, spec.data)
     if local is not None and data is not None and local.config.get("dataset_path") != "json":
         raise ProbeError(
             f"{where}.data: task {task} has dataset_path "
             f"{local.config.get('dataset_path')!r}; only 'json' takes a view"
         )
-    metric = _metric(where, spec.metric, local)
+    metric = metric_of(where, spec.metric, local)
+    check_direction(where, spec.direction, metric, local)
+    dev = suite.dev if spec.dev is None else spec.dev
     settings = {
         "task": local.content if local else [task, _lm_eval_version()],
         "data": data and [data.builder, data.view, builder_fingerprint(where, data, known)],
@@ -160,7 +171,16 @@ def _probe(
         "shots": spec.shots,
         "chat": spec.chat,
         "limit": spec.limit,
-        "max_length": max_length,
+        "max_length": suite.max_length,
+    }
+    # Settings that came later: a probe that leaves them alone keeps its results. They change no
+    # number, but what a result says of its items, or which way is better.
+    settings |= {"dev": dev} if dev else {}
+    settings |= {"cluster": spec.cluster} if spec.cluster else {}
+    settings |= {"direction": "none"} if spec.direction == "none" else {}
+    parts = settings | {
+        "task": short_hash(local.content, 16) if local else f"lm_eval {_lm_eval_version()}",
+        "data": data and f"{data.builder} {data.view} {short_hash(settings['data'], 16)}",
     }
     return Probe(
         name=name,
@@ -174,36 +194,13 @@ def _probe(
         data=data,
         local=local,
         fingerprint=short_hash(settings, 16),
+        facet=spec.facet or FACETS[spec.group],
+        direction=spec.direction,
+        owner=spec.owner,
+        dev=dev,
+        cluster=spec.cluster,
+        parts={part: _word(value) for part, value in parts.items()},
     )
-
-
-def _check_foreign(where: str, task: str, spec: ProbeSpec, tasks: dict[str, Path]) -> None:
-    """A task that no included folder has is lm-eval's own, unless it looks like a typo."""
-    import difflib
-
-    key = f"{where}.task" if spec.task else where
-    close = difflib.get_close_matches(task, tasks, n=1, cutoff=0.8)
-    if close or (spec.data is not None and tasks):
-        raise ProbeError(f"{key}: no task {task!r} in `include`{did_you_mean(task, tasks)}")
-    if spec.data is not None:
-        raise ProbeError(f"{where}.data: {task} is lm-eval's own task and brings its own data")
-    if any(letter.isspace() for letter in task):
-        raise ProbeError(f"{key}: {task!r} is no task name")
-
-
-def _metric(where: str, metric: str | None, local: TaskFile | None) -> str | None:
-    """The metric that a local task reports; lm-eval's own tasks are asked when they run."""
-    if local is None or not local.metrics:
-        return metric
-    known = list(local.metrics)
-    if metric is None:
-        if len(known) > 1:
-            raise ProbeError(f"{where}.metric is missing; task {local.name} has {', '.join(known)}")
-        return known[0]
-    if metric.partition(",")[0] not in known:
-        near = did_you_mean(metric.partition(",")[0], known)
-        raise ProbeError(f"{where}.metric: task {local.name} has no {metric!r}{near}")
-    return metric
 
 
 def _check_views(path: Path, probes: dict[str, Probe]) -> None:
@@ -221,6 +218,11 @@ def _by_task(probes: dict[str, Probe]) -> dict[str, list[Probe]]:
     for probe in probes.values():
         found.setdefault(probe.task, []).append(probe)
     return found
+
+
+def _word(value: Any) -> str:
+    words = {None: "none", True: "yes", False: "no"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def _lm_eval_version() -> str:

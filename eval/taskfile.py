@@ -2,6 +2,8 @@
 
 lm-eval's rules are kept (lm_eval/tasks/_yaml_loader.py): `include:` is merged below the file's own
 keys, and `!function module.name` is a module beside that YAML, else one that can be imported.
+Functions of `eval.behaviour` are imported: lm-eval runs those tasks wherever cpt is installed, and their
+fingerprint covers that package.
 """
 
 from dataclasses import dataclass
@@ -13,6 +15,9 @@ import yaml
 from cpt.errors import ProbeError
 from cpt.ids import atomic_write, fingerprint
 
+#: The package whose functions shipped tasks call.
+BEHAVIOUR = Path(__file__).resolve().parent / "behaviour"
+
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -22,6 +27,15 @@ class Function:
 
     name: str
     module: Path | None
+
+    @property
+    def sources(self) -> list[Path]:
+        """The files that it is made of: the module beside the YAML, or a package of ours."""
+        if self.module is not None:
+            return [self.module]
+        if not self.name.startswith("eval.behaviour."):
+            return []
+        return sorted(file for end in ("*.py", "*.json") for file in BEHAVIOUR.glob(end))
 
 
 @dataclass(frozen=True)
@@ -44,11 +58,19 @@ class TaskFile:
         return {_metric_name(entry["metric"]): entry for entry in entries}
 
     @property
+    def test_files(self) -> list[Path]:
+        """The files beside the YAML that hold the items it is tested on, if they are such files."""
+        files = _data_files(self)
+        if isinstance(files, dict):
+            files = files.get(self.config.get("test_split") or "test")
+        return [file for file in _leaves(files) if isinstance(file, Path)]
+
+    @property
     def content(self) -> list[str]:
         """All that the task's numbers depend on: settings, modules and local data files."""
         quiet = {"dataset_kwargs", "task_alias", "tag"}
         settings = {key: value for key, value in self.config.items() if key not in quiet}
-        modules = {function.module for function in self.functions if function.module}
+        modules = {file for function in self.functions for file in function.sources}
         files = {path for path in _leaves(_data_files(self)) if isinstance(path, Path)}
         kwargs = self.config.get("dataset_kwargs") or {}
         return [

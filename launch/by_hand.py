@@ -10,7 +10,8 @@ from typing import Any
 
 from cpt import manifest, overrides, past
 from cpt import read_recipe as recipes
-from cpt.conflicts import check_hooks, check_parts
+from cpt.adapter_rules import check_adapters
+from cpt.conflicts import check_hooks, check_parts, check_recalls
 from cpt.errors import PlanError, RecipeError
 from cpt.hooks import table
 from cpt.hooks.stack import in_order
@@ -24,8 +25,10 @@ from eval.suite import load_suite
 from launch.backend import backend
 from launch.checks import check_backend, check_batches, check_usable
 from launch.installed import ATTENTION, lacking, named_in, refuse_missing
+from launch.lineage import nodes
 from launch.origin import check_dtype, dtype_of, past_of
 from launch.steering import steering
+from launch.watching import watching
 from stages import kind_of
 from stages.base import Job
 from stages.trl_fields import check_train
@@ -130,9 +133,14 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
         raise RecipeError(
             f"{file}: hygiene.probes: {spec.hygiene.probes}, and no suite is given; write suite=<file>"
         )
+    lineage = nodes(before)
+    for hook in hooks:
+        check_recalls(hook, kind, lineage, kind_of, str(file))
+    check_adapters(hooks, lineage, str(file))
     recalled = {stage.name: stage.id for stage in before}
     steered = steering(spec.merge, str(file)) if spec.merge else None
-    inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled, suite_hash, steered)
+    watched = watching(spec.watch, str(file)) if spec.watch else ""
+    inputs = stage_inputs(spec, kind, parents, hooks, seed, recalled, suite_hash, steered, watched)
     made_in = dtype_of(before) or "float32"
     dtype = check_dtype(given.get("dtype", made_in), f"{file}: dtype")
     if dtype != made_in:  # in a chain the base model's id has it

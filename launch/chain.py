@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cpt import plan as plans
-from cpt.errors import CptError, GateStopped, RecipeError
+from cpt.actions import REMEDIES
+from cpt.errors import CptError, GateStopped, PlanError, RecipeError
 from cpt.ids import atomic_write
-from eval.probe import result_path
 from launch.backend import accelerate_command, environment
 from launch.console import Console
 from launch.group import run_group
@@ -16,6 +16,7 @@ from launch.opening import Chain, shown
 from launch.record import is_current, is_linked, link, sibling
 from launch.spent import Spent
 from stages.base import Job
+from stages.candidates import has_candidates, remove_candidates
 
 
 def run(
@@ -41,21 +42,29 @@ def run(
         if unfinished:
             with chain.store.lock(unfinished.id, console.say):
                 shutil.rmtree(chain.store.partial(unfinished.id), ignore_errors=True)
-    todo = [node for node in nodes if not chain.is_finished(node)]
-    spent = Spent(chain, nodes)
-    for node in nodes:
-        if node in todo:
+    spent, made, number = Spent(chain, nodes), False, 0
+    while number < len(nodes):
+        node, is_made = nodes[number], False
+        if not chain.is_finished(node):
             _make(chain, node, console, verbose)
-        stop = _stop(chain, node, nodes)
-        if node in todo or ((stop or node is nodes[-1]) and not _is_told(chain, nodes)):
+            made = is_made = True
+        stop = _judged(chain, node)
+        number += 1
+        if is_made and chain.gate.rules.may(
+            *REMEDIES
+        ):  # its verdict may put another node behind it
+            chain = _planned_anew(chain, number)
+            nodes = _until(chain.plan, until)
+            spent.watch(chain, nodes)
+        if is_made or ((stop or number == len(nodes)) and not _is_told(chain, nodes)):
             _tell(chain, console)
-            if node in todo:
+            if is_made:
                 _print_report(folder, chain, node, colour, width)
         if stop:
-            if todo:
+            if made:
                 console.say(spent.told())
             raise stop
-    if todo:
+    if made:
         console.say(spent.told())
     else:
         console.say(
@@ -65,19 +74,44 @@ def run(
     return 0
 
 
+def _planned_anew(chain: Chain, number: int) -> Chain:
+    """The chain with what the gate put behind its first `number` nodes.
+
+    Raises:
+        PlanError: these are no longer what they were.
+    """
+    found = chain.again()
+    for before, now in zip(chain.plan.nodes[:number], found.plan.nodes, strict=False):
+        if before.id != now.id:
+            raise PlanError(
+                f"{before.name}: was {before.id} and would now be {now.id}: its data or probes changed "
+                f"while the chain runs; run the same command again"
+            )
+    return found
+
+
 def _until(plan: plans.Plan, until: str | None) -> tuple[plans.Node, ...]:
     if until is None:
         return plan.nodes
     names = [node.name for node in plan.nodes]
     if until not in names:
         raise RecipeError(f"--until {until}: the chain has {', '.join(names)}")
-    return plan.nodes[: names.index(until) + 1]
+    end = names.index(until) + 1
+    while end < len(names) and plan.nodes[end].stands_for == until:  # of its gate
+        end += 1
+    return plan.nodes[:end]
 
 
 def _make(chain: Chain, node: plans.Node, console: Console, verbose: bool) -> None:
     from launch.quiet import hush_bars
 
     job = _job(chain, node, verbose)
+    if node.stands_for:
+        from launch.remedies import make_remedy
+
+        hush_bars(verbose)
+        make_remedy(chain, node, dict(job.load), console)
+        return
     if node.kind == "base" and not chain.store.is_done(node.id):
         from launch.stage import make_base
 
@@ -91,11 +125,24 @@ def _make(chain: Chain, node: plans.Node, console: Console, verbose: bool) -> No
 
         hush_bars(verbose)
         execute(job, console)
-        return
-    if node.spec is not None and node.spec.merge is not None:
-        _merge(chain, job, console, verbose)
-    if not chain.is_finished(node):
-        _launch(chain, job, node, console)
+    else:
+        if node.spec is not None and node.spec.merge is not None:
+            _merge(chain, job, console, verbose)
+        if not _is_made(chain, node):
+            _launch(chain, job, node, console)
+    if chain.suite is not None and chain.suite.backend != "hf" and not chain.is_finished(node):
+        from launch.probing import probe_apart
+
+        console.say(f"{node.name}: measuring with {chain.suite.backend}")
+        trusted = chain.plan.recipe.model.trust_remote_code
+        probe_apart(chain.store.stage(node.id), chain.suite, chain.store.root, trusted)
+
+
+def _is_made(chain: Chain, node: plans.Node) -> bool:
+    """Whether a process group has nothing left to do; some backends measure after it."""
+    if chain.suite is not None and chain.suite.backend != "hf":
+        return chain.store.is_done(node.id)
+    return chain.is_finished(node)
 
 
 def _merge(chain: Chain, job: Job, console: Console, verbose: bool) -> None:
@@ -117,14 +164,14 @@ def _launch(chain: Chain, job: Job, node: plans.Node, console: Console) -> None:
     from launch.stage import job_to_json
 
     with chain.store.lock(node.id, console.say) as lock:
-        if chain.is_finished(node):
+        if _is_made(chain, node):
             return
         file = chain.store.root / "jobs" / f"{node.id}.json"
         atomic_write(file, job_to_json(job))
         arguments = ["--job", str(file), *(["-v"] if job.verbose else [])]
         command = accelerate_command(chain.backend, "launch.stage", arguments, chain.num_processes)
         run_group(command, environment(chain.backend), file, node.name, lock, job.verbose)
-        if not chain.is_finished(node):
+        if not _is_made(chain, node):
             raise CptError(f"{node.name}: its processes ended well, but left no finished stage")
         file.unlink(missing_ok=True)
 
@@ -161,7 +208,21 @@ def _job(chain: Chain, node: plans.Node, verbose: bool) -> Job:
         store=chain.store.root,
         verbose=verbose,
         joined=node.joined if len(node.joined) > 1 else (),
+        twice=recipe.gate.noise if node.kind == "base" else False,
+        candidates=_num_candidates(chain, node),
     )
+
+
+def _num_candidates(chain: Chain, node: plans.Node) -> int:
+    """How many checkpoints on the way a stage keeps for the gate."""
+    hooks = [hook for _, hook in node.hooks]
+    if (
+        node.spec is None
+        or not chain.gate.rules.may("rollback")
+        or not has_candidates(node.spec, hooks)
+    ):
+        return 0
+    return chain.plan.recipe.gate.candidates
 
 
 def _is_told(chain: Chain, nodes: Sequence[plans.Node]) -> bool:
@@ -187,22 +248,25 @@ def _print_report(folder: Path, chain: Chain, node: plans.Node, colour: bool, wi
         print(terminal(story, node.name, width, colour), file=sys.stdout, flush=True)
 
 
-def _stop(chain: Chain, node: plans.Node, nodes: Sequence[plans.Node]) -> GateStopped | None:
-    """What the gate stops the chain with after a node, if it does."""
-    from eval.gate import judge
-    from eval.matrix import read_matrix
-
+def _judged(chain: Chain, node: plans.Node) -> GateStopped | None:
+    """Keep the gate's verdict on a node that is measured; what it stops the chain with, if it does."""
     if chain.suite is None or node.kind == "base":
         return None
-    gate = chain.plan.recipe.gate
-    rows = [(n.name, n.id, result_path(chain.store.stage(n.id), chain.suite)) for n in nodes]
-    matrix = read_matrix(rows, chain.suite.name, chain.suite.hash)
-    num_stages = len(chain.plan.nodes) - 1  # not only those up to here: they share one level
-    verdict = judge(matrix, node.name, gate.margin, gate.on_regression, num_stages)
+    gate = chain.gate
+    verdict = gate.verdict(node)
+    gate.record(node, verdict)
+    told = "\n".join(f"  {message}" for message in verdict.messages)
+    if node.stands_for:  # only now no candidate is needed any more
+        remove_candidates(chain.store.stage(node.merged[0]))
+    elif verdict.action in ("pass", "warn"):
+        remove_candidates(chain.store.stage(node.id))
     if verdict.action != "stop":
         return None
-    return GateStopped(
-        f"the gate stopped the chain after {node.name}:\n"
-        + "\n".join(f"  {message}" for message in verdict.messages)
-        + f"\nthe checkpoint is kept in {shown(chain.store.stage(node.id))}"
-    )
+    if node.stands_for:
+        what = f"the {node.kind} of {node.stands_for} failed, and the gate stopped the chain"
+    else:
+        what = f"the gate stopped the chain after {node.name}"
+    kept = [node.id, *(node.merged if node.stands_for else ())]
+    places = " and ".join(shown(chain.store.stage(stage_id)) for stage_id in kept)
+    are = "checkpoints are" if len(kept) > 1 else "checkpoint is"
+    return GateStopped(f"{what}:\n{told}\nthe {are} kept in {places}")

@@ -1,12 +1,13 @@
 """What a stage's batches, hooks and backend must fit; asked for a chain's stages and for one by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from cpt.errors import PlanError
+from cpt.errors import PlanError, RecipeError
 from cpt.hooks.base import Hook, points
 from cpt.hooks.lora import is_adapter
 from cpt.recipe import StageSpec
 from cpt.settings import did_you_mean
+from eval.suite import Suite
 from launch.backend import Backend
 from launch.refusals import OF_HOOKS
 from stages.base import StageKind
@@ -21,6 +22,22 @@ def check_usable(chosen: Backend) -> None:
     """
     if chosen.unfinished:
         raise PlanError(f"launch: {chosen.name}: {chosen.unfinished}; use zero2 or ddp")
+
+
+def check_owners(suite: Suite, stages: Collection[str]) -> None:
+    """Refuse probes that a stage is said to teach which the chain does not have.
+
+    Raises:
+        RecipeError: one line for each.
+    """
+    lines = [
+        f"{suite.path}: probes.{name}.owner: the chain has no stage {probe.owner!r}"
+        f"{did_you_mean(probe.owner, stages)}"
+        for name, probe in suite.probes.items()
+        if probe.owner is not None and probe.owner not in stages
+    ]
+    if lines:
+        raise RecipeError("\n".join(lines))
 
 
 def check_batches(spec: StageSpec, kind: StageKind, size: int, every: int | None) -> None:
@@ -59,11 +76,11 @@ def check_backend(spec: StageSpec, hooks: Sequence[tuple[str, Hook]], chosen: Ba
     }
     facts = {fact for fact, is_so in holds.items() if is_so}
     for key, hook in hooks:
-        if strange := hook.facts - OF_HOOKS.keys():
+        if strange := hook.facts_as_set() - OF_HOOKS.keys():
             raise PlanError(
                 f"{spec.file}: hooks.{key}: its `facts` has {min(strange)!r}"
                 f"{did_you_mean(min(strange), OF_HOOKS)}"
             )
-        facts |= hook.facts
+        facts |= hook.facts_as_set()
     for refusal in chosen.refusals(facts):
         raise PlanError(f"{spec.file}: launch: {chosen.name}: {refusal.reason}; {refusal.instead}")

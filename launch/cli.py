@@ -183,9 +183,10 @@ def _adapters(given: argparse.Namespace) -> int:
 
 
 def _schema(given: argparse.Namespace) -> int:
-    from launch.schema import chain_schema, stage_schema
+    from launch.schema import chain_schema, stage_schema, suite_schema
 
-    print(json.dumps(stage_schema() if given.stage else chain_schema(), indent=1))
+    schema = stage_schema if given.stage else suite_schema if given.suite else chain_schema
+    print(json.dumps(schema(), indent=1))
     return 0
 
 

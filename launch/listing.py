@@ -5,7 +5,7 @@ from typing import Any
 
 from cpt.chain_file import LISTED, read_chain, read_manifest
 from cpt.errors import StoreError
-from cpt.store import Store
+from cpt.store import Store, labels
 
 
 def listing(runs: Path) -> tuple[str, list[str]]:
@@ -27,9 +27,10 @@ def listing(runs: Path) -> tuple[str, list[str]]:
             problems.append(str(error))
             continue
         lines.append(f"{tree['name']}  (seed {tree['seed']}, {tree['recipe_path']})")
-        for number, node in enumerate(tree["nodes"]):
+        for label, node in zip(labels(tree["nodes"]), tree["nodes"], strict=True):
             listed.add(node["id"])
-            status = _status(store, folder / f"{number}-{node['name']}", node, problems)
+            status = _status(store, folder / label, node, problems)
+            number = label.partition("-")[0]
             hooks = " ".join(node.get("hooks", ()))
             lines.append(
                 f"  {number} {node['name']:<12} {node['id']:<22} {status:<26} {hooks}".rstrip()

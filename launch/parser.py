@@ -43,7 +43,8 @@ one folder of PEFT adapters, named by stage, of the stages that keep theirs apar
 {after: continue}); in Python, cpt.adapters.open_registry(folder) loads their base and routes by name""",
     "schema": """examples:
   cpt schema > recipe.schema.json
-  cpt schema --stage > stage.schema.json""",
+  cpt schema --stage > stage.schema.json
+  cpt schema --suite > suite.schema.json""",
     "methods": """examples:
   cpt methods
   cpt methods kl
@@ -105,6 +106,11 @@ def parser() -> argparse.ArgumentParser:
         help="number type of the weights (default: as the stage was made, or as the model was saved)",
     )
     probe.add_argument(
+        "--backend",
+        choices=("hf", "vllm"),
+        help="what runs the model (default: as the suite says); vllm is not tested on real hardware",
+    )
+    probe.add_argument(
         "--trust-remote-code", action="store_true", help="run Python code that the model brings"
     )
     probe.add_argument("--output", type=Path, help="write the result here too")
@@ -129,7 +135,9 @@ def parser() -> argparse.ArgumentParser:
         "--output", type=Path, metavar="FOLDER", help="default: adapters in the chain's folder"
     )
     schema = verb("schema", "print the JSON schema of a recipe, for editors")
-    schema.add_argument("--stage", action="store_true", help="of one stage file instead")
+    which = schema.add_mutually_exclusive_group()
+    which.add_argument("--stage", action="store_true", help="of one stage file instead")
+    which.add_argument("--suite", action="store_true", help="of a probe suite instead")
     listed = verb("methods", "list hooks and stage kinds, or print the card of one")
     listed.add_argument("name", nargs="?", help="a hook or a stage kind")
     listed.add_argument("--json", action="store_true", help="for tools")

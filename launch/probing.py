@@ -6,16 +6,21 @@ folder or the commit of a hub model, the number type, and the suite.
 """
 
 import argparse
+import gc
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from cpt import checkpoint, past
-from cpt.errors import CptError, RecipeError, StoreError
+from cpt.errors import CptError, ProbeError, RecipeError, StoreError
 from cpt.ids import atomic_write, short_hash
+from cpt.memory import keep_freed_memory
 from cpt.store import Store
+from eval.known import VERSION, is_complete, known_results
 from eval.matrix import read_row
-from eval.probe import VERSION, probe_checkpoint, result_path
+from eval.probe import probe_checkpoint, result_path
 from eval.suite import Suite, load_suite
 from launch.console import Console
 from launch.origin import dtype_of
@@ -34,7 +39,7 @@ def probe(given: argparse.Namespace, stage: Path | None) -> dict[str, Any]:
         ProbeError: the model cannot be loaded, or a probe gave no usable number.
     """
     try:
-        suite = load_suite(given.suite)
+        suite = load_suite(given.suite, given.backend)
     except CptError as error:
         raise RecipeError(str(error)) from None  # bad input, whatever its own code
     if given.revision and (stage or Path(given.model).is_dir()):
@@ -53,9 +58,10 @@ def probe(given: argparse.Namespace, stage: Path | None) -> dict[str, Any]:
         read_row(name, name, file, suite.hash)  # is it whole?
         result = json.loads(file.read_text(encoding="utf-8"))
     else:
-        if stage:
+        known = known_results(file.parent.glob(_any_suite(file, suite)), suite)
+        if stage and not is_complete(known, suite):
             checkpoint.verify_stage(stage)
-        result = _measured(given, stage, suite, dtype)
+        result = _measured(given, stage, suite, dtype, known)
         result["stage"] = name
         atomic_write(file, _text(result))
     if given.output is not None:
@@ -64,11 +70,20 @@ def probe(given: argparse.Namespace, stage: Path | None) -> dict[str, Any]:
 
 
 def _measured(
-    given: argparse.Namespace, stage: Path | None, suite: Suite, dtype: str
+    given: argparse.Namespace,
+    stage: Path | None,
+    suite: Suite,
+    dtype: str,
+    known: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     from launch.quiet import hush_bars
 
     hush_bars(given.verbose)
+    if not is_complete(known, suite):
+        import torch
+
+        if not torch.cuda.is_available():
+            keep_freed_memory()
     return probe_checkpoint(
         str(stage / "checkpoint") if stage else given.model,
         suite,
@@ -78,7 +93,13 @@ def _measured(
         trust_remote_code=given.trust_remote_code,
         progress=Console().progress(""),
         verbose=given.verbose,
+        known=known,
     )
+
+
+def _any_suite(file: Path, suite: Suite) -> str:
+    """A pattern of the file names that the same model's results have with other suites."""
+    return f"*{file.name.removeprefix(f'{suite.name}-{suite.hash}')}"
 
 
 def _cached(given: argparse.Namespace, stage: Path | None, suite: Suite, dtype: str) -> Path:
@@ -118,3 +139,21 @@ def _commit(model: str, revision: str | None) -> str:
 
 def _text(result: dict[str, Any]) -> str:
     return json.dumps(result, ensure_ascii=False, allow_nan=False)
+
+
+def probe_apart(stage: Path, suite: Suite, runs: Path, trust_remote_code: bool) -> None:
+    """`cpt probe` of a finished stage in a process that has the GPUs for itself, for backends that take them.
+
+    Raises:
+        ProbeError: it failed, with its last words.
+    """
+    if torch := sys.modules.get("torch"):  # a stage in this process leaves memory reserved
+        gc.collect()
+        torch.cuda.empty_cache()
+    command = [sys.executable, "-P", "-m", "launch.cli", "probe", str(stage)]
+    command += ["--suite", str(suite.path), "--runs", str(runs)]
+    command += ["--trust-remote-code"] if trust_remote_code else []
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        words = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise ProbeError(f"{stage.name}: {words[-1].removeprefix('cpt: ')}")

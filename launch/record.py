@@ -26,8 +26,11 @@ def describe(chain: Chain) -> dict[str, Any]:
         probes = {
             name: {
                 "group": probe.group,
+                "facet": probe.facet,
+                "direction": probe.direction,
+                "owner": probe.owner,
                 "metric": probe.metric,
-                "margin": probe.margin,
+                "margin": chain.gate.rules.margins[name],
                 "chat": probe.chat,
             }
             for name, probe in chain.suite.probes.items()
@@ -44,7 +47,7 @@ def describe(chain: Chain) -> dict[str, Any]:
         "recipe_path": shown(Path(recipe.file)),
         "command": chain.command,
         "suite": suite,
-        "gate": recipe.gate.model_dump(),
+        "gate": {**recipe.gate.model_dump(), "actions": dict(chain.gate.rules.actions)},
     }
 
 
@@ -58,6 +61,7 @@ def _nodes(chain: Chain) -> list[dict[str, Any]]:
             "parents": [names[stage_id] for stage_id in node.merged],
             "reference": names.get(node.parents.get("reference", "")),
             "hooks": [key for key, _ in node.hooks],
+            **({"stands_for": node.stands_for} if node.stands_for else {}),
         }
         for node in chain.plan.nodes
     ]

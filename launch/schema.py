@@ -1,10 +1,11 @@
-"""JSON schemas of recipes, so that editors complete them."""
+"""JSON schemas of recipes and suites, so that editors complete them."""
 
 from typing import Any
 
 from cpt.errors import RecipeError
 from cpt.hooks import table
 from cpt.recipe import FILE, Recipe, StageSpec
+from eval.suite_spec import GROUPS, SuiteSpec
 from stages import KINDS, kind_of
 from stages.trl_fields import train_schema
 
@@ -35,6 +36,20 @@ def stage_schema() -> dict[str, Any]:
     return {"$schema": DRAFT, **stage, "$defs": definitions}
 
 
+def suite_schema() -> dict[str, Any]:
+    """Schema of a probe suite."""
+    schema = SuiteSpec.model_json_schema()
+    definitions = schema["$defs"]
+    definitions["ProbeSpec"]["properties"]["group"]["enum"] = list(GROUPS)
+    view = definitions["ViewSpec"]
+    view["properties"]["use"] = {
+        "type": "string",
+        "description": "a data config whose builder and source these take",
+    }
+    view["required"] = ["view"]
+    return {"$schema": DRAFT, **schema}
+
+
 def _stage() -> tuple[dict[str, Any], dict[str, Any]]:
     stage = StageSpec.model_json_schema(by_alias=True)
     definitions = stage.pop("$defs", {})
@@ -45,6 +60,7 @@ def _stage() -> tuple[dict[str, Any], dict[str, Any]]:
         "anyOf": [*DATA, {"type": "array", "items": {"anyOf": DATA}, "minItems": 1}]
     }
     properties["hooks"] = {"type": "array", "items": {"anyOf": [*_hooks(definitions)]}}
+    definitions["WatchSpec"]["properties"]["text"] = {"anyOf": [*DATA, {"type": "null"}]}
     # Behind the hooks, whose definitions have a DataSpec too.
     definitions["DataSpec"]["properties"]["use"] = {
         "type": "string",

@@ -21,10 +21,19 @@ class Spent:
     """
 
     def __init__(self, chain: Chain, nodes: Sequence[Node]) -> None:
-        self.chain = chain
         self.began = time.monotonic()
-        self.made = [node.id for node in nodes if not chain.store.is_done(node.id)]
-        self.probed = [node.id for node in nodes if not chain.probed(node.id)]
+        self.known: set[str] = set()
+        self.made: list[str] = []
+        self.probed: list[str] = []
+        self.watch(chain, nodes)
+
+    def watch(self, chain: Chain, nodes: Sequence[Node]) -> None:
+        """Take in nodes that were not in the plan before."""
+        self.chain = chain
+        new = [node.id for node in nodes if node.id not in self.known]
+        self.known.update(new)
+        self.made += [stage_id for stage_id in new if not chain.store.is_done(stage_id)]
+        self.probed += [stage_id for stage_id in new if not chain.probed(stage_id)]
 
     def parts(self) -> dict[str, float]:
         """Seconds by part of what was made since the start."""

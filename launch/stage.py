@@ -32,6 +32,7 @@ from launch.backend import assert_topology, backend
 from launch.by_hand import job_by_hand
 from launch.console import Console, guarded, silenced
 from launch.group import work_in_group
+from launch.watching import looker
 from stages.base import Job
 
 
@@ -65,6 +66,7 @@ def execute(job: Job, console: Console, is_held: bool = False) -> None:
                 console.say,
                 partial(assert_topology, chosen=chosen, num_processes=job.num_processes),
                 partial(probe_items, job) if job.suite is not None else None,
+                partial(looker, job, console),
             )
         if job.suite is not None:
             measure(job, console, live)
@@ -142,16 +144,34 @@ def _suite(job: Job) -> Suite:
 
 
 def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
-    """Measure the job's suite on its checkpoint, unless its result is there."""
+    """Measure the job's suite on its checkpoint: what of it no earlier result of the stage has.
+
+    The base model is measured twice, and whole, if the job says so.
+    """
     from cpt import checkpoint
     from cpt.world import current
+    from eval.known import is_complete, known_results
+    from eval.noise import second_of
     from eval.probe import probe_model, result_path, write_result
 
-    suite = _suite(job)
-    if result_path(job.output, suite).is_file():
+    suite, world = _suite(job), current()
+    first = result_path(job.output, suite)
+    is_second = job.twice is True and first.is_file() and not second_of(first).is_file()
+    if first.is_file() and not is_second:
         return
-    world = current()
-    if live is None:
+    if suite.backend != "hf":
+        if not job.suite_hash:  # started by hand: there is no chain that does it
+            console.say(
+                f"{job.name}: not measured; run: cpt probe {job.output} --suite {job.suite}"
+            )
+        return  # by the chain, when this process has left the GPU: `launch.probing.probe_apart`
+    twice = job.twice or (job.twice is None and str(world.device) != "cpu")
+    rounds = [True] if is_second else [False, True] if twice else [False]
+    earlier = [file for file in job.output.glob("probes/*.json") if ".again." not in file.name]
+    known = known_results(earlier, suite)
+    if rounds == [False] and is_complete(known, suite):
+        live = (None, None)
+    elif live is None:
         checkpoint.verify_stage(job.output)  # a number of damaged weights would be kept for good
         folder = str(job.output / "checkpoint")
         load = dict(job.load)
@@ -160,21 +180,23 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
             checkpoint.load_tokenizer(folder, load.get("trust_remote_code", False)),
         )
     model, tokenizer = live
-    if world.accelerator is not None and str(world.accelerator.device) != "cpu":
+    if model and world.accelerator is not None and str(world.accelerator.device) != "cpu":
         model.to(world.accelerator.device)
-    result = probe_model(
-        model,
-        tokenizer,
-        suite,
-        cache=Store(job.store).cache if job.store else ids.cache_dir(),
-        stage_id=job.id,
-        accelerator=_accelerator() if world.size > 1 else None,
-        progress=console.progress(f"{job.name}: "),
-        verbose=job.verbose,
-    )
-    if world.is_main:
-        write_result(job.output, result)
-    world.barrier()
+    for is_second in rounds:
+        result = probe_model(
+            model,
+            tokenizer,
+            suite,
+            cache=Store(job.store).cache if job.store else ids.cache_dir(),
+            stage_id=job.id,
+            accelerator=_accelerator() if world.size > 1 else None,
+            progress=console.progress(f"{job.name}{', again' if is_second else ''}: "),
+            verbose=job.verbose,
+            known={} if is_second else known,
+        )
+        if world.is_main:
+            write_result(job.output, result, is_second)
+        world.barrier()
 
 
 def _accelerator() -> Any:

@@ -1,12 +1,15 @@
 """Probes that choose: what of them enters a stage's id, and how a stage measures them while it is made.
 
 A probe that chooses among models must not be one that the report scores them with: the best of several by
-chance would look better than it is. So it comes from a suite of its own, and both are compared, here by what
-they measure, and item by item once they have run.
+chance would look better than it is. So it has items of its own: another task or data, or the dev items of a
+probe of which the report scores the test items (`dev` in a suite). Both are compared, here by what they
+measure, and item by item once they have run.
 """
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +38,11 @@ def steering(merge: Method, where: str, suite: Suite | None = None) -> str | Non
         return None
     probe = _probe(*merge.chooses, where)[1]
     for other in suite.probes.values() if suite else ():
-        if (probe.task, probe.data) == (other.task, other.data):
+        if (probe.task, probe.data) == (other.task, other.data) and not _on_dev(probe, other):
             raise RecipeError(
                 f"{where}: merge.probe: {probe.name} has the items of {other.name}, which the report scores; "
-                f"what chooses models must not measure them too, so name a probe on other data"
+                f"what chooses models must not measure them too, so name a probe on other data, or give both "
+                f"suites the same `dev`"
             )
     return probe.fingerprint
 
@@ -48,7 +52,7 @@ def scorer(job: Job, console: Console) -> Callable[[Path], float] | None:
     if job.spec.merge is None or job.spec.merge.chooses is None:
         return None
     whole, probe = _probe(*job.spec.merge.chooses, job.spec.file)
-    suite = Suite(whole.name, whole.path, whole.batch_size, whole.max_length, {probe.name: probe})
+    suite = replace(whole, probes={probe.name: probe})
     scored = _scored_items([job.parent, *job.roles.values()])
 
     def score(folder: Path) -> float:
@@ -68,10 +72,21 @@ def scorer(job: Job, console: Console) -> Callable[[Path], float] | None:
             progress=console.progress(f"{job.name}: "),
             verbose=job.verbose,
         )["probes"][probe.name]
-        _check_items(cell, scored, f"{job.spec.file}: merge.probe: {probe.name}")
-        return float(cell["value"]) if cell["higher_is_better"] else -float(cell["value"])
+        where = f"{job.spec.file}: merge.probe: {probe.name}"
+        items = [item for item in cell["items"] if item.get("split") != "test"]
+        if not items:
+            raise ProbeError(f"{where}: none of its items is in the dev split; raise its limit")
+        _check_items(items, scored, where)
+        total = math.fsum(item["weight"] for item in items)
+        value = math.fsum(item["weight"] * item["value"] for item in items) / total
+        return value if cell["higher_is_better"] else -value
 
     return score
+
+
+def _on_dev(probe: Probe, reported: Probe) -> bool:
+    """Whether a probe chooses by dev items of another, whose test items are reported."""
+    return 0 < probe.dev <= reported.dev and probe.cluster == reported.cluster
 
 
 def _probe(file: str, name: str, where: str) -> tuple[Suite, Probe]:
@@ -84,6 +99,11 @@ def _probe(file: str, name: str, where: str) -> tuple[Suite, Probe]:
     if name not in suite.probes:
         near = did_you_mean(name, suite.probes)
         raise RecipeError(f"{where}: merge.probe: {file} has no {name!r}{near}")
+    if suite.probes[name].direction == "none":
+        raise RecipeError(
+            f"{where}: merge.probe: {name} of {file} has `direction: none`, so nothing is best by it; name "
+            f"a probe of which higher or lower is better"
+        )
     return suite, suite.probes[name]
 
 
@@ -94,25 +114,26 @@ def _device() -> str:
 
 
 def _scored_items(folders: list[str]) -> dict[str, str]:
-    """Item -> probe, of all that was measured on the merged stages."""
+    """Item -> probe, of all that was measured on the merged stages and is no dev item."""
     found: dict[str, str] = {}
     for folder in folders:
         for file in sorted(Path(folder).glob("probes/*.json")):
             for name, cell in json.loads(file.read_text(encoding="utf-8"))["probes"].items():
-                found |= {_document(item["id"]): name for item in cell["items"]}
+                reported = [item for item in cell["items"] if item.get("split") != "dev"]
+                found |= {_document(item["id"]): name for item in reported}
     return found
 
 
-def _check_items(cell: dict[str, Any], scored: dict[str, str], where: str) -> None:
+def _check_items(items: list[dict[str, Any]], scored: dict[str, str], where: str) -> None:
     """Refuse items that are among those that the report scores.
 
     Raises:
         ProbeError: names the report's probe.
     """
-    both = {_document(item["id"]) for item in cell["items"]} & scored.keys()
+    both = {_document(item["id"]) for item in items} & scored.keys()
     if both:
         raise ProbeError(
-            f"{where}: {len(both)} of its {len(cell['items'])} items are also in {scored[min(both)]}, "
+            f"{where}: {len(both)} of its {len(items)} items are also in {scored[min(both)]}, "
             f"which the report scores; what chooses models must not measure them too, so name a probe on "
             f"other items"
         )

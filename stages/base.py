@@ -31,6 +31,8 @@ class Job:
         load: dtype, attention and trust_remote_code for every model of the chain.
         joined: in joint training, the stages whose rows it trains on, itself last; else none.
         suite, suite_hash: probe suite, measured when the stage is done, and what it was when planned.
+        twice: whether the suite is measured twice; None: where an accelerator computes.
+        candidates: most checkpoints on the way that stay for a gate to choose among.
     """
 
     name: str
@@ -49,9 +51,11 @@ class Job:
     load: Mapping[str, Any] = field(default_factory=dict)
     suite: Path | None = None
     suite_hash: str = ""
+    twice: bool | None = False
     store: Path | None = None
     verbose: bool = False
     joined: tuple[Joined, ...] = ()
+    candidates: int = 0
 
     @property
     def partial(self) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cpt import ids
-from cpt.hooks.base import Tensors
+from cpt.hooks.context import Tensors
 from cpt.store import locked, replacing
 from cpt.world import World
 from stages.base import Job

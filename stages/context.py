@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cpt.hooks.base import StageContext, Tensors
+from cpt.hooks.context import StageContext, Tensors
 from cpt.recipe import StageSpec
 from cpt.rehearsal import IGNORED, Example
 from cpt.rows import Row, format_of

@@ -10,7 +10,7 @@ from cpt import ids
 from cpt.data import Reader, Rows, load_rows, open_rows
 from cpt.data_spec import MAX_BAD, DataSpec
 from cpt.errors import DataError
-from cpt.hooks.base import Mixture
+from cpt.hooks.context import Mixture
 from cpt.hooks.stack import HookStack
 from cpt.joint import Joined
 from cpt.recipe import StageSpec

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 
 from cpt import checkpoint, ids, past
 from cpt.errors import RecipeError
-from cpt.hooks.base import StageContext
 from cpt.hooks.card import Card
+from cpt.hooks.context import StageContext
 from cpt.hooks.stack import HookStack
 from cpt.merging.merge import Folders, look, merge
 from cpt.merging.spec import GreedySoup, Layerwise, Method, Soup

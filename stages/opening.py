@@ -7,7 +7,8 @@ from typing import Any
 from cpt import checkpoint, ids, manifest, past
 from cpt.errors import EdgeError
 from cpt.hooks import table
-from cpt.hooks.base import Hook, Reference
+from cpt.hooks.base import Hook
+from cpt.hooks.context import Reference
 from cpt.hooks.stack import HookStack
 from cpt.model_source import apply_change, change_tokenizer
 from cpt.past import Past, PastStage

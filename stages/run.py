@@ -6,6 +6,7 @@ Each part leaves a trace in `<id>.partial`, and an interrupted stage continues b
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from cpt.store import publish, replacing
 from cpt.world import World, current
 from stages import kind_of
 from stages.base import Job, Material
+from stages.candidates import candidate_steps, keep_candidates, kept, remove_unfinished
 from stages.checks import check_reference, eos_note, eos_rate
 from stages.context import context
+from stages.drift import drift_of
 from stages.hygiene import MakeItems, SourceHygiene, clean_rows
 from stages.interruption import (
     check_topology,
@@ -48,6 +51,7 @@ from stages.progress import replace_bars
 from stages.publish import describe, save_checkpoint, write_lines
 from stages.shapes import check_shapes
 from stages.trainer_config import trainer_config
+from stages.watch import Look, watch
 
 NUM_SAMPLES = 16
 
@@ -57,6 +61,7 @@ def run(
     say: Callable[[str], None],
     check_accelerator: Callable[[Any], None] = lambda accelerator: None,
     probe_items: MakeItems = None,
+    make_look: Callable[[int], Look | None] = lambda num_steps: None,
 ) -> tuple[Any, Any]:
     """Train one stage and publish its folder, or continue where it was interrupted.
 
@@ -65,6 +70,7 @@ def run(
         say: told what happens.
         check_accelerator: refuses processes other than those that were asked for.
         probe_items: what the chain's probes ask, for the stage's hygiene; read once, if at all.
+        make_look: number of steps -> what measures the suite that the stage is looked at with.
 
     Returns: the model and the tokenizer, as they were saved.
     """
@@ -74,7 +80,7 @@ def run(
         check_topology(job.partial, job, world)
     world.barrier()
     with StageLog(job.partial / "log.txt" if world.is_main else None, say, job.verbose) as log:
-        stage = _StageRun(job, world, log, check_accelerator, probe_items)
+        stage = _StageRun(job, world, log, check_accelerator, probe_items, make_look)
         return stage.finished(), stage.tokenizer
 
 
@@ -88,9 +94,10 @@ class _StageRun:
         log: StageLog,
         check_accelerator: Callable[[Any], None],
         probe_items: MakeItems,
+        make_look: Callable[[int], Look | None],
     ) -> None:
         self.job, self.world, self.log = job, world, log
-        self.check_accelerator = check_accelerator
+        self.check_accelerator, self.make_look = check_accelerator, make_look
         self.partial = job.partial
         self.clock = Clock()
         self.kind = kind_of(job.spec.kind, job.spec.file or job.name)
@@ -178,6 +185,9 @@ class _StageRun:
         self.check_accelerator(trainer.accelerator)
         replace_bars(trainer, job.name, self.log, self.world.is_main)
         record_metrics(trainer, self.partial, self.world.is_main)
+        every = job.spec.checkpoint_every or job.checkpoint_every
+        steps = candidate_steps(data.num_steps, every, job.candidates)
+        keep_candidates(trainer, self.partial, steps, resume, self.world.is_main)
         kind = self.kind
         trainer.attach(self.hooks, kind.loss_mask, kind.reduction, kind.sequences_per_row)
         # The Trainer measures the held-out loss before the first step, but not after each interruption.
@@ -188,7 +198,10 @@ class _StageRun:
             step = Path(resume).name.removeprefix("checkpoint-")
             self.log.say(f"{job.name}: continuing at step {step} of {data.num_steps}")
             continue_counts(trainer, Path(resume))
+        watcher = self._watch(trainer)
         trainer.train(resume_from_checkpoint=resume)
+        if watcher is not None and watcher.stopped_at is not None:
+            self._note_check("stopped_at", watcher.stopped_at)
         if data.held_out is not None and not is_measured(trainer.state):
             # Interrupted between the last step's checkpoint and the end of its epoch.
             trainer.evaluate()
@@ -197,6 +210,18 @@ class _StageRun:
         trainer.optimizer = trainer.lr_scheduler = trainer.ref_model = None
         trainer.accelerator.free_memory()
         return trained
+
+    def _watch(self, trainer: Any) -> Any:
+        """What looks at the model while it trains, if anything does."""
+        spec = self.job.spec.watch
+        if not spec:
+            return None
+        rows, ctx = self.data.exemplars, self.hooks.ctx
+        drift = drift_of(spec, self.job, self.kind, self.before, rows, self.tokenizer, ctx)
+        look = self.make_look(self.data.num_steps)
+        return watch(
+            trainer, spec, drift, look, self.partial, self.tokenizer, self.world, self.log.say
+        )
 
     def _look_before(self, trainer: Any, reference: str) -> None:
         """Check the reference before the first step."""
@@ -236,13 +261,20 @@ class _StageRun:
             note = eos_note(read_checks(partial).get("eos_rate_before", 0.0), after)
             self.data.notes.extend([note] if note else [])
         write_lines(partial / past.EXEMPLARS, self.data.exemplars)
+        remove_unfinished(partial)
+        if steps := list(kept(partial)):
+            self._note_check("candidates", steps)
         checkpoint.sync(partial)  # what the manifest vouches for
         self.clock.lap("save")
+        data, planned = self.data, self.data.num_steps
+        if (stopped := read_checks(partial).get("stopped_at")) is not None:
+            data = replace(data, num_steps=stopped)
+            data.notes.append(f"watch ended the stage at step {stopped} of {planned}")
         describe(
             self.job,
             self.kind,
             self.before,
-            self.data,
+            data,
             self.hooks,
             self.world,
             self.clock.seconds,

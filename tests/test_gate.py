@@ -1,5 +1,6 @@
-"""A chain goes on after a regression that is only warned of."""
+"""What a chain does after a regression: it warns, goes back, or repairs."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +48,104 @@ def test_warn_says_what_regressed_and_trains_the_next_stage(
     page, text = (runs / "chains" / "smoke" / name for name in ("report.html", "report.md"))
     assert "prose rose by 4.96" in text.read_text()
     assert "prose rose by 4.96" in page.read_text()
+
+
+def worse(runs: Path, stage: str) -> None:
+    """Rig what was measured of a stage: its prose costs 5 bits per byte more."""
+    (file,) = (runs / "stages" / stage / "probes").iterdir()
+    tree = json.loads(file.read_text())
+    cell = tree["probes"]["prose"]
+    cell["value"] += 5
+    for item in cell["items"]:
+        item["value"] += 5
+    file.write_text(json.dumps(tree))
+
+
+def stage_of(runs: Path, name: str) -> Path:
+    tree = json.loads((runs / "chains" / "smoke" / "chain.json").read_text())
+    return runs / "stages" / next(node["id"] for node in tree["nodes"] if node["name"] == name)
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "manifest.json").read_text()))
+
+
+def test_rollback_ends_at_the_parents_weights_and_the_next_stage_starts_there(
+    finished: Any, processes: Any, tmp_path: Path
+) -> None:
+    """The stage was made under another gate and kept no candidates."""
+    runs = finished.copy(tmp_path / "runs", until="sft")
+    worse(runs, finished.ids["sft"])
+    changes = ("gate.on_regression=rollback", "--until", "dpo")
+    ended = processes.smoke(runs, *changes)
+    assert ended.code == 0, ended.output
+    assert "the gate acts after sft: rollback\n  prose rose by" in ended.output
+    node, dpo = stage_of(runs, "sft.rollback"), stage_of(runs, "dpo")
+    weights = "checkpoint/model.safetensors"
+    assert (node / weights).samefile(runs / "stages" / finished.ids["pretrain"] / weights)
+    rows = (node / "exemplars.jsonl").read_bytes()
+    assert rows == (finished.stage("sft") / "exemplars.jsonl").read_bytes()
+    entry = manifest_of(dpo)
+    assert dpo.name != finished.ids["dpo"]
+    assert entry["parents"] == {"parent": node.name, "reference": node.name}
+    past = [(stage["name"], stage["id"]) for stage in entry["past"]]
+    kept = [(name, finished.ids[name]) for name in ("base", "pretrain")]
+    assert past == [*kept, ("sft", node.name)]
+    assert entry["checks"]["kl_to_reference_at_start"] == 0
+    chain = runs / "chains" / "smoke"
+    assert (chain / "2-sft.rollback").resolve() == node
+    assert (chain / "3-dpo").resolve() == dpo
+    again = processes.smoke(runs, *changes)
+    assert again.code == 0, again.output
+    assert "nothing to do" in again.output
+
+
+def test_rollback_looks_at_checkpoints_within_the_stage(
+    finished: Any, processes: Any, tmp_path: Path
+) -> None:
+    runs = finished.copy(tmp_path / "runs", until="pretrain")
+    ended = processes.smoke(runs, "gate.on_regression=rollback", "--until", "sft", code=WORSE)
+    assert ended.code == 0, ended.output
+    finished.assert_equal(runs, "pretrain")
+    sft, node = stage_of(runs, "sft"), stage_of(runs, "sft.rollback")
+    assert sft.name == finished.ids["sft"]
+    weights = "checkpoint/model.safetensors"
+    assert (sft / weights).read_bytes() == (finished.stage("sft") / weights).read_bytes()
+    gate = manifest_of(node)["checks"]["gate"]
+    assert manifest_of(sft)["checks"]["candidates"] == [2, 4]
+    assert [attempt["step"] for attempt in gate["attempts"]] == [2, 4]
+    assert gate["step"] in (2, 4)
+    assert (node / weights).read_bytes() != (sft / weights).read_bytes()
+    assert not (sft / "candidates").exists()
+    assert "smoke   sft.rollback after sft + pretrain   gate: pass" in ended.output
+
+
+# What `kill -9` does between the last attempt and the publishing.
+KILL = """
+import os
+import launch.remedies
+launch.remedies.finish = lambda *given: os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_damaged_stage_is_repaired_and_a_kill_costs_no_attempt(
+    finished: Any, processes: Any, tmp_path: Path
+) -> None:
+    """A learning rate of 0.1 destroys the tiny model's prose."""
+    runs = finished.copy(tmp_path / "runs", until="pretrain")
+    changes = ("stages.sft.train.learning_rate=0.1", "stages.sft.hooks=[]", "gate.attempts=4")
+    changes += ("gate.on_regression=repair", "gate.probes.prose.margin=0.5", "--until", "sft")
+    killed = processes.smoke(runs, *changes, code=KILL)
+    assert killed.code == -9, killed.output
+    assert "sft.repair: attempt 4 of 4" in killed.output
+    ended = processes.smoke(runs, *changes)
+    assert ended.code == 0, ended.output
+    assert "sft.repair: attempt 4 of 4" in ended.output
+    assert ": probe 1/3" not in ended.output
+    node = stage_of(runs, "sft.repair")
+    gate = manifest_of(node)["checks"]["gate"]
+    assert [change["probe"] for change in gate["verdict"]["regressed"]] == ["prose"]
+    assert len(gate["attempts"]) == 4
+    assert all(0 < share < 1 for share in gate["shares"])
+    (file,) = (node / "gate").iterdir()
+    assert json.loads(file.read_text())["action"] == "pass"

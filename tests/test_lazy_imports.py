@@ -33,16 +33,20 @@ LIGHT = (
     "eval.continual",
     "eval.drift",
     "eval.gate",
+    "eval.choice",
     "eval.noise",
     "eval.report",
     "eval.stability",
     "launch.backend",
+    "launch.verdicts",
     "launch.installed",
     "launch.methods",
     "launch.methods_text",
     "cpt.estimate",
     "cpt.plan_table",
     "stages.workload",
+    "stages.candidates",
+    "stages.repair",
 )
 
 # Importing a blocked module is an error, not merely noticed: nothing can catch up later.

@@ -178,7 +178,7 @@ def log_probabilities(folder: Path, ids: list[int]) -> Any:
 def first_rows(stages: TinyStages, job: Job) -> list[dict[str, Any]]:
     """The rows of the first step, as the stage encodes them, before its hooks."""
     from cpt.checkpoint import load_tokenizer
-    from cpt.hooks.base import StageContext
+    from cpt.hooks.context import StageContext
     from cpt.hooks.stack import HookStack
     from cpt.world import World
     from stages import kind_of

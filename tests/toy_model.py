@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cpt.hooks.backbone import FrozenReference
-from cpt.hooks.base import StageContext
+from cpt.hooks.context import StageContext
 from cpt.manifest import Manifest
 from cpt.past import Past, PastStage
 from cpt.rehearsal import IGNORED, Example

@@ -10,8 +10,9 @@ from pydantic import Field
 
 from cpt.data_spec import DataSpec
 from cpt.errors import HookError
-from cpt.hooks.base import Hook, Need, StageContext, Told
+from cpt.hooks.base import Hook, Need, Told
 from cpt.hooks.card import Card
+from cpt.hooks.context import StageContext
 from cpt.hooks.old_gradient import inner, old_examples, old_gradient
 from cpt.old_rows import named
 from cpt.past import Past
@@ -99,6 +100,10 @@ r    gradient of mean_t -log p(y_t) over the label tokens of old rows, drawn ane
     def rehearses(self) -> tuple[str, ...]:
         """Unless a data set takes their place."""
         return self.recalls()
+
+    def learns_answers(self) -> bool:
+        """The loss on old rows is that of their answers."""
+        return True
 
     def bytes_per_weight(self) -> float:
         """r, in fp32, and with `space: update` the weights before the step."""

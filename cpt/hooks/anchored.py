@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from math import isnan
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -9,7 +10,8 @@ from pydantic import Field
 from cpt.anchors import Anchors
 from cpt.errors import HookError
 from cpt.hooks.at_anchor import protected
-from cpt.hooks.base import Hook, Need, StageContext, Told
+from cpt.hooks.base import Hook, Need, Told
+from cpt.hooks.context import StageContext
 from cpt.old_rows import named
 from cpt.past import Past, PastStage
 
@@ -65,6 +67,10 @@ class Anchored(Hook):
             return frozenset({"measure", "pull", "track"})
         return frozenset({"track"} if self.style == "gradient" else ())
 
+    def holds_weights(self) -> bool:
+        """Unless it is off."""
+        return bool(self.scale)
+
     def recalls(self) -> tuple[str, ...]:
         """The stages whose weights are anchors."""
         return named(self.of)
@@ -109,6 +115,11 @@ class Anchored(Hook):
     def track(self, view: "View", ctx: StageContext) -> None:
         """The proximal step, w <- w - lr scale O (w - c) / (1 + lr scale O)."""
         if self.scale and self.style == "proximal":
+            if isnan(ctx.learning_rate):
+                raise HookError(
+                    f"{self.name}: style: proximal steps with the optimizer's learning rate, and here groups "
+                    f"of weights have several; write style: gradient"
+                )
             anchors, rate = self._anchors(), ctx.learning_rate * self.scale
             for name, weights, _ in view.shards():
                 force, _ = anchors.pulled(name, weights)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cpt import manifest
 from cpt.errors import HookError
-from cpt.hooks.base import StageContext
+from cpt.hooks.context import StageContext
 from cpt.past import PastStage
 
 if TYPE_CHECKING:

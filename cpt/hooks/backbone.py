@@ -67,7 +67,7 @@ def _is_forward(key: str) -> bool:
 
 
 class FrozenReference:
-    """An earlier stage, loaded from its folder and frozen; see `cpt.hooks.base.Reference`."""
+    """An earlier stage, loaded from its folder and frozen; see `cpt.hooks.context.Reference`."""
 
     def __init__(self, model: Any) -> None:
         self.model = model.requires_grad_(False).eval()

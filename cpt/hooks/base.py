@@ -30,35 +30,28 @@ At the other points hooks do not see each other's work: terms and rows add up, a
 what is trained (`adapt`) or edits the gradient (`project`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from pydantic import ConfigDict
 
-from cpt.data import Reader, Rows
-from cpt.data_spec import MAX_BAD, DataSpec
 from cpt.hooks.card import Card
-from cpt.past import Past, PastStage
-from cpt.rehearsal import Example
-from cpt.replay.schedule import Schedule
-from cpt.rows import Row, RowFormat
-from cpt.world import World
+from cpt.hooks.context import Mixture, StageContext
+from cpt.past import Past
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from cpt.params import View
-    from cpt.tokens import OutputHead, Tokens
+    from cpt.tokens import Tokens
 
-#: By name.
-Tensors = dict[str, "Tensor"]
 #: What a closed-form gradient is reported as: its term's value, and its norm; or other numbers by name.
 Told = Mapping[str, "Tensor | float"]
 Need = Literal["logits", "parameters", "gradients", "adapter"]
+#: Of a setting that a hook was given later: where it has its default, the stage's id stays what it was.
+LATER = {"later": True}
 
 #: The points in the order in which they act.
 POINTS = (
@@ -73,101 +66,6 @@ POINTS = (
     "merge",
     "keep",
 )
-
-
-class Reference(Protocol):
-    """A frozen earlier stage, prepared for the backend."""
-
-    head: "OutputHead"
-
-    def hidden(self, forward: Mapping[str, Any]) -> "Tensor":
-        """Last hidden states [B, T, H] for the arguments of the trainer's own forward."""
-        ...
-
-
-@dataclass
-class StageContext:
-    """All that a hook is given besides its arguments.
-
-    Attributes:
-        stage: the stage's name.
-        kind: the stage's kind.
-        formats: row formats that the stage trains on.
-        seed: the stage's seed.
-        world: the other processes.
-        step: optimizer steps done so far.
-        start: folder whose weights the stage starts from.
-        reference: loads an earlier stage, frozen, for the backend.
-        encode: rows of texts, chats, completions or pairs (their chosen answers) -> tokens and labels.
-        load: an earlier stage's model, to be measured and thrown away.
-        cached: (key, how it is made) -> tensors that are made once: by the main process or by all of them
-            together, and kept beside the stages.
-        num_steps: optimizer steps of the whole stage, once its data are there.
-        clean: (name, rows that are rehearsed beside the stream) -> those that the stage's hygiene leaves.
-        new_rows: embeddings that the stage itself has added for new tokens.
-        learning_rate: of the optimizer step that is under way.
-        batch_size: sequences, pairs or completions of an optimizer step, over all processes.
-        micro_batch: those that one process takes at a time.
-        autocast: puts a forward pass into the precision of the trainer's own.
-        say: tells the person at the terminal.
-        save_adapter: keeps an adapter beside the checkpoint, just before it is merged into the weights.
-    """
-
-    stage: str
-    kind: str
-    formats: tuple[RowFormat, ...]
-    seed: int
-    world: World
-    start: str
-    step: int = 0
-    reference: Callable[[PastStage], Reference] | None = None
-    encode: Callable[[Sequence[Row]], list[Example]] | None = None
-    load: "Callable[[PastStage], PreTrainedModel] | None" = None
-    cached: "Callable[[object, Callable[[], Tensors]], Tensors] | None" = None
-    clean: Callable[[str, list[Row]], list[Row]] | None = None
-    num_steps: int = 0
-    new_rows: int = 0
-    learning_rate: float = 0.0
-    batch_size: int = 8
-    micro_batch: int = 8
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
-    say: Callable[[str], None] = lambda line: None
-    save_adapter: "Callable[[PreTrainedModel], None]" = lambda model: None
-
-
-#: Of a setting that a hook was given later: where it has its default, the stage's id stays what it was.
-LATER = {"later": True}
-
-
-@dataclass
-class Mixture:
-    """Rows that the stage will train on, before they become one stream.
-
-    `fresh` are the stage's own sources, `old` what hooks add with a share of the final stream, `notes` what
-    the manifest should say of them.
-    """
-
-    fresh: list[tuple[DataSpec, list[Row] | Reader]]
-    old: list["OldRows"] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class OldRows:
-    """Rows of earlier stages, or of a general corpus, with their share of the final stream.
-
-    Attributes:
-        in_batches: every batch has its share, rather than the stream.
-        schedule: the share over the stage, where it changes.
-    """
-
-    name: str
-    rows: list[Row] | Rows | Reader
-    share: float
-    unit: Literal["tokens", "samples"]
-    max_bad: float = MAX_BAD
-    in_batches: bool = False
-    schedule: Schedule | None = None
 
 
 class Hook(Protocol):
@@ -185,6 +83,18 @@ class Hook(Protocol):
     track_order: ClassVar[int] = 0
     #: Whether the stages that it recalls must have listed the same hook.
     reads_memory: ClassVar[bool] = False
+    #: Whether it has one result, so that a stage can list it once.
+    is_single: ClassVar[bool] = False
+    #: How many stages it can recall, where each costs memory and time in every step.
+    most_stages: ClassVar[int | None] = None
+
+    def needs_as_set(self) -> frozenset[Need]:
+        """What it needs of the backend, set as it is: `needs` says what every use of it does."""
+        return self.needs
+
+    def facts_as_set(self) -> frozenset[str]:
+        """What a backend may refuse of it, set as it is; see `launch.refusals`."""
+        return self.facts
 
     def recalls(self) -> tuple[str, ...]:
         """Earlier stages that the hook reads, by name; `previous`, `base` and `all` count as names."""
@@ -247,6 +157,14 @@ class Hook(Protocol):
     def bytes_per_weight(self) -> float:
         """What it holds in memory while the stage trains, per trained weight."""
         return 0.0
+
+    def learns_answers(self) -> bool:
+        """Whether it can use no row without an answer, whatever the stage itself trains on."""
+        return False
+
+    def holds_weights(self) -> bool:
+        """Whether it draws the trained weights towards those of earlier stages, set as it is."""
+        return False
 
     def rows_per_step(self) -> tuple[int, ...]:
         """Old rows that its penalty runs in an optimizer step, over all processes: of each of its draws."""

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from cpt.errors import HookError
-from cpt.hooks.base import Hook, Need, StageContext
+from cpt.hooks.base import Hook, Need
 from cpt.hooks.card import Card
+from cpt.hooks.context import StageContext
 from cpt.logit_cache import Kept, LogitCache, content, logit_cache
 from cpt.old_rows import encoded, named, rows_of_stages
 from cpt.past import Past, PastStage

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from cpt.errors import HookError
-from cpt.hooks.base import Hook, Need, StageContext
+from cpt.hooks.base import Hook, Need
 from cpt.hooks.card import Card
+from cpt.hooks.context import StageContext
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +52,7 @@ result: m_n / (1 - decay^n)""",
         ),
     )
     order: ClassVar[int] = 0
+    is_single: ClassVar[bool] = True
     track_order: ClassVar[int] = 3
 
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99

@@ -10,8 +10,8 @@ from cpt.anchors import Anchors, normalised
 from cpt.data_spec import DataSpec
 from cpt.hooks.anchored import Anchored
 from cpt.hooks.at_anchor import at_anchor, fitted, known_rows, protected
-from cpt.hooks.base import StageContext, Tensors
 from cpt.hooks.card import Card
+from cpt.hooks.context import StageContext, Tensors
 from cpt.old_rows import OldExamples
 from cpt.past import Past, PastStage
 

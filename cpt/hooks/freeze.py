@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from cpt.errors import HookError
-from cpt.hooks.base import Hook, StageContext
+from cpt.hooks.base import Hook
 from cpt.hooks.card import Card
+from cpt.hooks.context import StageContext
 from cpt.hooks.roles import ROLES, blocks_below, matching, select, shapes_of
 
 if TYPE_CHECKING:

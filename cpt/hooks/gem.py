@@ -8,8 +8,9 @@ from pydantic import Field
 
 from cpt.data_spec import DataSpec
 from cpt.errors import HookError
-from cpt.hooks.base import Hook, Need, StageContext, Told
+from cpt.hooks.base import Hook, Need, Told
 from cpt.hooks.card import Card
+from cpt.hooks.context import StageContext
 from cpt.hooks.old_gradient import inner, old_examples, old_gradient
 from cpt.old_rows import named
 from cpt.past import Past
@@ -49,6 +50,7 @@ class GEM(Hook):
     name: ClassVar[str] = "gem"
     needs: ClassVar[frozenset[Need]] = frozenset({"gradients"})
     facts: ClassVar[frozenset[str]] = frozenset({"second_gradient"})
+    most_stages: ClassVar[int | None] = MOST
     card: ClassVar = Card(
         family="gradient space",
         formula="""g <- g + sum_k u_k g_k    where any <g, g_k> < 0
@@ -92,6 +94,10 @@ margin = 0: the nearest v to g with <v, g_k> >= 0 for every k""",
     def rehearses(self) -> tuple[str, ...]:
         """Unless a data set takes their place."""
         return self.recalls()
+
+    def learns_answers(self) -> bool:
+        """The loss on old rows is that of their answers."""
+        return True
 
     def bytes_per_weight(self) -> float:
         """Every g_k, in fp32; `all` counts as the most that there can be."""

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from cpt.errors import HookError
-from cpt.hooks.base import Hook, StageContext
+from cpt.hooks.base import Hook
 from cpt.hooks.card import Card
+from cpt.hooks.context import StageContext
 from cpt.past import Past
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Interpolate(Hook):
         sources=("Wortsman et al. 2022, arXiv:2109.01903, eq. 1", "methods.md B11"),
     )
     order: ClassVar[int] = 2
+    is_single: ClassVar[bool] = True
 
     of: str = "previous"
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.7

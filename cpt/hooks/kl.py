@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from cpt.hooks.base import Hook, Need, StageContext
+from cpt.hooks.base import Hook, Need
 from cpt.hooks.card import Card
+from cpt.hooks.context import StageContext
 from cpt.past import Past
 from cpt.tokens import Direction
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar
 from cpt.anchors import Anchors
 from cpt.hooks.anchored import Anchored
 from cpt.hooks.at_anchor import at_anchor, fitted, known_rows, protected
-from cpt.hooks.base import StageContext
 from cpt.hooks.card import Card
+from cpt.hooks.context import StageContext
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

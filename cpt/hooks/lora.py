@@ -8,8 +8,9 @@ from pydantic import Field
 
 from cpt import manifest
 from cpt.errors import HookError
-from cpt.hooks.base import Hook, Need, StageContext
+from cpt.hooks.base import Hook, Need
 from cpt.hooks.card import Card
+from cpt.hooks.context import StageContext
 from cpt.past import Past, PastStage
 
 if TYPE_CHECKING:

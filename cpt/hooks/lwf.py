@@ -7,8 +7,9 @@ from pydantic import Field
 
 from cpt.data_spec import DataSpec
 from cpt.errors import PlanError
-from cpt.hooks.base import Hook, Need, StageContext
+from cpt.hooks.base import Hook, Need
 from cpt.hooks.card import Card
+from cpt.hooks.context import StageContext
 from cpt.logit_cache import Kept, LogitCache, logit_cache
 from cpt.old_rows import encoded, named, rows_of_source, rows_of_stages
 from cpt.past import Past

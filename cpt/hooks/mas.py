@@ -11,8 +11,8 @@ from cpt.anchors import Anchors, normalised
 from cpt.data_spec import DataSpec
 from cpt.hooks.anchored import Anchored
 from cpt.hooks.at_anchor import at_anchor, fitted, known_rows, protected
-from cpt.hooks.base import StageContext
 from cpt.hooks.card import Card
+from cpt.hooks.context import StageContext
 from cpt.old_rows import OldExamples
 from cpt.past import Past
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from cpt.errors import HookError
-from cpt.hooks.base import Hook, Need, StageContext, Told
+from cpt.hooks.base import Hook, Need, Told
 from cpt.hooks.card import Card
+from cpt.hooks.context import StageContext
 from cpt.hooks.lora import APART, hooks_of, merged, wrap
 from cpt.old_rows import named
 from cpt.past import Past

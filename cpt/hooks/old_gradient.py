@@ -7,7 +7,7 @@ from cpt.data_spec import DataSpec
 from cpt.errors import HookError
 from cpt.generators import untouched_generators
 from cpt.hooks.backbone import bare_model
-from cpt.hooks.base import StageContext
+from cpt.hooks.context import StageContext
 from cpt.old_rows import encoded, rows_of_source, rows_of_stages
 from cpt.past import NUM_EXEMPLARS, Past
 from cpt.rehearsal import Example, Rehearsal, hidden_states

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cpt.errors import HookError
-from cpt.hooks.base import Hook, Need, StageContext
+from cpt.hooks.base import Hook, Need
 from cpt.hooks.card import Card
+from cpt.hooks.context import StageContext
 from cpt.hooks.lora import target_modules
 
 if TYPE_CHECKING:

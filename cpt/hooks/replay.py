@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from cpt.data import Reader, Rows
-from cpt.data_spec import MAX_BAD, DataSpec
-from cpt.errors import HookError
-from cpt.hooks.base import LATER, Hook, Mixture, OldRows, StageContext, points
+from cpt.data_spec import DataSpec
+from cpt.hooks.base import LATER, Hook, Need, points
 from cpt.hooks.card import Card
-from cpt.old_rows import cleaned, named, open_source
-from cpt.past import Past, PastStage
-from cpt.replay.choice import Choice, Load, chosen_of_source, chosen_of_stages, loader
-from cpt.replay.pool import Part, parts_of
+from cpt.hooks.context import Mixture, OldRows, StageContext
+from cpt.old_rows import named
+from cpt.past import Past
+from cpt.replay.choice import loader
 from cpt.replay.refusals import refuse
+from cpt.replay.rehearsed import Rehearsed
 from cpt.replay.schedule import Schedule, ScheduleSpec
 from cpt.replay.settings import BY_MODEL, BufferSpec, Select
 from cpt.replay.term import Term
-from cpt.rows import RICHEST, Row, RowFormat, format_of
+from cpt.rows import RICHEST
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -104,20 +104,25 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
     buffer: BufferSpec | None = field(default=None, metadata=LATER)
     select: Select = field(default="uniform", metadata=LATER)
     score: str | None = field(default=None, metadata=LATER)
-    parts: list[Part] = field(default_factory=list, init=False, repr=False)
-    parent: PastStage | None = field(default=None, init=False, repr=False)
+    old: Rehearsed = field(init=False, repr=False)
     term: Term | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         refuse(self)
         if self.of is None and self.source is None:
             self.of = "previous"
+        self.old = Rehearsed(
+            self.label,
+            self.of or "previous",
+            self.source,
+            self.buffer,
+            self.select,
+            self.score,
+            self.mode == "loss",
+        )
         if self.mode == "loss":
             self.coefficient = 0.1 if self.coefficient is None else self.coefficient
             self.batch_size = self.batch_size or 8
-            # Of the instance: in the other modes nothing is asked of the backend.
-            self.needs = frozenset({"logits"})  # type: ignore[misc]
-            self.facts = frozenset({"second_forward"})  # type: ignore[misc]
             return
         self.share = 0.1 if self.share is None else self.share
         self.unit = self.unit or ("samples" if self.mode == "batch" else "tokens")
@@ -139,6 +144,18 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
             return frozenset({"measure", "penalty", "track"})
         unused = {"mix"} if self.select == "collateral" else {"mix", "track"}
         return frozenset(unused | {"penalty"} if self.is_off else unused)
+
+    def needs_as_set(self) -> frozenset[Need]:
+        """Rows in the stream or in batches ask nothing of the backend."""
+        return frozenset({"logits"} if self.mode == "loss" else ())
+
+    def facts_as_set(self) -> frozenset[str]:
+        """As `needs_as_set`."""
+        return frozenset({"second_forward"} if self.mode == "loss" else ())
+
+    def learns_answers(self) -> bool:
+        """In a prompt alone there is nothing to rehearse."""
+        return self.mode == "loss"
 
     def rows_per_step(self) -> tuple[int, ...]:
         """Those of the loss; old rows in the stream are among the stage's own."""
@@ -168,26 +185,8 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
             HookError: there is nothing to rehearse, a buffer that cannot be filled, or rows of a format that
                 the stage cannot train on.
         """
-        if self.is_off:
-            return
-        self.parent = past[-1]
-        if self.source is not None:
-            return
-        uniform = self.select in ("uniform", "collateral")
-        self.parts = parts_of(past, self.of or "previous", self.buffer, ctx.seed, uniform)
-        if self.mode == "loss":
-            self.parts = [
-                replace(part, rows=cleaned(part.rows, f"replay of {part.stage.name}", ctx))
-                for part in self.parts
-            ]
-            return
-        found = {str(format_of(row, ctx.formats)) for part in self.parts for row in part.rows}
-        if strange := found - set(ctx.formats):
-            raise HookError(
-                f"replay: a {ctx.kind} stage trains on {' or '.join(ctx.formats)} rows and cannot mix in "
-                f"{', '.join(sorted(strange))} rows; name a `source:` of its own format, or rehearse them "
-                f"with mode: loss"
-            )
+        if not self.is_off:
+            self.old.read(past, ctx)
 
     def mix(self, data: Mixture, ctx: StageContext) -> Mixture:
         """Add the rows with their share; the stage makes the stream for all sources at once."""
@@ -195,13 +194,7 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
             return data
         # A whole corpus, which only the process that mixes reads; nor do the others wait in a collective.
         alone = ctx if ctx.world.size == 1 else replace(ctx, cached=None)
-        choice = self._choice(loader(alone), alone)
-        rows: list[Row] | Rows | Reader
-        if self.source is None:
-            rows, notes = chosen_of_stages(self.parts, choice)
-        else:
-            size = self.buffer.size if self.buffer else None
-            rows, notes = self._of_source(self.source, ctx.formats, size, choice, ctx)
+        rows, notes = self.old.rows(loader(alone), ctx.formats, None, alone)
         data.notes += notes
         taken = sum(old.name == self.label for old in data.old)
         assert self.unit is not None
@@ -211,7 +204,7 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
                 rows,
                 self.value.end,
                 self.unit,
-                self.max_bad,
+                self.old.max_bad,
                 self.mode == "batch",
                 None if self.value.is_constant else self.value,
             )
@@ -226,24 +219,17 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
         """
         if self.is_off:
             return
-        assert self.parent is not None
         assert self.batch_size is not None
         load = loader(ctx, model)
-        choice = self._choice(load, ctx)
-        if self.source is None:
-            listed, notes = chosen_of_stages(self.parts, choice)
-        else:
-            most = min(MOST_ROWS, max(ctx.num_steps, 1) * self.batch_size)
-            size = self.buffer.size if self.buffer else most
-            rows, notes = self._of_source(self.source, RICHEST, size, choice, ctx)
-            assert isinstance(rows, Rows), "of a data set a part is read, not a stream"
-            listed = rows.rows
+        most = min(MOST_ROWS, max(ctx.num_steps, 1) * self.batch_size)
+        rows, notes = self.old.rows(load, RICHEST, most, ctx)
+        assert not isinstance(rows, Reader), "of a data set a part is read, not a stream"
         self.term = Term(
-            listed,
+            rows.rows if isinstance(rows, Rows) else rows,
             self.batch_size,
             self.label,
-            self.max_bad,
-            self.parent if self.select == "collateral" else None,
+            self.old.max_bad,
+            self.old.parent if self.select == "collateral" else None,
             load,
             ctx,
         )
@@ -271,31 +257,3 @@ collateral:    P(bin) ~ P(forgotten | bin) * (part of the old rows in bin)""",
         """Take it back; a stage whose training is over draws no more."""
         if self.term is not None:
             self.term.load_state_dict(state)
-
-    def _of_source(
-        self,
-        source: DataSpec,
-        formats: tuple[RowFormat, ...],
-        size: int | None,
-        choice: Choice | None,
-        ctx: StageContext,
-    ) -> tuple[Rows | Reader, list[str]]:
-        """The rows of a data set that are rehearsed, and how they were chosen."""
-        drawn = size if choice is None else None
-        opened = open_source(source, formats, drawn, f"{ctx.seed}/reservoir")
-        if self.mode == "loss" and isinstance(opened, Rows):
-            rows = cleaned(opened.rows, self.label, ctx)
-            opened = replace(opened, rows=rows, numbers=[*range(1, len(rows) + 1)])
-        return chosen_of_source(opened, size, choice)
-
-    def _choice(self, load: Load, ctx: StageContext) -> Choice | None:
-        """How rows are chosen; None where a uniform sample is what is rehearsed."""
-        if self.select in ("uniform", "collateral"):
-            return None
-        assert self.parent is not None
-        return Choice(self.select, self.score, self.parent, self.max_bad, load, ctx)
-
-    @property
-    def max_bad(self) -> float:
-        """Share of bad rows that is tolerated."""
-        return self.source.max_bad if self.source else MAX_BAD

@@ -11,8 +11,9 @@ from cpt.anchors import Anchors, normalised
 from cpt.errors import HookError
 from cpt.hooks.anchored import Anchored
 from cpt.hooks.at_anchor import at_anchor, fitted, known_rows, protected
-from cpt.hooks.base import StageContext, Tensors, Told
+from cpt.hooks.base import Told
 from cpt.hooks.card import Card
+from cpt.hooks.context import StageContext, Tensors
 from cpt.past import Past, PastStage
 
 if TYPE_CHECKING:

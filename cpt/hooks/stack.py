@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpt.errors import HookError
-from cpt.hooks.base import Hook, Mixture, StageContext, points
+from cpt.hooks.base import Hook, points
+from cpt.hooks.context import Mixture, StageContext
 from cpt.hooks.norms import Norms
 from cpt.past import Past
 

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from functools import cache
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -154,7 +155,8 @@ class _Hooks:
             import torch
 
             hooks = self.hooks
-            hooks.ctx.learning_rate = float(self.optimizer.param_groups[0]["lr"])
+            rates = {float(group["lr"]) for group in self.optimizer.param_groups}
+            hooks.ctx.learning_rate = rates.pop() if len(rates) == 1 else nan
             with torch.no_grad():
                 if hooks.norms is not None:
                     norms = hooks.norms.take(hooks.ctx.world)

@@ -16,7 +16,7 @@ from cpt.replay.settings import Select
 from cpt.rows import Row
 
 if TYPE_CHECKING:
-    from cpt.hooks.base import StageContext
+    from cpt.hooks.context import StageContext
 
 #: An earlier stage -> its model.
 Load = Callable[[PastStage], Any]

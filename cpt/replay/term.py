@@ -14,7 +14,7 @@ from cpt.tokens import OutputHead, token_nll
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cpt.hooks.base import StageContext
+    from cpt.hooks.context import StageContext
     from cpt.tokens import Tokens
 
 MANY_EPOCHS = 8

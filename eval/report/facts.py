@@ -1,23 +1,9 @@
-"""What manifests say about a stage, as lines of text: origin, data, hooks, notes, seconds."""
+"""What manifests say about a stage, as lines of text: origin, data, hooks, notes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from eval.report.story import Stage, Story
+from eval.report.story import Stage
 from eval.report.text import settings, shorten
-
-
-@dataclass(frozen=True)
-class Times:
-    """Seconds by part: `parts` are columns, `rows` are (stage, part -> seconds)."""
-
-    parts: tuple[str, ...]
-    rows: tuple[tuple[Stage, dict[str, float]], ...]
-
-    @property
-    def total(self) -> float:
-        """Seconds of all stages together."""
-        return sum(sum(seconds.values()) for _, seconds in self.rows)
 
 
 def facts(stage: Stage) -> list[tuple[str, list[str]]]:
@@ -30,6 +16,7 @@ def facts(stage: Stage) -> list[tuple[str, list[str]]]:
     told = [
         ("from", origin),
         ("merge", merge_lines(stage)),
+        ("gate", gate_lines(stage)),
         ("data", data_lines(stage)),
         ("hooks", hook_lines(stage) or ["none"]),
         ("steps", [str(manifest["num_steps"])] if manifest.get("num_steps") else []),
@@ -58,22 +45,27 @@ def merge_lines(stage: Stage) -> list[str]:
     return [f"{merge['method']} ({told})" if told else merge["method"]] if merge else []
 
 
+def gate_lines(stage: Stage) -> list[str]:
+    """What the gate took in the place of a stage, and every attempt that it made; none are left out."""
+    gate = stage.gate
+    if not gate:
+        return []
+    where = "dev items" if gate.get("chosen_on") == "dev" else "the items that are reported"
+    attempts = gate.get("attempts") or []
+    told = [f"taken: {gate.get('chosen')}; {len(attempts)} attempts, chosen on {where}"]
+    for number, attempt in enumerate(attempts, start=1):
+        shares = attempt.get("shares") or []
+        what = "/".join(f"{share:g}" for share in (shares if len({*shares}) > 1 else shares[:1]))
+        what = f"{what} of the result" if shares else f"step {attempt.get('step')}"
+        beyond = ", ".join(attempt.get("beyond") or []) or "none"
+        skill = f"new skill {attempt.get('skill', 0.0):+.2f} margins"
+        told.append(f"attempt {number}: {what}: {skill}; beyond its margin: {beyond}")
+    return told
+
+
 def data_lines(stage: Stage) -> list[str]:
     """Each source with its rows and tokens, and the rows that were left out."""
     return [_data(entry) for entry in stage.manifest.get("data") or []]
-
-
-def times(story: Story) -> Times:
-    """Where the time went, probes among it."""
-    rows = []
-    for stage in story.stages:
-        seconds = dict(stage.manifest.get("seconds") or {})
-        if stage.probe_seconds is not None:
-            seconds["probe"] = stage.probe_seconds
-        if seconds:
-            rows.append((stage, seconds))
-    parts = dict.fromkeys(part for _, seconds in rows for part in seconds if part != "probe")
-    return Times((*parts, "probe"), tuple(rows))
 
 
 def _data(entry: Mapping[str, object]) -> str:

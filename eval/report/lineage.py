@@ -1,5 +1,6 @@
 """The chain as a drawing: boxes for stages with ids and hooks, arrows for `from`, `reference`."""
 
+from cpt.actions import REMEDIES
 from eval.report.markup import Markup, tag
 from eval.report.story import Stage, Story
 from eval.report.svg import drawing, label
@@ -48,10 +49,9 @@ def lineage(story: Story) -> Markup:
 
 def _box(stage: Stage, index: int, top: float) -> Markup:
     left = 2 + index * (BOX + GAP)
-    kind = "" if stage.kind == stage.name else f" ({stage.kind})"
-    hooks = ", ".join(stage.hooks) or (
-        "no hooks" if stage.kind != "base" else "row 0 of the matrix"
-    )
+    kind = "" if stage.kind in (stage.name, *REMEDIES) else f" ({stage.kind})"
+    others = {"base": "row 0 of the matrix"} | dict.fromkeys(REMEDIES, "made by the gate")
+    hooks = ", ".join(stage.hooks) or others.get(stage.kind, "no hooks")
     return tag(
         "g",
         tag("title", _told(stage)),

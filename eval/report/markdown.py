@@ -4,10 +4,13 @@ import re
 from collections.abc import Sequence
 
 from eval.compare import Change
+from eval.noise import sentence
+from eval.report import kept, ledger
 from eval.report.columns import Probe
-from eval.report.facts import data_lines, hook_lines, times
+from eval.report.facts import data_lines, gate_lines, hook_lines
 from eval.report.story import Stage, Story
-from eval.report.text import clean, compact, duration, scalar
+from eval.report.text import clean, compact, scalar
+from eval.report.watched import GAP_HEADS, gap_cells
 from eval.report.words import (
     AGAINST_OTHER,
     MARKS,
@@ -34,14 +37,21 @@ def markdown(story: Story) -> str:
     ]
     if story.matrix.rows:
         parts += ["## Stages x probes", _matrix(story), _legend(story)]
+        parts += [escape(sentence(story.noise))] if story.noise else []
     if story.comparison:
         parts += [f"## Against {escape(story.comparison.other.name)}", _comparison(story)]
+    if story.continual:
+        metrics = [[*map(escape, line)] for line in kept.rows(story.continual)]
+        groups = [[*map(escape, line)] for line in kept.drift_rows(story.drift)]
+        parts += ["## What the chain kept", table(kept.HEADS, metrics)]
+        parts += [escape(kept.reasons(story.continual)), table(kept.DRIFT_HEADS, groups)]
     for stage in story.stages:
         if stage.from_base:
             parts += [f"## After {escape(stage.name)}", *_stage(story, stage)]
     parts += ["## Lineage", _lineage(story)]
-    times = _times(story)
-    return "\n\n".join([*parts, *(["## Seconds", times] if times else [])]) + "\n"
+    if story.ledger:
+        parts += ["## What it cost", _cost(story)]
+    return "\n\n".join(parts) + "\n"
 
 
 def escape(text: object) -> str:
@@ -159,7 +169,11 @@ def _stage(story: Story, stage: Stage) -> list[str]:
     parts = [table(head, rows)]
     if stage.verdict:
         gate = f"Gate: **{stage.verdict.action}**"
-        parts.append("\n".join([gate, "", *(f"- {escape(m)}" for m in stage.verdict.messages)]))
+        told = [*stage.verdict.messages, *gate_lines(stage)]
+        parts.append("\n".join([gate, "", *(f"- {escape(m)}" for m in told)]))
+    if stage.looks.gaps:
+        rows = [[*map(escape, gap_cells(gap))] for gap in stage.looks.gaps]
+        parts += [f"While it trained, suite {escape(stage.looks.suite)}:", table(GAP_HEADS, rows)]
     return parts
 
 
@@ -173,13 +187,11 @@ def _lineage(story: Story) -> str:
     return table(head, rows, left=len(head))
 
 
-def _times(story: Story) -> str:
-    spent = times(story)
-    rows = []
-    for stage, seconds in spent.rows:
-        told = [duration(seconds[part]) if part in seconds else "" for part in spent.parts]
-        rows.append([escape(stage.name), *told, duration(sum(seconds.values()))])
-    return table(["stage", *(escape(part) for part in spent.parts), "total"], rows) if rows else ""
+def _cost(story: Story) -> str:
+    entries = story.ledger
+    heads = ledger.heads(entries)
+    rows = [[escape(one.stage), *map(escape, ledger.cells(one, heads))] for one in entries]
+    return f"{table(['stage', *map(escape, heads)], rows)}\n\n{ledger.total(entries)}"
 
 
 def _of(changes: Sequence[Change], probe: Probe) -> Change | None:

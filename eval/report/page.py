@@ -4,16 +4,16 @@ from typing import Any
 
 import yaml
 
-from eval.report import forest
+from eval.noise import sentence
+from eval.report import drift, forest, kept, ledger
 from eval.report.examples import examples
-from eval.report.facts import times
 from eval.report.heat_map import heat_map
 from eval.report.lineage import lineage
 from eval.report.markup import Markup, join, tag
 from eval.report.sections import pill, stage_section
 from eval.report.story import Story
 from eval.report.style import STYLE
-from eval.report.text import clean, duration
+from eval.report.text import clean
 from eval.report.versus import versus
 from eval.report.words import sentences
 
@@ -30,12 +30,14 @@ def html(story: Story) -> str:
     )
     parts = [_header(story), tag("section", lineage(story))]
     if story.probes:
-        parts.append(tag("section", tag("h2", "Stages \u00d7 probes"), heat_map(story)))
+        noise = tag("p", sentence(story.noise), class_="lead") if story.noise else Markup()
+        parts.append(tag("section", tag("h2", "Stages \u00d7 probes"), heat_map(story), noise))
     if story.comparison:
         parts.append(
             tag("section", tag("h2", f"Against {story.comparison.other.name}"), versus(story))
         )
-    parts += [_examples(story), _stages(story), _times(story), _recipe(story), _packages(story)]
+    parts += [kept.section(story), _examples(story), _stages(story), drift.section(story)]
+    parts += [_cost(story), _recipe(story), _packages(story)]
     page = tag("html", head, tag("body", tag("main", *parts)), lang="en")
     return f"<!doctype html>\n{page}\n"
 
@@ -92,28 +94,23 @@ def _stages(story: Story) -> Markup:
     return tag("section", tag("h2", "Stage by stage"), lead if changes else "", *told)
 
 
-def _times(story: Story) -> Markup:
-    spent = times(story)
-    memory = any(stage.manifest.get("memory") for stage, _ in spent.rows)
-    rows = []
-    for stage, seconds in spent.rows:
-        cells = [duration(seconds[part]) if part in seconds else "" for part in spent.parts]
-        cells.append(duration(sum(seconds.values())))
-        cells += [_memory(stage.manifest.get("memory") or {})] if memory else []
-        told = [tag("td", cell) for cell in cells]
-        rows.append(tag("tr", tag("th", stage.name, scope="row"), *told))
-    if not rows:
+def _cost(story: Story) -> Markup:
+    entries = story.ledger
+    if not entries:
         return Markup()
-    heads = [*spent.parts, "total", *(["peak memory"] if memory else [])]
+    heads = ledger.heads(entries)
+    rows = [
+        tag(
+            "tr",
+            tag("th", one.stage, scope="row"),
+            *(tag("td", cell) for cell in ledger.cells(one, heads)),
+        )
+        for one in entries
+    ]
     top = tag("tr", tag("td"), *(tag("th", head, scope="col") for head in heads))
     table = tag("table", tag("thead", top), tag("tbody", *rows), class_="plain")
-    total = tag("p", f"All together {duration(spent.total)}.", class_="lead")
-    return tag("section", tag("h2", "Time"), tag("div", table, class_="scroll"), total)
-
-
-def _memory(sizes: dict[str, float]) -> str:
-    """Sizes in bytes, by place, in GiB."""
-    return ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in sizes.items())
+    total = tag("p", ledger.total(entries), class_="lead")
+    return tag("section", tag("h2", "What it cost"), tag("div", table, class_="scroll"), total)
 
 
 def _recipe(story: Story) -> Markup:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from eval.compare import Change
 from eval.matrix import Row
-from eval.report import curves, forest
+from eval.report import curves, forest, watched
 from eval.report.columns import Probe
 from eval.report.examples import examples
 from eval.report.facts import facts
@@ -25,7 +25,7 @@ def stage_section(story: Story, stage: Stage, scale: Scale) -> Markup:
     drawn = [curves.draw(chart) for chart in curves.charts(stage.series)]
     if drawn:
         parts.append(tag("div", *drawn, class_="curves"))
-    parts.append(_facts(stage))
+    parts += [watched.section(stage.looks), _facts(stage)]
     if stage.row and stage.predecessor:
         summary = f"Examples that flipped between {stage.predecessor.stage} and {stage.name}"
         parts.append(examples(stage.predecessor, stage.row, summary))
@@ -44,8 +44,9 @@ def _pill(stage: Stage) -> Markup:
 
 def pill(action: str) -> Markup:
     """The gate's word in a coloured pill."""
-    says = {"pass": "gate passes", "warn": "gate warns", "stop": "gate stops"}[action]
-    return tag("span", says, class_=f"pill {action}")
+    says = {"pass": "passes", "warn": "warns", "stop": "stops"}
+    says |= {"rollback": "rolls back", "repair": "repairs"}
+    return tag("span", f"gate {says[action]}", class_=f"pill {action}")
 
 
 def _changes(story: Story, stage: Stage, scale: Scale) -> Markup:

@@ -2,16 +2,24 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from cpt.actions import REMEDIES, Action
 from cpt.chain_file import REPORTED, read_chain, read_manifest
 from eval.compare import Change, changes
-from eval.gate import Verdict, judge
+from eval.continual import Continual, continual
+from eval.drift import Drift, drift
+from eval.gate import Verdict, judge, reported
+from eval.labels import relabelled
+from eval.looks import Looks, read_looks
 from eval.matrix import Matrix, Row, read_matrix
+from eval.noise import Noise, read_noise
 from eval.report.columns import Probe, columns
+from eval.report.ledger import Entry, entry
 from eval.report.series import Series, read_series
 
 Status = Literal["probed", "trained", "unfinished", "to do"]
@@ -31,11 +39,18 @@ class Stage:
     manifest: dict[str, Any]
     series: tuple[Series, ...]
     probe_seconds: float | None
+    looks: Looks
+    cost: Entry
     row: Row | None
     predecessor: Row | None
     from_base: tuple[Change, ...]
     from_predecessor: tuple[Change, ...]
     verdict: Verdict | None
+
+    @property
+    def gate(self) -> dict[str, Any]:
+        """Attempts and choice of what a gate made; empty for all other stages."""
+        return dict((self.manifest.get("checks") or {}).get("gate") or {})
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Story:
-    """All that a report tells; rendering adds nothing to it."""
+    """All that a report tells; rendering adds nothing to it.
+
+    `noise` is empty unless the base model was measured twice.
+    """
 
     name: str
     seed: int | None
@@ -60,11 +78,44 @@ class Story:
     suite: str
     suite_hash: str
     margin: float
-    on_regression: Literal["warn", "stop"]
+    on_regression: Action
     stages: tuple[Stage, ...]
     probes: tuple[Probe, ...]
     matrix: Matrix
+    noise: Mapping[str, Noise]
     comparison: Comparison | None = None
+
+    @cached_property
+    def continual(self) -> tuple[Continual, ...]:
+        """Transfer, forgetting and tax, by unit; none before a stage is probed."""
+        return continual(self._whole) if self._whole else ()
+
+    @cached_property
+    def drift(self) -> tuple[Drift, ...]:
+        """Relative change of every group of probes; then of what a model can, will and how it does it."""
+        if self._whole is None:
+            return ()
+        groups = drift(self._whole)
+        if not any(score.facet for score in self._whole.rows[0].scores.values()):
+            return groups
+        facets = drift(self._whole, lambda score: score.facet or "")
+        return groups + tuple(
+            replace(one, group=f"{one.group.upper()} (CapTrack)") for one in facets if one.group
+        )
+
+    @property
+    def _whole(self) -> Matrix | None:
+        """The chain's own rows, without those that a gate has replaced, where none lacks a probe."""
+        made = [stage for stage in self.stages if stage.kind in REMEDIES]
+        replaced = {parent for stage in made for parent in stage.parents[:1]}
+        rows = tuple(row for row in self.matrix.rows if row.stage not in replaced)
+        whole = len(rows) > 1 and all({*row.scores} == {*rows[0].scores} for row in rows)
+        return replace(self.matrix, rows=rows) if whole else None
+
+    @property
+    def ledger(self) -> list[Entry]:
+        """What every stage cost that was made or probed."""
+        return [stage.cost for stage in self.stages if stage.cost.seconds]
 
     @property
     def last_probed(self) -> Stage | None:
@@ -90,9 +141,14 @@ def gather(chain_folder: Path, stages_folder: Path, compare_with: Path | None = 
     nodes, suite, gate = chain["nodes"], chain["suite"], chain["gate"]
     file_name = f"{suite['name']}-{suite['hash']}.json"
     results = [(n["name"], n["id"], stages_folder / n["id"] / "probes" / file_name) for n in nodes]
-    matrix = read_matrix(results, suite["name"], suite["hash"])
+    declared = suite.get("probes") or {}
+    margins = {name: p["margin"] for name, p in declared.items() if p.get("margin") is not None}
+    matrix = relabelled(read_matrix(results, suite["name"], suite["hash"]), declared)
+    matrix = reported(matrix, margins)
+    noise = read_noise(results[0][2], suite["hash"]) if results[0][2].is_file() else {}
+    num_stages = sum("stands_for" not in node for node in nodes) - 1
     stages = [
-        _stage(node, nodes[0]["name"], stages_folder, path, matrix, gate, len(nodes) - 1)
+        _stage(node, nodes[0]["name"], stages_folder, path, matrix, gate, num_stages, noise)
         for node, (_, _, path) in zip(nodes, results, strict=True)
     ]
     story = Story(
@@ -106,8 +162,9 @@ def gather(chain_folder: Path, stages_folder: Path, compare_with: Path | None = 
         margin=gate["margin"],
         on_regression=gate["on_regression"],
         stages=tuple(stages),
-        probes=columns(suite.get("probes") or {}, matrix, gate["margin"]),
+        probes=columns(declared, matrix, gate["margin"]),
         matrix=matrix,
+        noise=noise,
     )
     if compare_with is None:
         return story
@@ -122,6 +179,7 @@ def _stage(
     matrix: Matrix,
     gate: dict[str, Any],
     num_stages: int,
+    noise: Mapping[str, Noise],
 ) -> Stage:
     rows = {row.stage: row for row in matrix.rows}
     row, start, margin = rows.get(node["name"]), rows.get(base), gate["margin"]
@@ -133,12 +191,16 @@ def _stage(
         next((rows[parent] for parent in parents if parent in rows), None) if row else None
     )
     later = row if row and start and row is not start else None
-    from_base = changes(start, later, margin, num_pairs=num_stages) if start and later else ()
+    tested = {"num_pairs": num_stages, "noise": noise}
+    from_base = changes(start, later, margin, **tested) if start and later else ()
     from_predecessor = from_base
     if row and predecessor is not start:
-        from_predecessor = (
-            changes(predecessor, row, margin, num_pairs=num_stages) if predecessor else ()
-        )
+        from_predecessor = changes(predecessor, row, margin, **tested) if predecessor else ()
+    manifest = read_manifest(folder / "manifest.json") if finished else {}
+    seconds = dict(manifest.get("seconds") or {})
+    probed = probe_seconds(result) if row else None
+    if probed is not None:
+        seconds["probe"] = probed
     whole = start and later and start.scores.keys() == later.scores.keys()
     return Stage(
         name=node["name"],
@@ -148,18 +210,35 @@ def _stage(
         parents=parents,
         reference=node.get("reference"),
         hooks=tuple(node.get("hooks") or ()),
-        manifest=read_manifest(folder / "manifest.json") if finished else {},
+        manifest=manifest,
         series=read_series((folder if folder.is_dir() else partial) / "metrics.jsonl"),
-        probe_seconds=probe_seconds(result) if row else None,
+        probe_seconds=probed,
+        looks=read_looks(folder if folder.is_dir() else partial),
+        cost=entry(node["name"], manifest, seconds, manifest.get("memory") or {}, folder),
         row=row,
         predecessor=predecessor,
         from_base=from_base,
         from_predecessor=from_predecessor,
-        verdict=(
-            judge(matrix, node["name"], margin, gate["on_regression"], num_stages)
-            if whole
-            else None
-        ),
+        verdict=_verdict(node, matrix, gate, num_stages, noise) if whole else None,
+    )
+
+
+def _verdict(
+    node: dict[str, Any],
+    matrix: Matrix,
+    gate: dict[str, Any],
+    num_stages: int,
+    noise: Mapping[str, Noise],
+) -> Verdict:
+    return judge(
+        matrix,
+        node["name"],
+        gate["margin"],
+        gate["on_regression"],
+        num_stages,
+        noise,
+        actions=gate.get("actions"),
+        is_remedy="stands_for" in node,
     )
 
 

@@ -43,7 +43,8 @@ pre { background: var(--card); padding: 16px 18px; border-radius: 8px; overflow-
   letter-spacing: 0;
   line-height: 1; padding: 6px 11px; border-radius: 99px; }
 .pill.pass { background: rgb(var(--rise) / .16); color: var(--rise-ink); }
-.pill.warn, .pill.stop { background: rgb(var(--fall) / .18); color: var(--fall-ink); }
+.pill.warn, .pill.stop, .pill.rollback,
+.pill.repair { background: rgb(var(--fall) / .18); color: var(--fall-ink); }
 .pill.quiet { background: var(--card); color: var(--muted); margin-left: 6px; }
 .pill:empty { display: none; }
 .scroll { overflow-x: auto; }

@@ -5,6 +5,7 @@ from textwrap import wrap
 
 from eval.compare import Change
 from eval.report.columns import Probe
+from eval.report.facts import gate_lines
 from eval.report.story import Stage, Story
 from eval.report.text import clean, duration, shorten
 from eval.report.words import MARKS, MEANINGS, Word, by_weight, difference, value, word
@@ -48,6 +49,8 @@ def terminal(story: Story, stage: str | None, width: int, colour: bool) -> str:
     lines = [_title(story, chosen, pen), ""]
     if chosen and chosen.from_base:
         lines += [*_changes(story, chosen, width, pen), ""]
+        if told := [part for line in gate_lines(chosen) for part in wrap(clean(line), width)]:
+            lines += [*told, ""]
     if story.matrix.rows:
         lines += [*_matrix(story, width, pen), "", *_legend(story, width, pen)]
     else:
@@ -64,7 +67,7 @@ def _title(story: Story, stage: Stage | None, pen: _Pen) -> str:
         if stage.verdict:
             code = "1;34" if stage.verdict.action == "pass" else "1;33"
             parts.append(f"gate: {pen.paint(stage.verdict.action, code)}")
-        if stage.probe_seconds is not None:
+        if stage.probe_seconds:
             parts.append(f"probed in {duration(stage.probe_seconds)}")
     return "   ".join(parts)
 
@@ -76,7 +79,8 @@ def _changes(story: Story, stage: Stage, width: int, pen: _Pen) -> list[str]:
     steps = {change.probe: change for change in stage.from_predecessor}
     start, predecessor = story.matrix.rows[0].stage, stage.predecessor
     both = width >= indent + 66 and predecessor is not None and predecessor.stage != start
-    head = f"{'':{indent}}{_brief(start):>9}{_brief(stage.name):>9}   "
+    wide = max(9, 1 + len(_brief(stage.name)))
+    head = f"{'':{indent}}{_brief(start):>9}{_brief(stage.name):>{wide}}   "
     head += f"{'change from ' + _brief(start):<29}"
     head += f"from {_brief(predecessor.stage)}" if both and predecessor else ""
     lines = [pen.paint(head.rstrip(), "2")]
@@ -84,7 +88,7 @@ def _changes(story: Story, stage: Stage, width: int, pen: _Pen) -> list[str]:
         probe, kind = story.probe(change.probe), word(change)
         after = stage.row.scores[change.probe].value
         line = f"{shorten(probe.name, indent - 2):{indent}}"
-        line += f"{value(after - change.delta, probe):>9}{value(after, probe):>9}   "
+        line += f"{value(after - change.delta, probe):>9}{value(after, probe):>{wide}}   "
         line += f"{_change(change, probe, pen):<17}" + pen.paint(f"{kind:<12}", _COLOURS[kind])
         step = steps.get(change.probe)
         if both and step:

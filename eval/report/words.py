@@ -29,6 +29,13 @@ AGAINST_OTHER: dict[Word, str] = {
     "undecided": "undecided",
     "held": "no worse",
 }
+GATE_SAYS = {
+    "pass": "passes",
+    "warn": "warns",
+    "stop": "stops the chain",
+    "rollback": "goes back to an earlier checkpoint",
+    "repair": "repairs the checkpoint",
+}
 
 
 def word(change: Change) -> Word:
@@ -141,7 +148,7 @@ def _tally(story: Story, changes: list[Change]) -> str:
 def _gate(story: Story, stage: Stage) -> list[str]:
     if stage.verdict is None:
         return []
-    says = {"pass": "passes", "warn": "warns", "stop": "stops the chain"}[stage.verdict.action]
+    says = GATE_SAYS[stage.verdict.action]
     earlier = [
         f"{other.name} ({', '.join(change.probe for change in other.verdict.regressed)})"
         for other in story.stages

@@ -1,9 +1,12 @@
-"""Puts report.md, report.html and matrix.csv into a chain folder."""
+"""Puts the report into a chain folder: report.html, report.md, report.json, matrix.csv, model_card.md."""
 
+import json
 from pathlib import Path
 
 from cpt.ids import atomic_write
+from eval.report.content import content
 from eval.report.markdown import markdown
+from eval.report.model_card import model_card
 from eval.report.page import html
 from eval.report.story import Story, gather
 
@@ -17,7 +20,13 @@ def write_report(
         StoreError, ProbeError: see `gather`.
     """
     story = gather(chain_folder, stages_folder, compare_with)
+    tree = json.dumps(content(story), indent=1, default=str)
     atomic_write(chain_folder / "matrix.csv", story.matrix.to_csv())
+    atomic_write(chain_folder / "report.json", tree + "\n")
     atomic_write(chain_folder / "report.md", markdown(story))
-    atomic_write(chain_folder / "report.html", html(story))
+    if card := model_card(story):
+        atomic_write(chain_folder / "model_card.md", card)
+    atomic_write(
+        chain_folder / "report.html", html(story)
+    )  # last: its time tells whether all is new
     return story

@@ -34,6 +34,24 @@ def _replay(share: float, size: int | None = None) -> Method:
     return Method(f"replay {share}, {size} items a task", [{"replay": settings}])
 
 
+def _chosen(select: str) -> Method:
+    settings = {"of": "all", "share": 0.2, "unit": "samples", "select": select}
+    buffer = {"size": "8 a task", "policy": "quota"}
+    return Method(f"replay 0.2, 8 items, {select}", [{"replay": {**settings, "buffer": buffer}}])
+
+
+def _rehearsed(select: str) -> Method:
+    settings = {"of": "all", "mode": "loss", "coefficient": 0.25, "batch_size": 8}
+    return Method(
+        f"loss 0.25 on 8 old rows, {select}", [{"replay": {**settings, "select": select}}]
+    )
+
+
+def _adapter(name: str, hook: Mapping[str, Any], first: Mapping[str, Any]) -> Method:
+    """A method on adapters alone, at a rate at which they learn a task as all weights do at theirs."""
+    return Method(name, [hook], first=[first], train={"learning_rate": 1e-2})
+
+
 def _one(name: str, hook: str, **settings: Any) -> Method:
     return Method(name, [{hook: settings}])
 
@@ -46,7 +64,40 @@ TASK_TABLES: list[tuple[Method, Reference]] = [
     (Method("joint", is_joint=True), _ta(1.0, 1.0)),
     (_replay(0.1, 8), _ta(1.0, 0.197, 0.021, 0.128)),
     (_replay(0.2, 16), _ta(1.0, 0.338, 0.030, 0.206)),
+    (_chosen("uniform"), {}),
+    (_chosen("herding"), {}),
+    (_chosen("kcenter"), {}),
+    (
+        Method(
+            "replay 0.2, 48 items in all",
+            [
+                {
+                    "replay": {
+                        "of": "all",
+                        "share": 0.2,
+                        "unit": "samples",
+                        "buffer": {"size": 48, "policy": "quota"},
+                    }
+                }
+            ],
+        ),
+        {},
+    ),
     (_replay(0.2), _ta(0.997, 0.914, 0.059, 0.231)),
+    (
+        # 0.2 in the mean: 0.14 + 0.36 * tau * (1 - exp(-1 / tau)).
+        _one(
+            "replay 0.5 falling to 0.14",
+            "replay",
+            of="all",
+            share=0.14,
+            unit="samples",
+            schedule={"start": 0.5, "tau": 0.1667},
+        ),
+        {},
+    ),
+    (_rehearsed("uniform"), {}),
+    (_rehearsed("collateral"), {}),
     (_replay(0.5), _ta(0.994, 0.978, 0.061, 0.613)),
     (
         _one(
@@ -75,7 +126,16 @@ TASK_TABLES: list[tuple[Method, Reference]] = [
     (
         Method(
             "si 1",
-            [{"si": {"of": "all", "strength": 1.0, "damping_unit": "absolute"}}],
+            [
+                {
+                    "si": {
+                        "of": "all",
+                        "strength": 1.0,
+                        "damping_unit": "absolute",
+                        "normalise": False,
+                    }
+                }
+            ],
             first=["si"],
         ),
         _ta(1.0, 0.064, None, 0.047),
@@ -83,10 +143,27 @@ TASK_TABLES: list[tuple[Method, Reference]] = [
     (
         Method(
             "si 10",
-            [{"si": {"of": "all", "strength": 10.0, "damping_unit": "absolute"}}],
+            [
+                {
+                    "si": {
+                        "of": "all",
+                        "strength": 10.0,
+                        "damping_unit": "absolute",
+                        "normalise": False,
+                    }
+                }
+            ],
             first=["si"],
         ),
         _ta(0.975, 0.077, None, 0.048),
+    ),
+    (
+        Method(
+            "si 1, as by default",
+            [{"si": {"of": "all", "strength": 1.0}}],
+            first=["si"],
+        ),
+        {},
     ),
     (_one("mas 1", "mas", of="all", strength=1.0), _ta(0.627, 0.320, 0.068, 0.184)),
     (_one("mas 10", "mas", of="all", strength=10.0), _ta(0.141, 0.567, 0.035, 0.458)),
@@ -95,6 +172,21 @@ TASK_TABLES: list[tuple[Method, Reference]] = [
     (_one("agem, all items", "agem", of="all", batch_size=32), _ta(1.0, 0.086, 0.031, 0.064)),
     (_one("gem, all items", "gem", of="all", batch_size=64), _ta(1.0, 0.220, 0.057, 0.073)),
     (_one("freeze bottom block", "freeze", bottom_layers=1), _ta(1.0, 0.064, None, 0.048)),
+    (
+        _adapter(
+            "lora 16, continued",
+            {"lora": {"rank": 16, "after": "continue"}},
+            {"lora": {"rank": 16, "after": "keep"}},
+        ),
+        {},
+    ),
+    (_adapter("lora 16, merged", {"lora": {"rank": 16}}, {"lora": {"rank": 16}}), {}),
+    (
+        _adapter(
+            "o_lora 16", {"o_lora": {"rank": 16, "of": "all"}}, {"o_lora": {"rank": 16, "of": []}}
+        ),
+        {},
+    ),
     (_one("interpolate 0.7", "interpolate", alpha=0.7), _ta(0.984, 0.078)),
     (_one("interpolate 0.5", "interpolate", alpha=0.5), _ta(0.703, 0.183)),
     (_one("ema 0.99", "ema", decay=0.99), _ta(1.0, 0.064)),

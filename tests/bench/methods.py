@@ -28,7 +28,7 @@ from tests.bench.task_tables import TaskTables
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PROTOCOLS: dict[str, tuple[Any, Sequence[tuple[Method, Reference]], tuple[str, ...]]] = {
-    "ta": (TaskTables, TASK_TABLES, ("new", "old", "bwt", "min")),
+    "ta": (TaskTables, TASK_TABLES, ("new", "old", "first", "bwt", "min")),
     "tb": (GeneralAndSkill, GENERAL_AND_SKILL, ("task", "general", "kl", "drift")),
 }
 #: What forgetting is called in each.

@@ -1,6 +1,7 @@
 """Protocol TA (`methods.md` 7.2): three sft stages, one a task; a method acts in the second and the third.
 
-Measured after the last: accuracy on its task (new), mean accuracy on the two before (old), BWT = mean over
+Measured after the last: accuracy on its task (new), mean accuracy on the two before (old), that on the very
+first, BWT = mean over
 these of the end minus what they were when they had just been learnt, and min-ACC, the lowest mean accuracy on
 the earlier tasks seen at log-spaced steps of the third stage.
 """
@@ -40,10 +41,18 @@ class TaskTables(Protocol):
             model = self.model(stage)
             scores = [self.accuracy(model, facts) for facts in self.facts]
             shutil.rmtree(stage)
-            return {"new": scores[-1], "old": (scores[0] + scores[1]) / 2, "bwt": 0.0}
+            old = (scores[0] + scores[1]) / 2
+            return {"new": scores[-1], "old": old, "first": scores[0], "bwt": 0.0}
         first = "task-0" if not method.first else f"{slug(method.name)}-0"
         stage = start = self.train(
-            "task_0", "sft", self.base, self.data[0], TASK_STEPS, method.first, output=first
+            "task_0",
+            "sft",
+            self.base,
+            self.data[0],
+            TASK_STEPS,
+            method.first,
+            method.train if method.first else None,
+            first,
         )
         learnt = [self.accuracy(self.model(stage), self.facts[0])]
         made, lowest = [], 1.0
@@ -69,7 +78,13 @@ class TaskTables(Protocol):
         bwt = ((scores[0] - learnt[0]) + (scores[1] - learnt[1])) / 2
         for folder in [*made, *([start] if method.first else [])]:
             shutil.rmtree(folder)
-        return {"new": scores[-1], "old": old, "bwt": bwt, "min": min(lowest, old)}
+        return {
+            "new": scores[-1],
+            "old": old,
+            "first": scores[0],
+            "bwt": bwt,
+            "min": min(lowest, old),
+        }
 
     def _old(self, model: Any) -> float:
         return sum(self.accuracy(model, facts) for facts in self.facts[:-1]) / (toy.TASKS - 1)

@@ -14,8 +14,15 @@ from tests.bench.protocols import Method, checked_hooks
 from tests.bench.targets import TARGETS, judged
 
 
-def ta(method: str, old: float, half: float = 0.02) -> dict[str, Any]:
-    return {"method": method, "old": [old, half], "new": [1.0, 0.0], "reference": {}}
+def ta(method: str, old: float, half: float = 0.02, first: float | None = None) -> dict[str, Any]:
+    return {
+        "method": method,
+        "old": [old, half],
+        "old_over_naive": [old - 0.06, half],
+        "first": [old if first is None else first, half],
+        "new": [1.0, 0.0],
+        "reference": {},
+    }
 
 
 def tb(method: str, task: float, general: float) -> dict[str, Any]:
@@ -31,6 +38,7 @@ GOOD_TA = [
     ta("naive", 0.06),
     ta("joint", 0.96),
     ta("replay 0.2, all items", 0.79),
+    ta("replay 0.2, 48 items in all", 0.5, first=0.43),
     ta("lwf on old prompts", 0.92),
     ta("si 1", 0.075),
     ta("l2_sp 1", 0.5),
@@ -48,22 +56,24 @@ def verdicts(name: str, rows: list[dict[str, Any]]) -> tuple[dict[str, Any], int
 
 
 def test_rows_that_hold_and_rows_without_a_target() -> None:
-    held = dict.fromkeys(("replay 0.2, all items", "lwf on old prompts", "si 1"), "held")
+    kept = ("replay 0.2, all items", "replay 0.2, 48 items in all", "lwf on old prompts", "si 1")
+    held = dict.fromkeys(kept, "held")
     nothing = dict.fromkeys(("naive", "joint", "l2_sp 1"))
     assert verdicts("ta", GOOD_TA) == (held | nothing, 0)
 
 
 @pytest.mark.parametrize(
-    ("method", "old"),
+    ("method", "old", "first"),
     [
-        ("replay 0.2, all items", 0.06 + 0.79 * 0.9),
-        ("lwf on old prompts", 0.06 + 0.94 * 0.9),
-        ("si 1", 0.09),  # a control may neither help
-        ("si 1", 0.03),  # nor harm
+        ("replay 0.2, all items", 0.06 + 0.79 * 0.9, None),
+        ("replay 0.2, 48 items in all", 0.5, 0.42),  # the second task: 0.58
+        ("lwf on old prompts", 0.06 + 0.94 * 0.9, None),
+        ("si 1", 0.09, None),  # a control may neither help
+        ("si 1", 0.03, None),  # nor harm
     ],
 )
-def test_each_target_of_ta_can_be_missed(method: str, old: float) -> None:
-    rows = [ta(method, old) if row["method"] == method else row for row in GOOD_TA]
+def test_each_target_of_ta_can_be_missed(method: str, old: float, first: float | None) -> None:
+    rows = [ta(method, old, first=first) if row["method"] == method else row for row in GOOD_TA]
     told, missed = verdicts("ta", rows)
     assert (told.pop(method), missed) == ("missed", 1)
     assert "missed" not in told.values()
@@ -79,7 +89,8 @@ def test_one_strength_of_ewc_is_enough() -> None:
 
 
 def test_what_cannot_be_told_is_not_judged() -> None:
-    assert verdicts("ta", GOOD_TA[2:4])[0] == {row["method"]: None for row in GOOD_TA[2:4]}
+    alone = [GOOD_TA[2], GOOD_TA[4]]
+    assert verdicts("ta", alone)[0] == {row["method"]: None for row in alone}
     # One seed has no interval.
     assert verdicts("ta", [ta("naive", 0.06, 0.0), ta("si 1", 0.5)])[0]["si 1"] is None
 

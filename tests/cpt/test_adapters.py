@@ -11,7 +11,7 @@ import torch
 from cpt.adapters import BASE, Registry, collect, open_registry, weights
 from cpt.checkpoint import load_model
 from cpt.errors import StoreError
-from cpt.hooks.base import StageContext
+from cpt.hooks.context import StageContext
 from cpt.hooks.lora import Lora
 from cpt.manifest import Manifest
 from cpt.params import trainable

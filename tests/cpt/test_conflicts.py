@@ -6,22 +6,23 @@ import pytest
 
 from cpt.combinations import ROWS, check_combinations
 from cpt.errors import PlanError
+from cpt.hooks import table
 from cpt.hooks.base import Hook
 from cpt.hooks.replay import Replay
 from cpt.recipe import StageSpec
 
 
-def hook(name: str, *acts: str, of: tuple[str, ...] = (), **settings: Any) -> Hook:
-    """A hook of this name that acts at these points."""
+def hook(name: str, **settings: Any) -> Hook:
+    return table.build(name, settings, "sft.yaml")
 
-    def nothing(self: Hook, *arguments: Any) -> None:
-        return None
 
-    body = {"name": name, "recalls": lambda self: of, **dict.fromkeys(acts, nothing)}
-    made: Hook = type("Stub", (Hook,), body)()
-    for key, value in settings.items():
-        setattr(made, key, value)
-    return made
+class Another(Hook):
+    """An edit of the gradient from another package."""
+
+    name = "ogd"
+
+    def project(self, view: Any, ctx: Any) -> None:
+        """Nothing."""
 
 
 class Kind:
@@ -49,21 +50,24 @@ def check(*hooks: Hook, uses: bool = False, **train: Any) -> list[str]:
 
 
 def lora(after: str = "merge") -> Hook:
-    return hook("lora", "adapt", after=after)
+    return hook("lora", after=after)
 
 
-EWC = hook("ewc", "pull", of=("sft",))
+EWC = hook("ewc", of="sft")
 REFUSED: dict[str, tuple[list[Hook], str]] = {
     "two adapters": (
-        [lora(), hook("o_lora", "adapt")],
+        [lora(), hook("o_lora")],
         "lora and o_lora both change what is trained",
     ),
-    "an adapter and osf": ([lora(), hook("osf", "adapt")], "lora and osf both change what is"),
-    "o_lora and osf": ([hook("o_lora", "adapt"), hook("osf", "adapt")], "o_lora and osf both"),
-    "an adapter and freezing": ([hook("freeze", "adapt"), lora()], "freeze and lora both change"),
-    "two edits": ([hook("agem", "project"), hook("gem", "project")], "agem and gem both edit"),
-    "one edit twice": ([hook("agem", "project")] * 2, "agem and agem both edit the gradient"),
-    "another's edit": ([hook("ogd", "project"), hook("agem", "project")], "ogd and agem both edit"),
+    "an adapter and osf": ([lora(), hook("osf")], "lora and osf both change what is"),
+    "o_lora and osf": ([hook("o_lora"), hook("osf")], "o_lora and osf both"),
+    "an adapter and freezing": (
+        [hook("freeze", bottom_layers=1), lora()],
+        "freeze and lora both change",
+    ),
+    "two edits": ([hook("agem"), hook("gem")], "agem and gem both edit"),
+    "one edit twice": ([hook("agem")] * 2, "agem and agem both edit the gradient"),
+    "another's edit": ([Another(), hook("agem")], "ogd and agem both edit"),
     "two averages": ([hook("ema"), hook("ema")], "ema is listed twice; it has one result"),
     "two blends": ([hook("interpolate")] * 2, "interpolate is listed twice; it has one result"),
     "nothing new": (
@@ -96,7 +100,7 @@ class TestImportanceAndAdapters:
             rf"hooks: {importance} and {adapter}: the weights that are held are frozen.*continue"
         )
         with pytest.raises(PlanError, match=words):
-            check(hook(adapter, "adapt"), hook(importance, "pull", of=("sft",)))
+            check(hook(adapter), hook(importance, of="sft"))
 
     @pytest.mark.parametrize("after", ["merge", "keep"])
     def test_an_adapter_that_ends_with_its_stage_is_refused(self, after: str) -> None:
@@ -107,75 +111,79 @@ class TestImportanceAndAdapters:
         assert check(EWC, lora("continue")) == []
 
     def test_at_strength_0_nothing_is_held(self) -> None:
-        off = [hook(name, "pull", of=("sft",), strength=0.0) for name in ("ewc", "si")]
+        off = [hook(name, of="sft", strength=0.0) for name in ("ewc", "si")]
         assert check(*off, lora()) == []
 
     def test_si_may_measure_an_adapter_for_those_who_continue_it(self) -> None:
-        assert check(hook("si", "pull", "track"), lora("keep")) == []
+        assert check(hook("si"), lora("keep")) == []
 
     def test_what_is_left_of_a_frozen_model_can_be_held(self) -> None:
-        assert check(EWC, hook("freeze", "adapt")) == []
+        assert check(EWC, hook("freeze", bottom_layers=1)) == []
 
 
 class TestWarnings:
     def test_two_importances(self) -> None:
-        (warning,) = check(EWC, hook("si", "pull", "track", of=("sft",)))
+        (warning,) = check(EWC, hook("si", of="sft"))
         assert (
             warning
             == "ewc and si each hold the same weights where they were: their strengths add up"
         )
 
-    @pytest.mark.parametrize("point", ["penalty", "pull"])
-    def test_one_term_twice_for_the_same_stage(self, point: str) -> None:
-        (warning,) = check(hook("der", point, of=("sft",)), hook("der", point, of=("sft",)))
-        assert warning.startswith("der is listed twice for the same stages: its strengths add up")
+    @pytest.mark.parametrize("name", ["der", "ewc"])
+    def test_one_term_twice_for_the_same_stage(self, name: str) -> None:
+        (warning,) = check(hook(name, of="sft"), hook(name, of="sft"))
+        expected = f"{name} is listed twice for the same stages: its strengths add up"
+        assert warning.startswith(expected)
 
     def test_one_term_for_two_stages_is_no_double(self) -> None:
-        assert check(hook("ewc", "pull", of=("sft",)), hook("ewc", "pull", of=("dpo",))) == []
-        assert check(hook("lwf", "penalty"), hook("lwf", "penalty")) == []  # data of their own
+        assert check(hook("ewc", of="sft"), hook("ewc", of="dpo")) == []
+        apart = [hook("lwf", inputs="general", source={"path": path}) for path in ("./a", "./b")]
+        assert check(*apart) == []
 
     def test_a_kl_beside_the_stages_own(self) -> None:
-        kl = hook("kl", "penalty", of=("previous",))
+        kl = hook("kl")
         (warning,) = check(kl, uses=True)
         assert warning == "kl and sft's own beta both hold the model to an earlier stage"
-        assert check(kl) == []
+        assert check(kl) == check(hook("kl", beta=0.0), uses=True) == []
 
     def test_a_stale_gradient(self) -> None:
-        (warning,) = check(hook("agem", "project", every=2))
+        (warning,) = check(hook("agem", every=2))
         assert "every: 1 is exact" in warning
-        assert check(hook("agem", "project", every=1)) == []
+        assert check(hook("agem", every=1)) == []
 
     @pytest.mark.parametrize("edit", ["agem", "gem"])
     @pytest.mark.parametrize(("of", "told"), [("all", True), ("sft", True), ("dpo", False)])
     def test_old_rows_in_the_stream_and_as_a_constraint(
         self, edit: str, of: str, told: bool
     ) -> None:
-        hooks = hook("replay", "mix", of=("sft",), share=0.1), hook(edit, "project", of=(of,))
+        hooks = hook("replay", of="sft", share=0.1), hook(edit, of=of)
         expected = [f"replay and {edit} rehearse the same stages: their old rows count twice"]
         assert check(*hooks) == (expected if told else [])
-        assert check(hook("replay", "mix", share=0.1), hooks[1]) == []
+        other = hook("replay", source={"path": "./x.jsonl"}, share=0.1)
+        assert check(other, hooks[1]) == []
 
 
 @pytest.mark.parametrize(
     "given", [{"use_reentrant": True}, '{"use_reentrant": true}', {"use_reentrant": False}, None]
 )
 def test_reentrant_checkpoints_allow_no_gradient_of_a_hooks_own(given: Any) -> None:
-    edit = hook("agem", "project", facts=frozenset({"second_gradient"}))
-    for own in (edit, hook("kl", "penalty")):
+    for own in (hook("agem"), hook("kl")):
         if given and "rue" in str(given):
             with pytest.raises(PlanError, match=rf"hooks: {own.name} take a gradient of their own"):
                 check(own, activation_checkpointing_kwargs=given)
         else:
             assert check(own, activation_checkpointing_kwargs=given) == []
-    assert check(hook("ema", "track"), activation_checkpointing_kwargs=given) == []
+    assert check(hook("ema"), activation_checkpointing_kwargs=given) == []
 
 
 def test_what_goes_together_passes_in_silence() -> None:
-    replay = hook("replay", "mix", share=0.2, unit="tokens")
-    held = [EWC, hook("kl", "penalty"), hook("agem", "project", every=1)]
-    after = [hook("ema", "track"), hook("interpolate", "merge")]
-    assert check(replay, replay, *held, *after) == []
-    assert check(hook("si", "pull", "track"), hook("gem", "project")) == []
+    replay = [
+        hook("replay", source={"path": path}, share=0.2, unit="tokens") for path in ("./a", "./b")
+    ]
+    held = [EWC, hook("kl"), hook("agem", every=1)]
+    after = [hook("ema"), hook("interpolate")]
+    assert check(*replay, *held, *after) == []
+    assert check(hook("si"), hook("gem")) == []
     assert check() == []
 
 
@@ -227,7 +235,7 @@ class TestInAChain:
         chain.stages["sft8"]["hooks"] = ["gem"]
         message = refused(chain.plan)
         assert "sft8.yaml: hooks.gem: of: 12 stages" in message
-        assert "name 10 at most, or use agem" in message
+        assert "name 10 at most, or list a hook that takes them as one, such as agem" in message
 
     @pytest.mark.parametrize("edit", ["agem", "gem"])
     def test_deepspeed_is_refused(self, edit: str, chain: Any) -> None:

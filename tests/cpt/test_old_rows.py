@@ -12,7 +12,7 @@ import torch
 from cpt.data import Rows
 from cpt.data_spec import DataSpec
 from cpt.errors import DataError, HookError
-from cpt.hooks.base import StageContext
+from cpt.hooks.context import StageContext
 from cpt.hooks.der import DER
 from cpt.hooks.ewc import EWC, OnlineEWC
 from cpt.hooks.lwf import LwF

@@ -139,7 +139,7 @@ def test_prompts_are_no_rows_for_a_loss(chain: Any, refused: Refused) -> None:
         "hooks": [{"replay": {"of": "grpo", "mode": "loss"}}]
     }
     chain.chain["stages"]["more"] = "more.yaml"
-    assert "hooks.replay: grpo left prompts without answers" in refused(chain.plan)
+    assert "hooks.replay: grpo left no row with an answer" in refused(chain.plan)
 
 
 TOKEN: dict[str, Any] = {"add_tokens": ["<tool>"]}

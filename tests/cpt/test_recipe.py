@@ -155,7 +155,8 @@ def test_the_documented_message_on_an_unknown_field_of_trl(chain: Any, refused: 
         ("stages=[]", "stages: input should be a valid dictionary, not []"),
         (
             "gate.on_regression=wran",
-            "gate.on_regression: input should be 'warn' or 'stop', not 'wran'",
+            "gate.on_regression: input should be 'warn', 'stop', 'rollback' or 'repair', not 'wran'; "
+            "did you mean 'warn'?",
         ),
         (
             "baseline=naiv",

@@ -34,6 +34,7 @@ def write(
     probing: float | None = None,
     world: tuple[str, int] = ("single", 1),
     parameters: int = 1000,
+    hooks: tuple[str, ...] = (),
 ) -> Path:
     """A finished stage of 100 tokens a step."""
     folder = store.stage(stage_id)
@@ -50,6 +51,7 @@ def write(
         world={"backend": world[0], "size": world[1]} if seconds else {},
         seconds={"load": seconds * 0.25, "train": seconds * 0.75} if seconds else {},
         num_steps=steps,
+        hooks=tuple({"name": name, "settings": {}} for name in hooks),
     ).write(folder)
     if probing is not None:
         (folder / "probes").mkdir()
@@ -89,6 +91,16 @@ def test_a_stages_own_kind_and_processes_go_first(store: Store) -> None:
     assert rate_of(store, "dpo", ("ddp", 2)) == 2 * 30 / one
     assert rate_of(store, "sft", ("ddp", 2)) == 20 / one
     assert rate_of(store, "grpo") == (20 + 80 + 2 * 30) / (3 * one)
+
+
+def test_the_same_hooks_go_before_others(store: Store) -> None:
+    """A stage that asks a reference at every step says little of one without."""
+    write(store, "sft-1", seconds=20.0)
+    write(store, "sft-2", seconds=50.0, hooks=("kl", "replay"))
+    found, here = measured(store, SUITE, load_of), ("single", 1)
+    assert rate(found, "sft", here) == 20 / (1000 * 10 * 100)
+    assert rate(found, "sft", here, frozenset({"replay", "kl"})) == 50 / (1000 * 10 * 100)
+    assert rate(found, "sft", here, frozenset({"kl"})) == 70 / (2 * 1000 * 10 * 100)
 
 
 def test_what_is_damaged_or_unknown_is_left_out(store: Store) -> None:

@@ -1,13 +1,16 @@
 """Cells from lm-eval's results: groups, filters, and what is refused."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cpt.errors import ProbeError
+from cpt.ids import short_hash
 from eval.items import read_cell
+from eval.split import split_of
 from eval.suite import Probe
 
 TASK = SimpleNamespace(OUTPUT_TYPE="generate_until", doc_to_text=lambda doc: doc["question"])
@@ -79,3 +82,55 @@ def test_refusals(scores: dict[str, Any], asked: Probe, message: str) -> None:
     found = results(scores, {"sums": [sample(0, 1.0), sample(1, 0.0)]})
     with pytest.raises(ProbeError, match=message):
         read_cell(found, asked, {"sums": TASK})
+
+
+def test_items_carry_cluster_and_split_only_where_there_are_any() -> None:
+    rows = [sample(number, float(number % 2)) for number in range(6)]
+    for row in rows:
+        row["doc_hash"] = short_hash(row["doc_id"], 64)
+        row["doc"]["topic"] = "bread" if row["doc_id"] < 3 else {"long": "x" * 100}
+    found = results({"acc,none": 0.5}, {"sums": rows})
+    plain = read_cell(found, probe(), {"sums": TASK})["items"]
+    assert {key for item in plain for key in item} == {"id", "value", "weight", "text", "answer"}
+    split = read_cell(found, replace(probe(), dev=0.5), {"sums": TASK})["items"]
+    assert [item["split"] for item in split] == [split_of(item["id"], 0.5) for item in split]
+    assert {item["split"] for item in split} == {"dev", "test"}
+    both = read_cell(found, replace(probe(), dev=0.5, cluster="topic"), {"sums": TASK})["items"]
+    assert {item["cluster"] for item in both[:3]} == {"bread"}
+    assert {len(item["cluster"]) for item in both[3:]} == {16}
+    assert len({item["split"] for item in both[:3]}) == len({i["split"] for i in both[3:]}) == 1
+    with pytest.raises(ProbeError, match=r"cluster: its documents have no 'topik'; did you mean"):
+        read_cell(found, replace(probe(), cluster="topik"), {"sums": TASK})
+
+
+def test_a_direction_fills_in_what_the_task_does_not_say_and_must_not_contradict_it() -> None:
+    found = results({"words,none": 0.5}, {"sums": [sample(0, 1.0), sample(1, 0.0)]})
+    for row in found["samples"]["sums"]:
+        row["words"] = row["acc"]
+    cell = read_cell(found, replace(probe("words"), direction="lower"), {"sums": TASK})
+    assert (cell["higher_is_better"], cell["is_drift"]) == (False, False)
+    cell = read_cell(found, replace(probe("words"), direction="none"), {"sums": TASK})
+    assert (cell["higher_is_better"], cell["is_drift"]) == (True, True)
+    found = results({"acc,none": 0.5}, {"sums": [sample(0, 1.0), sample(1, 0.0)]})
+    with pytest.raises(
+        ProbeError, match="probe sums: direction: 'lower', but the task says that hi"
+    ):
+        read_cell(found, replace(probe("acc"), direction="lower"), {"sums": TASK})
+
+
+def test_a_metric_of_some_documents_has_their_items_only() -> None:
+    rows = [sample(number, 1.0) for number in range(3)]
+    rows[1]["form"] = 0.0
+    rows[2]["form"] = 1.0
+    found = results({"acc,none": 1.0, "form,none": 0.5}, {"sums": rows})
+    asked = replace(probe("form"), direction="higher")
+    cell = read_cell(found, asked, {"sums": TASK})
+    assert (cell["num_items"], cell["value"]) == (2, 0.5)
+
+
+def test_a_cell_says_what_was_measured_and_for_whom() -> None:
+    found = results({"acc,none": 0.5}, {"sums": [sample(0, 1.0), sample(1, 0.0)]})
+    asked = replace(probe(), facet="can", owner="sft", parts={"task": "t0"})
+    cell = read_cell(found, asked, {"sums": TASK})
+    assert (cell["facet"], cell["owner"]) == ("can", "sft")
+    assert cell["parts"] == {"task": "t0", "task_version": "1.0"}

@@ -119,3 +119,18 @@ def test_the_number_type_is_a_part_of_how_a_cell_was_measured(tmp_path: Path) ->
     scores = read_matrix([("base", "b0", path)], "small", "5d2e91ab").rows[0].scores
     assert scores["sums"].parts == {"dtype": "float32"}
     assert scores["facts"].parts == {"dtype": "bfloat16"}
+
+
+def test_what_came_later_may_be_missing(tmp_path: Path) -> None:
+    old = write(tmp_path / "old.json", {"sums": cell(0.5)})
+    score = read_matrix([("base", "b0", old)], "small", "5d2e91ab").rows[0].scores["sums"]
+    assert (score.owner, score.facet, score.parts, score.is_drift) == (None, None, {}, False)
+    assert {(item.cluster, item.split) for item in score.items} == {("", "")}
+    whole = cell(0.5, owner="sft", facet="can", parts={"shots": "5"}, is_drift=True)
+    whole["items"][0] |= {"cluster": "bread", "split": "dev"}
+    new = write(tmp_path / "new.json", {"sums": whole})
+    score = read_matrix([("base", "b0", new)], "small", "5d2e91ab").rows[0].scores["sums"]
+    assert (score.owner, score.facet, score.parts, score.is_drift) == (
+        "sft", "can", {"shots": "5"}, True,
+    )  # fmt: skip
+    assert [(item.cluster, item.split) for item in score.items] == [("bread", "dev"), ("", "")]

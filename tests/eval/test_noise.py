@@ -1,13 +1,17 @@
 """Two measurements of one checkpoint."""
 
+import json
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 
 from cpt.errors import ProbeError
 from eval.matrix import Item, Row, Score
 from eval.means import ratio_stderr, weighted_mean
-from eval.noise import Noise, is_silent, noise_floor
+from eval.noise import Noise, is_silent, noise_floor, read_noise, second_of, sentence
+from tests.eval.report.conftest import SUITE_HASH
 
 
 def row(fingerprint: str = "f", **probes: list[float]) -> Row:
@@ -46,3 +50,51 @@ def test_a_shift_of_all_items_together_is_noise_though_none_varies() -> None:
 def test_measurements_of_different_kinds_are_refused() -> None:
     with pytest.raises(ProbeError, match="measured differently"):
         noise_floor(row(facts=[1.0]), row("g", facts=[1.0]))
+
+
+def test_the_second_result_lies_beside_the_first(tmp_path: Path) -> None:
+    from tests.eval.report.conftest import make_chain
+
+    fake = make_chain(tmp_path, probed=1)
+    (first,) = fake.stages.glob("base-*/probes/*.json")
+    assert read_noise(first, SUITE_HASH) == {}
+    second = second_of(first)
+    assert second.parent == first.parent
+    shutil.copy(first, second)
+    same = read_noise(first, SUITE_HASH)
+    assert is_silent(same)
+    many = sum(floor.num_items for floor in same.values())
+    assert sentence(same) == (
+        f"Measured twice, the base model gave the same results for all {many:,} items."
+    )
+    tree = json.loads(second.read_text())
+    item = tree["probes"]["python_qa"]["items"][0]
+    item["value"] = 1 - item["value"]
+    second.write_text(json.dumps(tree))
+    assert "gave other results for 1 of 160 in python_qa items" in sentence(
+        read_noise(first, SUITE_HASH)
+    )
+
+
+def test_a_report_takes_it_in(tmp_path: Path) -> None:
+    """One of 160 answers that differs between two measurements widens every later error."""
+    from eval.report.content import content
+    from eval.report.markdown import markdown
+    from eval.report.page import html
+    from eval.report.story import gather
+    from tests.eval.report.conftest import make_chain
+
+    fake = make_chain(tmp_path)
+    before = gather(fake.chain, fake.stages).stages[4].from_base[0]
+    (first,) = fake.stages.glob("base-*/probes/*.json")
+    tree = json.loads(first.read_text())
+    item = tree["probes"]["python_qa"]["items"][0]
+    item["value"] = 1 - item["value"]
+    second_of(first).write_text(json.dumps(tree))
+    story = gather(fake.chain, fake.stages)
+    after = story.stages[4].from_base[0]
+    assert (after.probe, after.delta) == (before.probe, before.delta) == ("python_qa", after.delta)
+    assert after.stderr > before.stderr
+    for text in (html(story), markdown(story)):
+        assert "Measured twice, the base model" in text
+    assert content(story)["noise"]["python_qa"]["num_differing"] == 1

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import numpy
 import pytest
 import torch
 import yaml
+from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -23,15 +26,20 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from cpt import yaml12
 from cpt.errors import ProbeError
 from eval import harness
+from eval import probe as probes
 from eval.compare import changes
 from eval.harness import Model
+from eval.known import known_results
 from eval.matrix import read_matrix, read_row
 from eval.probe import probe_checkpoint, probe_model, result_path, write_result
 from eval.progress import Meter
+from eval.split import only
 from eval.suite import Suite, load_suite, materialise
 
+ROOT = Path(__file__).parents[2]
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -247,7 +255,7 @@ def test_a_result_becomes_a_row_and_equals_itself(loaded: tuple[Any, Any], tmp_p
     matrix = read_matrix([("base", "base-0", path), ("sft", "sft-1", path)], "small", suite.hash)
     found = changes(matrix.rows[0], matrix.rows[1], 0.0)
     assert [change.probe for change in found] == [*PROBES]
-    assert {(change.num_changed, change.p_value) for change in found} == {(0, 1.0)}
+    assert all(change.num_changed == 0 and change.p_value >= 0.5 for change in found)
     score = matrix.row("sft").scores["reads"]
     assert (score.margin, score.higher_is_better) == (0.1, False)
     assert score.items[0].weight == len(SENTENCE.format(0, 0))
@@ -277,6 +285,7 @@ def test_logits_only_where_needed_change_no_likelihood(loaded: tuple[Any, Any]) 
         *loaded, batch_size=3, max_length=12, accelerator=None, sharded=False, meter=Meter(None)
     )
     assert model.takes_logits_to_keep
+    model.packed = None
     context = [5, 6, 7, 0, 0]
     pairs = [(context, [9]), (context, [0]), (context, [9, 8, 7]), ([5], [0, 0]), ([5], [0])]
     pairs += [([*range(2, 20)], [30, 0, 31]), ([4], [*range(3, 14)])]
@@ -303,6 +312,98 @@ def test_a_limit_is_honoured_and_changes_the_hash(loaded: tuple[Any, Any], tmp_p
     assert whole.hash != part.hash
     result = probe_model(*loaded, part, cache=tmp_path, stage_id="a")
     assert result["probes"]["reads"]["num_items"] == 5
+
+
+def test_probes_on_other_metrics_of_a_task_share_its_run(
+    loaded: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, int]] = []
+    scored = Model.loglikelihood
+
+    def count(self: Model, requests: list[Any], disable_tqdm: bool = False) -> Any:
+        ran.append((requests[0].task_name, len(requests)))
+        return scored(self, requests, disable_tqdm)
+
+    monkeypatch.setattr(Model, "loglikelihood", count)
+    first = PROBES["choices"] | {"shots": 0}
+    probes = {
+        "a": first | {"task": "choices"},
+        "reads": PROBES["reads"],
+        "b": first | {"task": "choices", "metric": "acc_norm"},
+        "c": first | {"task": "choices", "metric": "acc_norm", "limit": 5},
+    }
+    together = probe_model(*loaded, write_suite(tmp_path, probes), cache=tmp_path, stage_id="a")[
+        "probes"
+    ]
+    assert ran == [("choices", 48), ("choices", 20)]
+    alone = probe_model(
+        *loaded, write_suite(tmp_path, {"b": probes["b"]}), cache=tmp_path, stage_id="a"
+    )["probes"]
+    ran.clear()
+    assert together["b"] | {"seconds": 0} == alone["b"] | {"seconds": 0}
+    assert together["a"]["value"] != together["b"]["value"]
+    assert together["a"]["parts"]["dtype"] == "float32"
+
+
+def test_an_answer_says_how_it_ended(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    harness = Model(
+        model, tokenizer, batch_size=2, max_length=None, accelerator=None, sharded=False,
+        meter=Meter(None),
+    )  # fmt: skip
+    settings = {"until": [], "max_gen_toks": 6, "do_sample": False}
+    prompts = ["the red cat", "the red cat counts 3 apples", "beside the old river", "cat"]
+    requests = [
+        Instance("generate_until", {}, (prompt, settings), number)
+        for number, prompt in enumerate([*prompts, prompts[0]])
+    ]
+    cut = harness.generate_until(requests)
+    assert [(reply.num_tokens, reply.has_ended) for reply in cut] == [(6, False)] * 5
+    assert cut[0] == cut[4]
+    # A word of the answer becomes the end-of-sequence token: now the first answer ends before it.
+    tokens = tokenizer.encode(prompts[0], return_tensors="pt")
+    written = model.generate(tokens, max_new_tokens=6, do_sample=False)[0, tokens.shape[1] :]
+    place = 1 + written[1:].tolist().index(written[2])
+    model.generation_config.eos_token_id = [1, int(written[place])]
+    ended = harness.generate_until(requests[:1])[0]
+    assert (ended.num_tokens, ended.has_ended) == (written.tolist().index(written[place]), True)
+    stopped = harness.generate_until(
+        [Instance("generate_until", {}, (prompts[1], settings | {"until": [cut[1][:3]]}), 0)]
+    )[0]
+    assert (stopped, stopped.num_tokens, stopped.has_ended) == ("", None, True)
+
+
+def test_the_behaviour_suite_runs_on_any_model_with_a_template(
+    loaded: tuple[Any, Any], tmp_path: Path
+) -> None:
+    tree = yaml12.load(ROOT / "configs" / "probes" / "behaviour.yaml")
+    tree["include"] = str(ROOT / "eval" / "tasks")
+    tree["max_length"] = None  # of the tiny model: 256
+    for settings in tree["probes"].values():
+        settings["limit"] = 7
+    copied = tmp_path / "tasks"
+    shutil.copytree(ROOT / "eval" / "tasks" / "behaviour", copied)
+    for file in copied.glob("*.yaml"):
+        file.write_text(re.sub(r"max_gen_toks: \d+", "max_gen_toks: 12", file.read_text()))
+    tree["include"] = "tasks"
+    (tmp_path / "behaviour.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    suite = load_suite(tmp_path / "behaviour.yaml")
+    result = probe_model(*loaded, suite, cache=tmp_path, stage_id="a")
+    cells = result["probes"]
+    assert [*cells] == [*tree["probes"]]
+    assert {cell["num_items"] for name, cell in cells.items() if name != "form"} == {7}
+    assert 0 < cells["form"]["num_items"] < 7
+    assert [name for name, cell in cells.items() if cell["is_drift"]] == [
+        "length", "tokens", "variety",
+    ]  # fmt: skip
+    assert not cells["over_refusal"]["higher_is_better"]
+    assert cells["refusal"]["higher_is_better"]
+    assert 0 < cells["tokens"]["value"] <= 12
+    assert {item["cluster"] for item in cells["loops"]["items"]} >= {"bread"}
+    path = write_result(tmp_path / "stage", result)
+    row = read_row("a", "a", path, suite.hash)
+    assert row.scores["length"].is_drift
+    assert only(row, "test") == row  # no split, so whole
 
 
 def test_nan_in_the_weights_is_a_failure(loaded: tuple[Any, Any], tmp_path: Path) -> None:
@@ -337,6 +438,30 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path: Path) -> None:
     suite = write_suite(tmp_path, {"reads": PROBES["reads"]})
     with pytest.raises(ProbeError, match="none: cannot be loaded"):
         probe_checkpoint(str(tmp_path / "none"), suite, cache=tmp_path)
+
+
+def test_a_suite_that_grew_measures_its_new_probe_alone(
+    loaded: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = write_suite(tmp_path, {"reads": PROBES["reads"]})
+    file = write_result(
+        tmp_path / "stage", probe_model(*loaded, suite, cache=tmp_path, stage_id="a")
+    )
+    grown = write_suite(tmp_path, {name: PROBES[name] for name in ("choices", "reads")}, "grown")
+    known = known_results(file.parent.glob("*.json"), grown)
+    whole = probe_model(*loaded, grown, cache=tmp_path, stage_id="a")
+    measured: list[str] = []
+    measure = probes._measure
+
+    def watched(harness: Any, tokenizer: Any, probe: Any, folder: Path) -> Any:
+        measured.append(probe.name)
+        return measure(harness, tokenizer, probe, folder)
+
+    monkeypatch.setattr(probes, "_measure", watched)
+    part = probe_model(*loaded, grown, cache=tmp_path, stage_id="a", known=known)
+    assert measured == ["choices"]
+    assert [*part["probes"]] == ["choices", "reads"]
+    assert without_seconds(part) == without_seconds(whole)
 
 
 @pytest.mark.chain

@@ -237,6 +237,96 @@ def test_materialised_tasks_stand_alone(folder: Path) -> None:
     assert (target / "sums" / "helpers" / "scoring.py").stat().st_mtime_ns == before
 
 
+def probe(folder: Path, settings: dict[str, Any], **other: Any) -> Any:
+    return load_suite(write(folder, {"facts": FACTS_PROBE | settings}, **other)).probes["facts"]
+
+
+def test_facets_come_from_the_group_where_it_has_one(folder: Path) -> None:
+    assert probe(folder, {}).facet == "can"
+    assert probe(folder, {"facet": "will"}).facet == "will"
+    assert probe(folder, {"group": "instruction"}).facet == "how"
+    assert probe(folder, {"group": "safety"}).facet is None
+    message = "probes.facts.facet: input should be 'can', 'will' or 'how', not 'cann'"
+    assert message in refusal(write(folder, facts(facet="cann")))
+
+
+def test_a_direction_must_not_contradict_the_task(folder: Path) -> None:
+    sums: dict[str, Any] = {"group": "reasoning"}
+    assert load_suite(write(folder, {"sums": sums})).probes["sums"].direction is None
+    for direction in ("higher", "none"):  # none: whatever the task says
+        found = load_suite(write(folder, {"sums": sums | {"direction": direction}}))
+        assert found.probes["sums"].direction == direction
+    path = write(folder, {"sums": sums | {"direction": "lower"}})
+    assert "probes.sums.direction: 'lower', but the task says that higher is better" in refusal(
+        path
+    )
+    assert probe(folder, {"direction": "lower"}).direction == "lower"  # the task does not say
+
+
+def test_the_dev_share_is_the_suite_s_unless_the_probe_has_one(folder: Path) -> None:
+    assert probe(folder, {}).dev == 0
+    assert probe(folder, {}, dev=0.3).dev == 0.3
+    assert probe(folder, {"dev": 0}, dev=0.3).dev == 0
+    assert "dev: input should be less than 1" in refusal(write(folder, facts(dev=1)))
+
+
+def test_split_and_cluster_are_part_of_the_hash_where_they_are_set(folder: Path) -> None:
+    first = probe(folder, {})
+    assert probe(folder, {"dev": 0}).fingerprint == first.fingerprint
+    others = [
+        probe(folder, change)
+        for change in ({"dev": 0.3}, {"dev": 0.2}, {"cluster": "topic"}, {"direction": "none"})
+    ]
+    assert len({first.fingerprint, *(other.fingerprint for other in others)}) == 5
+    unhashed = {"owner": "sft", "facet": "how", "direction": "higher"}
+    same = probe(folder, unhashed)
+    assert same.fingerprint == first.fingerprint
+    assert same.labels == {
+        "group": "knowledge", "facet": "how", "owner": "sft", "margin": None,
+        "higher_is_better": True,
+    }  # fmt: skip
+
+
+def test_parts_name_what_the_fingerprint_hashes(folder: Path) -> None:
+    parts = probe(folder, {"limit": 7}, max_length=99).parts
+    assert parts == json.loads(json.dumps(parts))
+    assert {k: v for k, v in parts.items() if k not in ("task", "data")} == {
+        "metric": "acc", "shots": "none", "chat": "no", "limit": "7", "max_length": "99",
+    }  # fmt: skip
+    assert parts["data"].startswith("general probe_facts ")
+    before = parts["task"]
+    (folder / "tasks" / "facts.yaml").write_text(FACTS.replace("question", "query"))
+    assert probe(folder, {}).parts["task"] != before
+    own = load_suite(write(folder, {"arc_easy": {"group": "reasoning"}})).probes["arc_easy"]
+    assert own.parts["task"].startswith("lm_eval 0.")
+
+
+def test_probes_of_one_task_at_equal_settings_share_its_run(folder: Path) -> None:
+    other = FACTS_PROBE | {"task": "facts", "metric": "acc_norm", "margin": 0.1}
+    probes = {"facts": FACTS_PROBE, "b": other, "c": other | {"shots": 1}}
+    found = load_suite(write(folder, probes)).probes
+    assert found["facts"].run == found["b"].run != found["c"].run
+
+
+def test_a_task_of_one_s_own_wins_over_lm_eval_s(folder: Path) -> None:
+    (folder / "tasks" / "arc_easy.yaml").write_text(SUMS.replace("task: sums", "task: arc_easy"))
+    suite = load_suite(write(folder, {"arc_easy": {"group": "reasoning"}}))
+    local = suite.probes["arc_easy"].local
+    assert local is not None
+    assert local.path == folder / "tasks" / "arc_easy.yaml"
+    assert (materialise(suite, folder / "out") / "arc_easy" / "arc_easy.yaml").is_file()
+    (folder / "more").mkdir()
+    (folder / "more" / "arc.yaml").write_text(FACTS.replace("task: facts", "task: arc_easy"))
+    path = write(
+        folder,
+        {"arc_easy": {"group": "reasoning", "metric": "acc"}},
+        include=["tasks", "more"],
+    )
+    later = load_suite(path).probes["arc_easy"].local
+    assert later is not None
+    assert later.path == folder / "more" / "arc.yaml"
+
+
 class _Untagged(yaml.SafeLoader):
     """Reads a `!function` tag as its text."""
 

@@ -1,7 +1,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cpt.hooks.base import Hook, Need, StageContext
+from cpt.hooks.base import Hook, Need
+from cpt.hooks.context import StageContext
 from cpt.params import View
 
 

@@ -110,6 +110,43 @@ class TestWhatAChainChecksToo:
         by_hand("sft", f"{change.partition('=')[0]}={other}")
 
 
+class TestThePastIsAskedBeforeWeightsLoad:
+    """As a plan asks the stages of a chain, so does a stage by hand the manifests of its past."""
+
+    def parent(self, folder: Path, kind: str = "sft", **hooks: dict[str, Any]) -> None:
+        listed = tuple({"name": name, "settings": given} for name, given in hooks.items())
+        entry = Manifest(id=f"{kind}-1", kind=kind, name="first", hooks=listed)
+        entry.write(folder / "parent")
+
+    def test_a_bare_parent_left_no_rows(self, by_hand: Any) -> None:
+        with pytest.raises(PlanError, match=r"sft\.yaml: hooks\.gem: .* base model left no rows"):
+            by_hand("sft", "hooks=[gem]")
+
+    def test_prompts_alone_have_nothing_to_rehearse(self, by_hand: Any, tmp_path: Path) -> None:
+        self.parent(tmp_path, "grpo")
+        with pytest.raises(PlanError, match=r"hooks\.agem: first left no row with an answer"):
+            by_hand("sft", "hooks=[{agem: {of: first}}]")
+
+    def test_a_path_is_measured_by_who_lists_si(self, by_hand: Any, tmp_path: Path) -> None:
+        self.parent(tmp_path)
+        with pytest.raises(PlanError, match=r"hooks\.si: of: first does not list si"):
+            by_hand("sft", "hooks=[{si: {of: first}}]")
+        self.parent(tmp_path, si={"of": [], "strength": 1.0})
+        by_hand("sft", "hooks=[{si: {of: first}}]")
+
+    def test_an_adapter_is_continued_where_there_is_one(self, by_hand: Any, tmp_path: Path) -> None:
+        further = "hooks=[{lora: {after: continue}}]"
+        self.parent(tmp_path, lora={"rank": 16})
+        with pytest.raises(PlanError, match=r"hooks\.lora: .*first merged its adapter"):
+            by_hand("sft", further)
+        self.parent(tmp_path, lora={"rank": 16, "after": "keep"})
+        by_hand("sft", further)
+
+    def test_a_hook_that_is_not_installed_here(self, by_hand: Any, tmp_path: Path) -> None:
+        self.parent(tmp_path, centralise={})
+        by_hand("sft")  # only the stage that listed it needed it
+
+
 class TestIds:
     def test_a_bare_parent_is_its_content(self, by_hand: Any, tmp_path: Path) -> None:
         """Not its path: retrained weights are another parent, the same ones elsewhere are not."""

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from cpt import checkpoint
 from cpt.manifest import Manifest
 from cpt.store import Store
 from eval.probe import probe_checkpoint
 from launch import cli, probing
+from tests.reading_suite import numbered, write_suite
 
 COMMITS = ("0123456789abcdef0123456789abcdef01234567", "76543210" * 5)
 Probe = Callable[..., tuple[int, str, str]]
@@ -22,26 +22,7 @@ Probe = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def suite(tmp_path: Path) -> Path:
     """One probe with its own task: bits per byte of a few texts."""
-    tasks = tmp_path / "tasks"
-    tasks.mkdir()
-    rows = [{"text": f"the number {number} is not a word"} for number in range(3)]
-    (tasks / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = {
-        "task": "reads",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},
-        "test_split": "test",
-        "output_type": "loglikelihood_rolling",
-        "doc_to_text": "",
-        "doc_to_target": "{{text}}",
-        "metric_list": [{"metric": "bits_per_byte"}],
-        "metadata": {"version": 1.0},
-    }
-    (tasks / "reads.yaml").write_text(yaml.safe_dump(task))
-    probes = {"reads": {"group": "language", "metric": "bits_per_byte"}}
-    file = tmp_path / "small.yaml"
-    file.write_text(yaml.safe_dump({"name": "small", "include": "tasks", "probes": probes}))
-    return file
+    return write_suite(tmp_path, "small", numbered(range(3)), metric="bits_per_byte")
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from cpt import yaml12
-from launch.schema import chain_schema, stage_schema
+from launch.schema import chain_schema, stage_schema, suite_schema
 
 ROOT = Path(__file__).parents[2]
 CHAINS = sorted((ROOT / "recipes").glob("*/chain.yaml"))
+SUITES = sorted((ROOT / "configs" / "probes").glob("*.yaml"))
 STAGES = sorted(set((ROOT / "recipes").glob("*/*.yaml")) - set(CHAINS))
 
 TYPES: dict[str, tuple[type, ...]] = {
@@ -90,6 +91,31 @@ def test_shipped_stages_fit(path: Path) -> None:
     assert faults(yaml12.load(path), schema, schema) == []
 
 
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_shipped_suites_fit(path: Path) -> None:
+    schema = suite_schema()
+    assert faults(yaml12.load(path), schema, schema) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"group": "knowlege"}, "probes.facts.group: 'knowlege' is none of"),
+        ({"facet": "may"}, "'may'"),
+        ({"direction": "up"}, "'up'"),
+        ({"dev": 1.5}, "1.5"),
+        ({"chatt": True}, "probes.facts.chatt: not allowed"),
+        ({"data": {"use": "x.yaml", "view": "v"}}, None),
+    ],
+)
+def test_mistakes_in_a_suite_are_found(change: dict[str, Any], part: str | None) -> None:
+    schema = suite_schema()
+    tree = {"name": "small", "probes": {"facts": {"group": "knowledge", **change}}}
+    found = faults(tree, schema, schema)
+    assert (found == []) is (part is None)
+    assert part is None or part in "\n".join(found)
+
+
 def test_a_stage_may_stand_in_its_chain() -> None:
     tree = yaml12.load(CHAINS[0])
     tree["stages"] = {
@@ -114,6 +140,9 @@ def test_a_stage_may_stand_in_its_chain() -> None:
         ({"file": "x"}, "file: not allowed"),
         ({"<file>": "x"}, "<file>: not allowed"),
         ({"from": ["base", "sft"], "reference": "base"}, None),
+        ({"watch": False}, None),
+        ({"watch": {"every": 3, "text": "general.yaml", "suite": "small.yaml"}}, None),
+        ({"watch": {"evry": 3}}, "watch"),
     ],
 )
 def test_mistakes_in_a_stage_are_found(change: dict[str, Any], part: str | None) -> None:
@@ -137,7 +166,7 @@ def test_train_has_the_fields_of_the_stages_own_kind() -> None:
 
 
 def test_every_reference_in_a_schema_has_its_target() -> None:
-    for schema in (chain_schema(), stage_schema()):
+    for schema in (chain_schema(), stage_schema(), suite_schema()):
         names: set[str] = set()
 
         def walk(part: Any, names: set[str] = names) -> None:

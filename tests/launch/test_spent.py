@@ -78,7 +78,7 @@ def test_a_run_ends_with_it_unless_there_was_nothing_to_do(
     monkeypatch.setattr(chains, "_tell", lambda *given: None)
     monkeypatch.setattr(chains, "_print_report", lambda *given: None)
     monkeypatch.setattr(chains, "_is_told", lambda *given: True)
-    monkeypatch.setattr(chains, "_stop", lambda *given: None)
+    monkeypatch.setattr(chains, "_judged", lambda *given: None)
 
     def fake(chain: Chain, node: Any, *given: Any) -> None:
         make(chain, node.name, {"train": 2.0})

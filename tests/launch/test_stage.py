@@ -63,7 +63,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
 def given(job: Job, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What `execute` hands to the stage for its hygiene."""
     seen: list[Any] = []
-    monkeypatch.setattr(running, "run", lambda job, say, check, items: seen.append(items))
+    monkeypatch.setattr(running, "run", lambda job, say, check, items, look: seen.append(items))
     monkeypatch.setattr(stage, "measure", lambda *given: None)
     monkeypatch.setattr(world, "current", world.World)
     stage.execute(job, Silent(), is_held=True)  # type: ignore[arg-type]

@@ -1,6 +1,5 @@
 """Probes that choose models: what enters the id, what is refused, and that they really measure."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from launch.console import Console
 from launch.stage import job_from_json, job_to_json
 from launch.steering import scorer, steering
 from stages.base import Job
+from tests.reading_suite import numbered, write_suite
 
 
 @pytest.fixture
@@ -22,27 +22,7 @@ def suite(tmp_path: Path) -> Any:
     """Suites of one probe each, bits per byte of the texts with these numbers."""
 
     def make(name: str, numbers: range, **settings: Any) -> Path:
-        tasks = tmp_path / f"{name}-tasks"
-        tasks.mkdir()
-        rows = [{"text": f"the number {number} is not a word"} for number in numbers]
-        (tasks / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        task = {
-            "task": f"reads-{name}",
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},
-            "test_split": "test",
-            "output_type": "loglikelihood_rolling",
-            "doc_to_text": "",
-            "doc_to_target": "{{text}}",
-            "metric_list": [{"metric": "bits_per_byte"}],
-            "metadata": {"version": 1.0},
-        }
-        (tasks / "reads.yaml").write_text(yaml.safe_dump(task))
-        probe = {"task": f"reads-{name}", "group": "language", **settings}
-        tree = {"name": name, "include": tasks.name, "probes": {"reads": probe}}
-        file = tmp_path / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(tree))
-        return file
+        return write_suite(tmp_path, name, numbered(numbers), **settings)
 
     return make
 
@@ -72,6 +52,30 @@ def test_a_probe_that_the_report_scores_cannot_choose(suite: Any) -> None:
     assert steering(soup(dev), "m.yaml")
     with pytest.raises(RecipeError, match=r"m\.yaml: merge\.probe: reads has the items of reads"):
         steering(soup(dev), "m.yaml", report)
+
+
+def with_settings(file: Path, name: str, **settings: Any) -> Path:
+    tree = yaml.safe_load(file.read_text())
+    tree["probes"]["reads"] |= settings
+    other = file.with_name(f"{name}.yaml")
+    other.write_text(yaml.safe_dump(tree))
+    return other
+
+
+def test_dev_items_choose_where_the_report_scores_the_others(suite: Any) -> None:
+    file = suite("report", range(3))
+    report = load_suite(with_settings(file, "split", dev=0.5))
+    for share in (0.5, 0.3):
+        assert steering(soup(with_settings(file, "dev", dev=share)), "m.yaml", report)
+    for settings in ({}, {"dev": 0.6}, {"dev": 0.5, "cluster": "text"}):
+        with pytest.raises(RecipeError, match="reads has the items of reads"):
+            steering(soup(with_settings(file, "dev", **settings)), "m.yaml", report)
+
+
+def test_a_probe_without_a_better_cannot_choose(suite: Any) -> None:
+    dev = with_settings(suite("dev", range(3)), "drift", direction="none")
+    with pytest.raises(RecipeError, match=r"merge\.probe: reads of .* has `direction: none`"):
+        steering(soup(dev), "m.yaml")
 
 
 def test_a_suite_or_probe_that_is_not_there_is_refused(suite: Any, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cpt.errors import DataError
-from cpt.hooks.base import Mixture, OldRows, StageContext
+from cpt.hooks.context import Mixture, OldRows, StageContext
 from cpt.hooks.stack import HookStack
 from cpt.recipe import HygieneSpec, StageSpec
 from cpt.replay.hygiene import ProbeItems

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cpt.errors import DataError
-from cpt.hooks.base import StageContext
+from cpt.hooks.context import StageContext
 from cpt.recipe import HygieneSpec
 from cpt.replay.hygiene import ProbeItems
 from cpt.rows import Row

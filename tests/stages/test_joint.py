@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cpt.checkpoint import load_tokenizer
-from cpt.hooks.base import StageContext
+from cpt.hooks.context import StageContext
 from cpt.hooks.stack import HookStack
 from cpt.joint import Joined
 from cpt.recipe import HygieneSpec

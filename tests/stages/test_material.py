@@ -16,7 +16,7 @@ import stages.tokenise as tokenising
 from cpt import past
 from cpt.errors import DataError
 from cpt.hooks import table
-from cpt.hooks.base import Mixture, OldRows, StageContext
+from cpt.hooks.context import Mixture, OldRows, StageContext
 from cpt.hooks.stack import HookStack
 from cpt.recipe import StageSpec
 from cpt.replay.schedule import Schedule

@@ -12,7 +12,7 @@ from cpt.errors import HookError, RecipeError
 from cpt.hooks import old_gradient as module
 from cpt.hooks import table
 from cpt.hooks.agem import AGEM
-from cpt.hooks.base import StageContext
+from cpt.hooks.context import StageContext
 from cpt.hooks.old_gradient import inner, old_gradient
 from cpt.params import View
 from cpt.past import Past, PastStage

@@ -13,7 +13,7 @@ from cpt.anchors import Anchors
 from cpt.errors import HookError, RecipeError
 from cpt.hooks import table
 from cpt.hooks.anchored import Anchored
-from cpt.hooks.base import StageContext
+from cpt.hooks.context import StageContext
 from cpt.hooks.ema import EMA
 from cpt.hooks.ewc import EWC, OnlineEWC, online
 from cpt.hooks.l2_sp import L2SP

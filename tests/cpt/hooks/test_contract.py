@@ -233,7 +233,7 @@ class TestEveryHook:
     def test_state_survives_a_round_trip(self, hook: str, stages: TinyStages) -> None:
         import torch
 
-        from cpt.hooks.base import StageContext
+        from cpt.hooks.context import StageContext
         from cpt.params import View
         from cpt.world import World
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from cpt.errors import HookError, RecipeError
 from cpt.hooks import table
-from cpt.hooks.base import StageContext
+from cpt.hooks.context import StageContext
 from cpt.hooks.ema import EMA
 from cpt.hooks.lora import Lora
 from cpt.params import View, trainable

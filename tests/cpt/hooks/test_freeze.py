@@ -7,7 +7,7 @@ import torch
 
 from cpt.errors import HookError, RecipeError
 from cpt.hooks import table
-from cpt.hooks.base import StageContext
+from cpt.hooks.context import StageContext
 from cpt.hooks.freeze import Freeze
 from cpt.hooks.roles import matching
 from cpt.world import World

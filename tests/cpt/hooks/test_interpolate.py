@@ -9,7 +9,7 @@ import torch
 from cpt.checkpoint import load_model
 from cpt.errors import HookError, RecipeError
 from cpt.hooks import table
-from cpt.hooks.base import StageContext
+from cpt.hooks.context import StageContext
 from cpt.hooks.interpolate import Interpolate
 from cpt.past import Past, PastStage
 from cpt.world import World

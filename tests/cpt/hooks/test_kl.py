@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cpt.errors import EdgeError, HookError, RecipeError
 from cpt.hooks import table
-from cpt.hooks.base import StageContext
+from cpt.hooks.context import StageContext
 from cpt.past import Past, PastStage
 from cpt.world import World
 from tests.tiny_stages import TinyStages, equal, first_rows, log_probabilities, weights_of

@@ -11,7 +11,7 @@ from cpt.adapters import weights
 from cpt.checkpoint import load_model
 from cpt.errors import EdgeError, HookError, RecipeError
 from cpt.hooks import table
-from cpt.hooks.base import StageContext
+from cpt.hooks.context import StageContext
 from cpt.hooks.lora import Lora
 from cpt.past import of_folder
 from cpt.world import World

@@ -10,7 +10,7 @@ import torch
 from cpt.adapters import weights
 from cpt.errors import HookError, RecipeError
 from cpt.hooks import table
-from cpt.hooks.base import StageContext
+from cpt.hooks.context import StageContext
 from cpt.hooks.ema import EMA
 from cpt.hooks.o_lora import OLora
 from cpt.hooks.stack import HookStack

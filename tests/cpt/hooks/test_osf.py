@@ -7,7 +7,7 @@ import torch
 
 from cpt.errors import HookError, RecipeError
 from cpt.hooks import table
-from cpt.hooks.base import StageContext
+from cpt.hooks.context import StageContext
 from cpt.hooks.osf import OSF
 from cpt.params import View, trainable
 from cpt.world import World

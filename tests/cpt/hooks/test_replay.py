@@ -13,7 +13,7 @@ from cpt.data import open_rows
 from cpt.data_spec import DataSpec
 from cpt.errors import HookError, RecipeError
 from cpt.hooks import table
-from cpt.hooks.base import Mixture, StageContext
+from cpt.hooks.context import Mixture, StageContext
 from cpt.hooks.replay import Replay
 from cpt.hooks.stack import HookStack
 from cpt.past import of_folder

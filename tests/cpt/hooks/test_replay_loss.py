@@ -6,7 +6,8 @@ import pytest
 
 from cpt.errors import HookError, RecipeError
 from cpt.hooks import table
-from cpt.hooks.base import StageContext, points
+from cpt.hooks.base import points
+from cpt.hooks.context import StageContext
 from cpt.hooks.replay import Replay
 from cpt.past import of_folder
 from cpt.rehearsal import Example, drawn
@@ -183,10 +184,10 @@ class TestItsPlaceAmongTheHooks:
         assert points(Replay(mode="loss", select="collateral"))[-1] == "track"
 
     def test_only_the_loss_asks_something_of_the_backend(self) -> None:
-        assert (Replay().needs, Replay().facts) == (frozenset(), frozenset())
+        assert (Replay().needs_as_set(), Replay().facts_as_set()) == (frozenset(), frozenset())
         loss = Replay(mode="loss")
-        assert loss.needs == frozenset({"logits"})
-        assert loss.facts == frozenset({"second_forward"})
+        assert loss.needs_as_set() == frozenset({"logits"})
+        assert loss.facts_as_set() == frozenset({"second_forward"})
 
     def test_settings_that_came_later_leave_ids_alone(self) -> None:
         old = {"of": "previous", "source": None, "share": 0.1, "unit": "tokens"}

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from cpt.errors import HookError
 from cpt.hooks.backbone import BackboneTap, bare_model
-from cpt.hooks.base import POINTS, Hook, StageContext, points
+from cpt.hooks.base import POINTS, Hook, points
+from cpt.hooks.context import StageContext
 from cpt.hooks.stack import HookStack
 from cpt.params import View
 from cpt.world import World

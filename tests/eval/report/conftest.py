@@ -114,6 +114,7 @@ def make_chain(
     probes: tuple[str, ...] = tuple(PROBES),
     answer: str = "",
     naive: bool = False,
+    watched: bool = False,
 ) -> Fake:
     """Write a chain.
 
@@ -122,6 +123,7 @@ def make_chain(
         trained: how many stages are finished; as many as are probed unless told.
         running: the stage after them has a `.partial` folder with a log.
         answer: a text that stands in every question, answer, hook setting and note.
+        watched: stages were looked at while they trained.
     """
     trained = probed if trained is None else trained
     stages = runs / "stages"
@@ -131,6 +133,8 @@ def make_chain(
         if index < trained:
             _write(folder / "manifest.json", _manifest(stage, ids, naive, answer))
             _metrics(folder / "metrics.jsonl", stage, naive)
+            if watched and index:
+                write_looks(folder, answer)
         elif index == trained and running:
             _metrics(folder.with_name(f"{folder.name}.partial") / "metrics.jsonl", stage, naive)
         if index < probed:
@@ -149,6 +153,48 @@ def fake_chain(tmp_path: Path) -> FakeChain:
         return make_chain(tmp_path / "runs", **settings)
 
     return make
+
+
+def write_looks(folder: Path, answer: str = "") -> None:
+    """Looks in which of 20 facts 18, 8 and 17 are right, and prose rises by 0.3 bits on the way."""
+    rows = []
+    for step, kl, rise, right, prose in [
+        (0, 0.0, 0.0, 18, 1.0),
+        (10, 0.5, 0.2, 8, 1.3),
+        (120, 0.8, 0.1, 17, 1.1),
+    ]:
+        facts = [float(number < right) for number in range(20)]
+        values = {
+            f"facts{answer}": ("acc", True, facts),
+            "prose": ("bits_per_byte", False, [prose + 0.01 * number for number in range(-5, 6)]),
+        }
+        cells = {name: _watched(name, *of, answer) for name, of in values.items()}
+        result = {"suite_hash": "ab", "probes": cells}
+        _write(folder / "watch" / "small-ab" / f"step-{step:06d}.json", result)
+        means = {f"probe/{name}": cell["value"] for name, cell in cells.items()}
+        drift = {"kl": kl, "general_loss": 2 + rise, "general_loss_rise": rise}
+        rows.append({"step": step, **drift, **means})
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "watch" / "watch.jsonl").write_text(lines)
+
+
+def _watched(
+    name: str, metric: str, higher: bool, values: list[float], answer: str
+) -> dict[str, Any]:
+    items = [
+        {"id": f"{name}{n}", "value": value, "weight": 1.0, "text": answer, "answer": answer}
+        for n, value in enumerate(values)
+    ]
+    return {
+        "metric": metric,
+        "group": "knowledge",
+        "higher_is_better": higher,
+        "margin": None,
+        "value": sum(values) / len(values),
+        "stderr": 0.1,
+        "items": items,
+        "fingerprint": name,
+    }
 
 
 def _digest(stage: str, naive: bool) -> str:

@@ -1,0 +1,1 @@
+"""What the manners of answers are measured with: pure functions of text, without dependencies."""

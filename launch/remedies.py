@@ -1,0 +1,262 @@
+"""What a gate puts in a stage's place, made: candidates or averages measured, one chosen, published.
+
+In one process, as merges are, on whatever backend the chain runs. Each attempt is kept as soon as it is
+measured: an interrupted gate measures none twice, and none is forgotten.
+"""
+
+import gc
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cpt import checkpoint, ids, manifest
+from cpt.errors import StoreError
+from cpt.plan import Node
+from cpt.store import replacing
+from eval.choice import Chooser, Look
+from eval.matrix import Row, read_row
+from eval.probe import probe_model, result_path
+from launch.console import Console
+from launch.opening import Chain, shown
+from stages.candidates import kept, write_candidate
+from stages.remedy import Place, finish, take, take_parent
+from stages.repair import Shares, num_groups, search, write_average
+
+ATTEMPTS, CANDIDATE = "attempts", "candidate"
+
+
+def make_remedy(chain: Chain, node: Node, load: dict[str, Any], console: Console) -> None:
+    """Make what a gate puts in a stage's place, with its probe result, or continue where it was interrupted.
+
+    Args:
+        chain: whose gate it is.
+        node: of the gate.
+        load: dtype, attention and trust_remote_code.
+        console: told what happens.
+
+    Raises:
+        StoreError: a checkpoint is damaged, or candidates are gone that the node's id promises.
+        EdgeError: parent and result cannot be averaged.
+    """
+    with chain.store.lock(node.id, console.say):
+        if chain.is_finished(node):
+            return
+        _Remedy(chain, node, load, console).make()
+
+
+@dataclass
+class _Remedy:
+    chain: Chain
+    node: Node
+    load: dict[str, Any]
+    console: Console
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    merging: float = 0.0
+
+    def make(self) -> None:
+        """Choose, write, publish."""
+        from cpt.memory import keep_freed_memory
+
+        keep_freed_memory()
+        place = self.place
+        place.partial.mkdir(parents=True, exist_ok=True)
+        checkpoint.verify_stage(place.result)
+        checkpoint.verify_stage(place.parent)
+        gate, stage = self.chain.gate, self.stage
+        verdict = gate.verdict(stage)
+        regressed = verdict.messages[: len(verdict.regressed)]
+        told = "".join(f"\n  {message}" for message in regressed)
+        self.console.say(f"the gate acts after {stage.name}: {place.kind}{told}")
+        chosen = self._rollback() if place.kind == "rollback" else self._repair()
+        result = json.loads(chosen.result.read_text(encoding="utf-8"))
+        result |= {
+            "stage": self.node.id,
+            "seconds": 0.0,
+        }  # those of the attempts are in the manifest
+        own = result_path(place.partial, self.suite)
+        ids.atomic_write(own, json.dumps(result, ensure_ascii=False, allow_nan=False))
+        made = {
+            "verdict": gate.record(stage, verdict),
+            "chosen_on": "dev" if self.chooser.is_split else "all",
+            "attempts": self.attempts,
+            "chosen": chosen.what,
+            "shares": list(chosen.shares),
+            "step": chosen.step,
+        }
+        seconds = {"merge": self.merging, "probe attempts": self._sum("seconds")}
+        leftovers = (ATTEMPTS, CANDIDATE, f"{CANDIDATE}.partial", "checkpoint.partial")
+        note = f"{len(self.attempts)} attempts; taken: {chosen.what}"
+        finish(place, self.node.inputs, made, [note], seconds, leftovers)
+        self.console.say(f"{self.node.name}: {note}, in {shown(place.output)}")
+
+    @cached_property
+    def place(self) -> Place:
+        store, (result, parent) = self.chain.store, self.node.merged
+        return Place(
+            self.node.id,
+            "repair" if self.node.kind == "repair" else "rollback",
+            store.stage(result),
+            store.stage(parent),
+            store.stage(self.node.id),
+            self.load,
+        )
+
+    @property
+    def stage(self) -> Node:
+        """The one that regressed."""
+        return self.chain.plan.node(self.node.stands_for)
+
+    @property
+    def suite(self) -> Any:
+        assert self.chain.suite is not None
+        return self.chain.suite
+
+    @cached_property
+    def chooser(self) -> Chooser:
+        rules = self.chain.gate.rules
+        base, parent = (self._row(stage, self.chain.gate.result(stage)) for stage in self._compared)
+        return Chooser(base, parent, rules.margins, rules.actions, self.node.inputs["skill"])
+
+    @property
+    def _compared(self) -> tuple[str, str]:
+        return self.chain.plan.nodes[0].id, self.node.merged[1]
+
+    def _rollback(self) -> "_Chosen":
+        """The candidate with the most new skill that passes, else the parent."""
+        there, result = self._candidates(), self.place.result / "checkpoint"
+        start = self.place.start if there else ""
+
+        def writes(step: int) -> Callable[[Path], None]:
+            return lambda empty: write_candidate(there[step], result, start, empty, self.load)
+
+        seen: dict[int, Look] = {}
+        for number, step in enumerate(there, start=1):
+            label = f"attempt {number} of {len(there)}: step {step}"
+            seen[step] = self._attempt(f"step-{step}", label, {"step": step}, writes(step))
+        fit = [step for step, look in seen.items() if look.is_within]
+        best = max(fit, key=lambda step: (seen[step].skill, step), default=None)
+        if best is None:
+            return self._parent()
+        verdict = self.chain.gate.verdict_on(f"step {best}", self._file(f"step-{best}"))
+        if verdict.action not in ("pass", "warn"):  # on the items that are reported
+            return self._parent()
+        take(self.place, writes(best))
+        return _Chosen(f"step {best} of {self.stage.name}", self._file(f"step-{best}"), step=best)
+
+    def _candidates(self) -> dict[int, Path]:
+        """The checkpoints of the stage that the node's id promises to look at."""
+        promised = self.node.inputs["candidates"]
+        there = {
+            step: folder for step, folder in kept(self.place.result).items() if step in promised
+        }
+        if lost := [step for step in promised if step not in there]:
+            raise StoreError(
+                f"{self.stage.name}: its candidates (step {', '.join(map(str, lost))}) were removed "
+                f"after an earlier verdict; write gate.candidates=0 to go back to its parent, or move "
+                f"{shown(self.place.result)} away and run again, and it is trained anew"
+            )
+        return there
+
+    def _repair(self) -> "_Chosen":
+        """The average of parent and result with the most new skill within every margin, else the parent."""
+        result, parent = (
+            folder / "checkpoint" for folder in (self.place.result, self.place.parent)
+        )
+        groups, most = num_groups(result, parent), int(self.node.inputs["attempts"])
+
+        def writes(shares: Shares) -> Callable[[Path], None]:
+            return lambda empty: write_average(result, parent, shares, empty)
+
+        def see(shares: Shares) -> Look:
+            label = (
+                f"attempt {len(self.attempts) + 1} of {most}: {_told(shares)} of {self.stage.name}"
+            )
+            return self._attempt(_key(shares), label, {"shares": list(shares)}, writes(shares))
+
+        best = search(see, groups, most)
+        if best is None:
+            return self._parent()
+        take(self.place, writes(best))
+        what = f"{_told(best)} of {self.stage.name}"
+        return _Chosen(what, self._file(_key(best)), shares=best)
+
+    def _parent(self) -> "_Chosen":
+        take_parent(self.place)
+        name = manifest.read(self.place.parent).name
+        self.console.say(f"{self.node.name}: none keeps every margin; {name} is taken")
+        return _Chosen(f"the parent, {name}", self.chain.gate.result(self.node.merged[1]))
+
+    def _attempt(
+        self, key: str, label: str, what: dict[str, Any], write: Callable[[Path], None]
+    ) -> Look:
+        """Measure a checkpoint, unless that was done before an interruption."""
+        file = self._file(key)
+        if not file.is_file():
+            since = time.monotonic()
+            with replacing(self.place.partial / CANDIDATE) as empty:
+                write(empty)
+            self.merging = round(self.merging + time.monotonic() - since, 2)
+            result = self._measured(self.place.partial / CANDIDATE, label)
+            ids.atomic_write(file, json.dumps(result, ensure_ascii=False, allow_nan=False))
+            shutil.rmtree(self.place.partial / CANDIDATE)
+        look = self.chooser.look(self._row(key, file))
+        seconds = json.loads(file.read_text(encoding="utf-8"))["seconds"]
+        self.attempts.append({**what, **look.told(), "seconds": seconds})
+        verdict = "within every margin" if look.is_within else f"beyond: {', '.join(look.beyond)}"
+        self.console.say(
+            f"{self.node.name}: {label}: {verdict}; new skill {look.skill:+.2f} margins"
+        )
+        return look
+
+    def _measured(self, folder: Path, label: str) -> dict[str, Any]:
+        import torch
+
+        model = checkpoint.load_model(str(folder), **self.load)
+        trust = bool(self.load.get("trust_remote_code", False))
+        tokenizer = checkpoint.load_tokenizer(str(folder), trust)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        result = probe_model(
+            model,
+            tokenizer,
+            self.suite,
+            cache=self.chain.store.cache,
+            stage_id=self.node.id,
+            progress=self.console.progress(f"{self.node.name}: {label.partition(':')[0]}: "),
+            verbose=self.console.verbose,
+        )
+        del model
+        gc.collect()
+        return result
+
+    def _file(self, key: str) -> Path:
+        return self.place.partial / ATTEMPTS / f"{key}.json"
+
+    def _row(self, name: str, file: Path) -> Row:
+        return read_row(name, name, file, self.suite.hash)
+
+    def _sum(self, what: str) -> float:
+        return round(sum(attempt[what] for attempt in self.attempts), 2)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What is taken: in words, and the probe result that it has."""
+
+    what: str
+    result: Path
+    shares: Shares = ()
+    step: int | None = None
+
+
+def _told(shares: Shares) -> str:
+    """Such as 0.625, or 0.625/0.625/1/0.625 from the embeddings up."""
+    return "/".join(f"{share:g}" for share in (shares if len(set(shares)) > 1 else shares[:1]))
+
+
+def _key(shares: Shares) -> str:
+    return "shares-" + "-".join(f"{share:g}" for share in shares)

@@ -1,0 +1,71 @@
+"""The metrics of continual learning in a report are those of `eval.continual`, for the rows that count."""
+
+import json
+from typing import Any
+
+from eval.continual import continual
+from eval.report import kept
+from eval.report.markdown import markdown
+from eval.report.page import html
+from eval.report.story import gather
+from eval.report.text import number
+
+
+def test_the_tables_have_the_metrics_of_the_matrix(fake_chain: Any) -> None:
+    fake = fake_chain()
+    story = gather(fake.chain, fake.stages)
+    found = continual(story.matrix)
+    assert story.continual == found
+    told = kept.rows(found)
+    shares = next(one for one in found if one.unit == "share")
+    line = next(line for line in told if line[0] == f"worst drop, {shares.worst_probe}")
+    assert line[1] == number(shares.worst.value)
+    assert [line[0] for line in told if line[0].startswith("tax from")][:4] == [
+        "tax from base to pretrain",
+        "tax from pretrain to sft",
+        "tax from sft to dpo",
+        "tax from dpo to grpo",
+    ]
+    for text in (html(story), markdown(story)):
+        assert "What the chain kept" in text
+        assert "alignment tax in all" in text
+
+
+def test_what_is_not_there_has_its_reason(fake_chain: Any) -> None:
+    fake = fake_chain()
+    told = kept.reasons(gather(fake.chain, fake.stages).continual)
+    assert told.startswith("No average, incremental average, backward transfer")
+    assert "no probe of the suite names the stage that teaches it (`owner`)" in told
+
+
+def test_a_base_row_alone_has_none(fake_chain: Any) -> None:
+    fake = fake_chain(probed=1)
+    assert "What the chain kept" not in html(gather(fake.chain, fake.stages))
+
+
+def test_what_a_gate_replaced_does_not_count(fake_chain: Any) -> None:
+    """The chain went on from the repaired checkpoint, so the damaged one is no row of it."""
+    fake = fake_chain()
+    chain = json.loads((fake.chain / "chain.json").read_text())
+    chain["nodes"][3] |= {"kind": "repair", "parents": ["sft", "pretrain"], "stands_for": "sft"}
+    (fake.chain / "chain.json").write_text(json.dumps(chain))
+    story = gather(fake.chain, fake.stages)
+    hops = story.continual[0].hops
+    assert [(hop.before, hop.after) for hop in hops] == [
+        ("base", "pretrain"),
+        ("pretrain", "dpo"),
+        ("dpo", "grpo"),
+    ]
+
+
+def test_what_it_can_and_will_are_groups_of_their_own(fake_chain: Any) -> None:
+    fake = fake_chain()
+    chain = json.loads((fake.chain / "chain.json").read_text())
+    for name, probe in chain["suite"]["probes"].items():
+        probe["facet"] = {"output_format": "how", "world_facts": "can"}.get(name)
+    (fake.chain / "chain.json").write_text(json.dumps(chain))
+    story = gather(fake.chain, fake.stages)
+    found = {one.group: one for one in story.drift}
+    assert {"CAN (CapTrack)", "HOW (CapTrack)"} <= found.keys()
+    assert "WILL (CapTrack)" not in found
+    assert found["CAN (CapTrack)"].relative == found["knowledge"].relative  # one probe, world_facts

@@ -1,0 +1,135 @@
+"""What happened within stages, what they cost, and the report as data."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from eval.report import drift, ledger
+from eval.report.content import content
+from eval.report.markdown import markdown
+from eval.report.model_card import model_card
+from eval.report.page import html
+from eval.report.story import gather
+from eval.report.write import write_report
+
+
+class TestLooks:
+    def test_curves_and_gaps_are_on_the_page(self, fake_chain: Any) -> None:
+        fake = fake_chain(watched=True)
+        page = html(gather(fake.chain, fake.stages))
+        assert page.count("<h4>While it trained<small> suite small</small></h4>") == 4
+        assert "KL from the base model over steps: kl from 0 to 0.8" in page
+        assert "facts (look)" in page
+        assert "Drift against forgetting" in page
+
+    def test_gaps_are_in_markdown(self, fake_chain: Any) -> None:
+        fake = fake_chain(watched=True)
+        text = markdown(gather(fake.chain, fake.stages))
+        assert re.search(r"\| facts \| 0\.900 \| 0\.400 \(.*\| 10 \| 0\.500 \(.*\| never \|", text)
+
+    def test_nothing_of_it_where_nobody_looked(self, fake_chain: Any) -> None:
+        fake = fake_chain()
+        story = gather(fake.chain, fake.stages)
+        assert "While it trained" not in html(story) + markdown(story)
+        assert drift.section(story) == ""
+
+    def test_what_a_file_says_stays_text(self, fake_chain: Any) -> None:
+        fake = fake_chain(watched=True, answer="<script>alert(1)</script>")
+        assert "<script>" not in html(gather(fake.chain, fake.stages))
+
+
+def test_drift_pairs_both_signals_of_a_look(fake_chain: Any) -> None:
+    fake = fake_chain(watched=True)
+    first, *_ = drift.paths(gather(fake.chain, fake.stages))
+    assert first.points == ((0.0, 0.0), (0.5, 0.2), (0.8, 0.1))
+    assert first.stage == "pretrain"
+    assert first.is_anchored
+    naive = fake_chain(name="n", naive=True, watched=True)
+    assert not any(one.is_anchored for one in drift.paths(gather(naive.chain, naive.stages)))
+
+
+class TestLedger:
+    def test_tokens_are_counted_as_often_as_they_are_seen(self, tmp_path: Path) -> None:
+        data = [{"tokens": 1000, "epochs": 2.5}, {"tokens": 400, "epochs": 0.5}, {"tokens": 7}]
+        found = ledger.entry("sft", {"data": data, "num_steps": 8}, {}, {}, tmp_path)
+        assert (found.tokens, found.steps) == (2700, 8)
+        assert ledger.entry("base", {}, {}, {}, tmp_path).tokens is None
+
+    def test_disk_is_told_by_what_it_is_for(self, tmp_path: Path) -> None:
+        for name, size in {"checkpoint/a": 300, "checkpoint/b/c": 200, "log.txt": 5}.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(b"x" * size)
+        (tmp_path / "probes").symlink_to(tmp_path / "checkpoint")  # elsewhere, so it costs nothing
+        assert ledger.disk(tmp_path) == {"checkpoint": 500, "other": 5}
+        assert ledger.disk(tmp_path / "gone") == {}
+
+    def test_only_columns_that_say_something(self) -> None:
+        def of(seconds: dict[str, float], memory: dict[str, float]) -> ledger.Entry:
+            return ledger.Entry("sft", 10, 2, seconds, memory, {})
+
+        assert ledger.heads([of({"train": 2.0}, {})]) == [
+            "steps",
+            "tokens",
+            "train",
+            "total",
+            "disk",
+        ]
+        both = [of({"train": 2.0, "probe": 3.0}, {"peak": 2.0**30}), of({"merge": 1.0}, {})]
+        heads = ledger.heads(both)
+        assert heads[2:] == ["train", "merge", "probe", "total", "peak memory", "disk"]
+        assert ledger.cells(both[0], heads) == [
+            "2",
+            "10",
+            "2.0 s",
+            "",
+            "3.0 s",
+            "5.0 s",
+            "peak 1.00 GiB",
+            "",
+        ]
+        assert ledger.total(both).startswith("All together 6.0 s, 50% of it probes; 20 tokens")
+
+
+class TestContent:
+    def test_it_is_json_with_every_number(self, fake_chain: Any) -> None:
+        ours, other = fake_chain(watched=True), fake_chain(name="quickstart-naive", naive=True)
+        story = gather(ours.chain, ours.stages, other.chain)
+        tree = json.loads(json.dumps(content(story)))
+        assert tree["stages"][1]["looks"]["gaps"][0]["recovery"]["value"] == pytest.approx(0.45)
+        change = tree["stages"][4]["from_base"][0]
+        own = story.stages[4].from_base[0]
+        assert (change["probe"], change["delta"]) == (own.probe, own.delta)
+        assert tree["matrix"]["rows"][0]["stage"] == "base"
+        assert tree["comparison"]["chain"] == "quickstart-naive"
+        assert tree["stages"][1]["cost"]["seconds"]["train"] == 148.0 + 9 * len("pretrain")
+
+    def test_all_files_are_written(self, fake_chain: Any) -> None:
+        fake = fake_chain()
+        write_report(fake.chain, fake.stages)
+        names = {"report.html", "report.md", "report.json", "matrix.csv", "model_card.md"}
+        assert names <= {file.name for file in fake.chain.iterdir()}
+
+
+class TestModelCard:
+    def test_front_matter_is_yaml_that_the_hub_reads(self, fake_chain: Any) -> None:
+        fake = fake_chain()
+        text = model_card(gather(fake.chain, fake.stages))
+        front = yaml.safe_load(text.split("---\n")[1])
+        (model,) = front["model-index"]
+        assert {result["dataset"]["name"] for result in model["results"]} >= {"python_qa"}
+        assert front["tags"] == ["continual-post-training", "pretrain", "sft", "dpo", "grpo"]
+        assert "| python\\_qa" in text or "python_qa" in text
+
+    def test_there_is_none_before_a_stage_is_probed(self, fake_chain: Any) -> None:
+        fake = fake_chain(probed=1)
+        assert model_card(gather(fake.chain, fake.stages)) == ""
+
+    def test_text_of_models_cannot_break_out(self, fake_chain: Any) -> None:
+        fake = fake_chain(answer="a | b\n---\n<script>")
+        text = model_card(gather(fake.chain, fake.stages))
+        assert "<script>" not in text
+        assert text.count("\n---\n") == 1

@@ -1,0 +1,134 @@
+"""Looks at a model while it trains see what is there, and change nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stages.run as runner
+from cpt.data_spec import DataSpec
+from cpt.watch import WatchSpec
+from stages.base import Job
+from stages.drift import Drift
+from stages.watch import FOLDER
+from stages.watch import read as looks_of
+from tests.tiny_stages import Interrupted, TinyStages, equal, read
+
+pytestmark = pytest.mark.chain
+
+
+def watched(job: Job, stages: TinyStages, **settings: Any) -> Job:
+    text = DataSpec.model_validate(stages.data("general"))
+    given = {"every": 2, "early": False, "prompts": 4, "text": text, "texts": 8, **settings}
+    return replace(job, spec=job.spec.model_copy(update={"watch": WatchSpec(**given)}))
+
+
+def seen(steps: list[int], stop_at: int | None = None) -> Any:
+    """What stands in for a suite: notes the steps, and wants to stop at one."""
+
+    def make(num_steps: int) -> Any:
+        def look(model: Any, tokenizer: Any, step: int, folder: Path) -> Any:
+            import torch
+
+            assert not model.training
+            torch.rand(3)  # what a probe draws does not move the stage's own generator
+            steps.append(step)
+            return {"facts": step / 10}, "facts fell" if step == stop_at else ""
+
+        return look
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "sft", "dpo", "grpo"])
+def test_looks_change_nothing_and_are_kept(kind: str, stages: TinyStages) -> None:
+    plain = stages.train(stages.job(kind))
+    job = watched(stages.job(kind), stages)
+    steps: list[int] = []
+    runner.run(job, lambda line: None, make_look=seen(steps))
+    assert equal(read(job).weights, plain.weights)
+    assert steps == [0, 2, 4]
+    rows = looks_of(job.output)
+    assert [row["step"] for row in rows] == [0, 2, 4]
+    assert [row["probe/facts"] for row in rows] == [0.0, 0.2, 0.4]
+    assert all(row["kl"] > 0 for row in rows)  # the sft stage is not the base model
+    of_base = [row["general_loss"] - row["general_loss_rise"] for row in rows]
+    assert of_base == pytest.approx([of_base[0]] * 3)
+
+
+def test_the_base_model_has_not_drifted(stages: TinyStages) -> None:
+    job = watched(stages.job("pretrain", parent=stages.base, learning_rate=1.0), stages)
+    runner.run(job, lambda line: None)
+    first, *rest = looks_of(job.output)
+    assert first["kl"] == pytest.approx(0, abs=1e-6)
+    assert first["general_loss_rise"] == pytest.approx(0, abs=1e-6)
+    assert all(row["kl"] > 1e-4 for row in rest)
+
+
+def test_the_kl_is_that_of_the_whole_distributions(stages: TinyStages) -> None:
+    import torch
+
+    from cpt.checkpoint import load_model, load_tokenizer
+
+    base, model = (load_model(str(f / "checkpoint")) for f in (stages.base, stages.sft.output))
+    tokenizer = load_tokenizer(str(stages.base / "checkpoint"))
+    drift = Drift(base.eval(), tokenizer, [[5, 6, 7], [9]], [], seed=1)
+    expected = 0.0
+    with torch.no_grad():
+        for whole, _, prompt in drift.answered:
+            logs = [
+                one(input_ids=whole).logits[0, prompt - 1 : -1].double().log_softmax(-1)
+                for one in (base, model.eval())
+            ]
+            assert len(logs[0]) == whole.shape[1] - prompt > 0
+            expected += float((logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean()) / 2
+    assert drift.look(model)["kl"] == pytest.approx(expected, rel=1e-4)
+    assert expected > 1e-3
+
+
+def test_a_stage_ends_where_a_look_says_so(stages: TinyStages) -> None:
+    job = watched(stages.job("sft"), stages, stop=True)
+    said: list[str] = []
+    runner.run(job, said.append, make_look=seen([], stop_at=2))
+    ended = read(job)
+    assert ended.manifest["num_steps"] == 2
+    assert ended.manifest["checks"]["stopped_at"] == 2
+    assert "watch ended the stage at step 2 of 4" in ended.manifest["notes"]
+    assert any("watch: ends the stage at step 2: facts fell" in line for line in said)
+    # A look that only looks tells, and goes on.
+    job = watched(stages.job("sft"), stages)
+    runner.run(job, said.append, make_look=seen([], stop_at=2))
+    assert read(job).manifest["num_steps"] == 4
+    assert any("watch: step 2: facts fell" in line for line in said)
+
+
+def test_an_interrupted_stage_ends_at_the_same_step(
+    stages: TinyStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a checkpoint was due at the step at which it ended."""
+    whole = watched(stages.job("sft", checkpoint_every=1), stages, stop=True)
+    runner.run(whole, lambda line: None, make_look=seen([], stop_at=2))
+    job = watched(stages.job("sft", checkpoint_every=1), stages, stop=True)
+
+    def killed(*given: Any) -> None:
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "save_checkpoint", killed)
+        patch.setattr(runner, "save_trained", killed)
+        with pytest.raises(Interrupted):
+            runner.run(job, lambda line: None, make_look=seen([], stop_at=2))
+    assert not (job.output / "manifest.json").exists()
+    steps: list[int] = []
+    runner.run(job, lambda line: None, make_look=seen(steps, stop_at=2))
+    assert equal(read(job).weights, read(whole).weights)
+    assert steps == [2]  # continued behind step 1
+    assert [row["step"] for row in looks_of(job.output)] == [0, 2]
+
+
+def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
+    assert looks_of(tmp_path) == []
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / "watch.jsonl").write_text('{"step": 2.0, "kl": 1.0}\n{"step": 4.0, "k')
+    assert looks_of(tmp_path) == [{"step": 2.0, "kl": 1.0}]
