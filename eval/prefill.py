@@ -84,7 +84,7 @@ def shared_cache(model: PackedModel, context: Tensor, attention_mask: Tensor) ->
     owners: dict[Tokens, list[int]] = {}
     for number, prompt in enumerate(prompts):
         owners.setdefault(prompt, []).append(number)
-    found: list[tuple[Tensor, Tensor]] = []
+    found: list[list[Tensor]] = []
     for batch in batches:
         cache = model.run([row for row, _ in batch], use_cache=True).past_key_values
         layers = getattr(cache, "layers", [None])
@@ -92,7 +92,7 @@ def shared_cache(model: PackedModel, context: Tensor, attention_mask: Tensor) ->
             return None  # windows, or layers that share
         if not found:
             found = [
-                tuple(x.new_zeros(len(prompts), x.shape[1], width, x.shape[3]) for x in _both(each))
+                [x.new_zeros(len(prompts), x.shape[1], width, x.shape[3]) for x in _both(each)]
                 for each in layers
             ]
         told = [

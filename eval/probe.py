@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def probe_model(
     meter = Meter(progress if main else None)
     model = _unwrapped(model, accelerator)
     cells: dict[str, Any] = {}
-    kept = nullcontext() if engine else frozen(model)
+    kept: AbstractContextManager[None] = nullcontext() if engine else frozen(model)
     with quiet(meter, verbose), templates_compiled_once(), kept:
         folder = _tasks_folder(suite, cache, accelerator)
         harness = engine or Model(
