@@ -68,6 +68,11 @@ def check_gate(recipe: Recipe, suite: Suite | None) -> None:
                 f"the chain measures nothing; name a suite under `probes:`"
             )
         return
+    if suite.backend != "hf" and rules_of(recipe, suite).may(*REMEDIES):
+        raise RecipeError(
+            f"{where}.on_regression: rollback and repair measure checkpoints in memory, and suite "
+            f"{suite.name} has backend: {suite.backend}; write backend: hf there, or on_regression: stop"
+        )
     problems = [
         f"{where}.probes: {suite.path} has no {name!r}{did_you_mean(name, suite.probes)}"
         for name in gate.probes

@@ -44,26 +44,35 @@ def entry(
     memory: Mapping[str, float],
     folder: Path,
 ) -> Entry:
-    """A stage's entry, from its manifest and its folder."""
-    steps = manifest.get("num_steps")
+    """A stage's entry, from its manifest and its folder.
+
+    What a gate made has the data of the stage that it stands for in its manifest, and trained on none; files
+    that are a second name for another stage's cost nothing.
+    """
+    steps, inputs = manifest.get("num_steps"), manifest.get("inputs")
+    by_gate = isinstance(inputs, dict) and "stands_for" in inputs
     return Entry(
         name,
-        _tokens(manifest.get("data")),
+        None if by_gate else _tokens(manifest.get("data")),
         steps if isinstance(steps, int) else 0,
         seconds,
         memory,
-        disk(folder),
+        disk(folder, with_links=not by_gate),
     )
 
 
-def disk(folder: Path) -> dict[str, int]:
-    """Bytes of a stage folder by what they are for; a link to a model elsewhere costs none here."""
+def disk(folder: Path, with_links: bool = True) -> dict[str, int]:
+    """Bytes of a stage folder by what they are for; a link to a model elsewhere costs none here.
+
+    Args:
+        folder: of the stage.
+        with_links: count files that have other names too.
+    """
     found: dict[str, int] = {}
     for place in sorted(folder.iterdir()) if folder.is_dir() else ():
         files = [place] if place.is_file() else place.rglob("*") if not place.is_symlink() else ()
-        size = sum(
-            file.lstat().st_size for file in files if file.is_file() and not file.is_symlink()
-        )
+        there = [file.lstat() for file in files if file.is_file() and not file.is_symlink()]
+        size = sum(one.st_size for one in there if with_links or one.st_nlink == 1)
         what = _PLACES.get(place.name, "other")
         found[what] = found.get(what, 0) + size
     return {what: size for what, size in found.items() if size}

@@ -11,7 +11,9 @@ from cpt.errors import PlanError, RecipeError
 from cpt.estimate import _num_candidates, estimate
 from cpt.manifest import Manifest
 from eval.probe import result_path
+from eval.suite import load_suite
 from launch.backend import ROOT
+from launch.gate_rules import check_gate
 from launch.opening import Chain, open_chain, show
 from stages.workload import workload
 
@@ -208,6 +210,14 @@ def test_what_a_gate_cannot_do_is_refused_when_planning(
         opened(*changes)
     for part in parts:
         assert part in str(refused.value)
+
+
+def test_a_suite_whose_backend_takes_no_model_in_memory_cannot_choose(opened: Open) -> None:
+    recipe = opened(REPAIR).plan.recipe
+    suite = load_suite(Path(str(recipe.probes)), "vllm")
+    with pytest.raises(RecipeError, match="has backend: vllm; write backend: hf there, or on_reg"):
+        check_gate(recipe, suite)
+    check_gate(opened("gate.on_regression=stop").plan.recipe, suite)
 
 
 def test_the_plan_warns_where_rollback_knows_the_parent_alone(opened: Open) -> None:

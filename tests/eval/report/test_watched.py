@@ -67,6 +67,18 @@ class TestLedger:
         assert ledger.disk(tmp_path) == {"checkpoint": 500, "other": 5}
         assert ledger.disk(tmp_path / "gone") == {}
 
+    def test_what_a_gate_made_trained_nothing_and_its_links_cost_nothing(
+        self, tmp_path: Path
+    ) -> None:
+        (tmp_path / "own").write_bytes(b"x" * 7)
+        (tmp_path / "exemplars.jsonl").write_bytes(b"x" * 90)
+        (tmp_path / "another").hardlink_to(tmp_path / "exemplars.jsonl")
+        data = [{"tokens": 100, "epochs": 2.0}]
+        manifest = {"data": data, "inputs": {"stands_for": {"name": "sft"}}}
+        found = ledger.entry("sft.repair", manifest, {}, {}, tmp_path)
+        assert (found.tokens, found.disk) == (None, {"other": 7})
+        assert ledger.entry("sft", {"data": data, "inputs": {}}, {}, {}, tmp_path).tokens == 200
+
     def test_only_columns_that_say_something(self) -> None:
         def of(seconds: dict[str, float], memory: dict[str, float]) -> ledger.Entry:
             return ledger.Entry("sft", 10, 2, seconds, memory, {})
