@@ -102,7 +102,14 @@ def _share_a_suite(found: Sequence[Model], given: argparse.Namespace) -> bool:
 
 def _table(found: Sequence[Model], reference: Model, given: argparse.Namespace) -> Table:
     measured = results(found, given)
-    return compare_rows(measured.suite, measured.suite_hash, measured.rows, reference.label, MARGIN)
+    return compare_rows(
+        measured.suite,
+        measured.suite_hash,
+        measured.rows,
+        reference.label,
+        MARGIN,
+        noise=measured.noise(reference.label),
+    )
 
 
 def _tell(story: Story, given: argparse.Namespace, colour: bool, width: int) -> None:

@@ -7,6 +7,7 @@ folder or the commit of a hub model, the number type, and the suite.
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from eval.probe import VERSION, probe_checkpoint, result_path
 from eval.suite import Suite, load_suite
 from launch.console import Console
 from launch.origin import dtype_of
+
+#: `<suite>-<hash>`; a second measurement of the same model has another ending.
+_RESULT = re.compile(r"[A-Za-z0-9_.-]+-[0-9a-f]{8}")
 
 
 def probe(given: argparse.Namespace, stage: Path | None) -> dict[str, Any]:
@@ -81,7 +85,8 @@ def stored_results(given: argparse.Namespace, stage: Path | None) -> dict[str, P
     made_in = _made_in(stage)
     dtype = given.dtype or made_in
     if stage and dtype == made_in:
-        return {path.stem: path for path in sorted((stage / "probes").glob("*.json"))}
+        found = sorted((stage / "probes").glob("*.json"))
+        return {path.stem: path for path in found if _RESULT.fullmatch(path.stem)}
     pattern = _cached(given, "*", stage, dtype)
     ending = pattern.name.removeprefix("*")
     found = sorted(pattern.parent.glob(pattern.name))

@@ -1,5 +1,6 @@
 """`cpt compare` over stored results: models, chains, suites and files, at once and without torch."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -125,6 +126,30 @@ def test_without_a_suite_the_common_one_is_taken(call: Call, runs: Path) -> None
     code, _, err = call("base-1", "sft-3", "--suite", "general")
     assert code == 2
     assert "not all have results of suite general: base-1 has small-5d2e91ab; sft-3 has gene" in err
+
+
+def test_what_a_gate_may_have_chosen_by_is_not_shown(call: Call, runs: Path) -> None:
+    """200 of the items are for choosing; the others are shown."""
+    values = []
+    for name, found in (("base-3", BASE), ("sft-3", WORSE)):
+        parts = copy.deepcopy(found)
+        items = parts["probes"]["facts"]["items"]
+        for number, item in enumerate(items):
+            item["split"] = "dev" if number < 200 else "test"
+        values.append(sum(item["value"] for item in items[200:]) / 200)
+        stage(runs, name, parts)
+    facts = [model["scores"]["facts"] for model in told(call, "base-3", "sft-3")["models"]]
+    assert [score["num_items"] for score in facts] == [200, 200]
+    assert [score["value"] for score in facts] == values
+
+
+def test_a_second_measurement_is_the_noise_floor(call: Call, runs: Path) -> None:
+    quiet = told(call, "base-1", "sft-1")["models"][1]["changes"]["facts"]
+    again = result({"facts": flip(FACTS, 30, 10), "sums": SUMS})
+    write(runs / "stages" / "base-1" / "probes" / "small-5d2e91ab.again.json", again)
+    loud = told(call, "base-1", "sft-1")["models"][1]["changes"]["facts"]
+    assert loud["delta"] == quiet["delta"]
+    assert loud["stderr"] > 1.2 * quiet["stderr"]
 
 
 def test_a_changed_suite_is_not_compared(call: Call, runs: Path) -> None:
