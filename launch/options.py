@@ -39,6 +39,11 @@ def add_loading(verb: argparse.ArgumentParser) -> None:
         help="number type of the weights (default: as the stage was made, or as the model was saved)",
     )
     verb.add_argument(
+        "--backend",
+        choices=("hf", "vllm"),
+        help="what runs the model (default: as the suite says); vllm is not tested on real hardware",
+    )
+    verb.add_argument(
         "--trust-remote-code", action="store_true", help="run Python code that the model brings"
     )
 

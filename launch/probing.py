@@ -6,23 +6,25 @@ folder or the commit of a hub model, the number type, and the suite.
 """
 
 import argparse
+import gc
 import json
-import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from cpt import checkpoint, past
-from cpt.errors import CptError, RecipeError, StoreError
+from cpt.errors import CptError, ProbeError, RecipeError, StoreError
 from cpt.ids import atomic_write, short_hash
+from cpt.memory import keep_freed_memory
 from cpt.store import Store
+from eval.known import VERSION, is_complete, known_results
 from eval.matrix import read_row
-from eval.probe import VERSION, probe_checkpoint, result_path
+from eval.noise import firsts
+from eval.probe import probe_checkpoint, result_path
 from eval.suite import Suite, load_suite
 from launch.console import Console
 from launch.origin import dtype_of
-
-#: `<suite>-<hash>`; a second measurement of the same model has another ending.
-_RESULT = re.compile(r"[A-Za-z0-9_.-]+-[0-9a-f]{8}")
 
 
 def probe(given: argparse.Namespace, stage: Path | None) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def probe(given: argparse.Namespace, stage: Path | None) -> dict[str, Any]:
         StoreError: a stage's checkpoint is damaged, or there is no such model on the hub.
         ProbeError: the model cannot be loaded, or a probe gave no usable number.
     """
-    suite = read_suite(given.suite)
+    suite = read_suite(given.suite, given.backend)
     if given.revision and (stage or Path(given.model).is_dir()):
         raise RecipeError(
             f"--revision {given.revision}: {given.model} is a folder; hub models have one"
@@ -48,14 +50,14 @@ def probe(given: argparse.Namespace, stage: Path | None) -> dict[str, Any]:
     return dict(result)
 
 
-def read_suite(path: Path) -> Suite:
-    """A suite that a person names.
+def read_suite(path: Path, backend: str | None = None) -> Suite:
+    """A suite that a person names, on another backend than its own if one is given.
 
     Raises:
         RecipeError: it is wrong; bad input, whatever the error's own code.
     """
     try:
-        return load_suite(path)
+        return load_suite(path, backend)
     except CptError as error:
         raise RecipeError(str(error)) from None
 
@@ -72,9 +74,10 @@ def result_file(given: argparse.Namespace, stage: Path | None, suite: Suite) -> 
     if file.is_file():
         read_row(name, name, file, suite.hash)  # is it whole?
     else:
-        if stage:
+        known = known_results(firsts(file.parent.glob(_any_suite(file, suite))), suite)
+        if stage and not is_complete(known, suite):
             checkpoint.verify_stage(stage)
-        result = _measured(given, stage, suite, dtype)
+        result = _measured(given, stage, suite, dtype, known)
         result["stage"] = name
         atomic_write(file, _text(result))
     return file
@@ -85,8 +88,7 @@ def stored_results(given: argparse.Namespace, stage: Path | None) -> dict[str, P
     made_in = _made_in(stage)
     dtype = given.dtype or made_in
     if stage and dtype == made_in:
-        found = sorted((stage / "probes").glob("*.json"))
-        return {path.stem: path for path in found if _RESULT.fullmatch(path.stem)}
+        return {path.stem: path for path in sorted(firsts((stage / "probes").glob("*.json")))}
     pattern = _cached(given, "*", stage, dtype)
     ending = pattern.name.removeprefix("*")
     found = sorted(pattern.parent.glob(pattern.name))
@@ -113,11 +115,20 @@ def _made_in(stage: Path | None) -> str:
 
 
 def _measured(
-    given: argparse.Namespace, stage: Path | None, suite: Suite, dtype: str
+    given: argparse.Namespace,
+    stage: Path | None,
+    suite: Suite,
+    dtype: str,
+    known: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     from launch.quiet import hush_bars
 
     hush_bars(given.verbose)
+    if not is_complete(known, suite):
+        import torch
+
+        if not torch.cuda.is_available():
+            keep_freed_memory()
     return probe_checkpoint(
         str(stage / "checkpoint") if stage else given.model,
         suite,
@@ -127,7 +138,13 @@ def _measured(
         trust_remote_code=given.trust_remote_code,
         progress=Console().progress(""),
         verbose=given.verbose,
+        known=known,
     )
+
+
+def _any_suite(file: Path, suite: Suite) -> str:
+    """A pattern of the file names that the same model's results have with other suites."""
+    return f"*{file.name.removeprefix(f'{suite.name}-{suite.hash}')}"
 
 
 def _cached(given: argparse.Namespace, suite: str, stage: Path | None, dtype: str) -> Path:
@@ -159,3 +176,21 @@ def _commit(model: str, revision: str | None) -> str:
 
 def _text(result: dict[str, Any]) -> str:
     return json.dumps(result, ensure_ascii=False, allow_nan=False)
+
+
+def probe_apart(stage: Path, suite: Suite, runs: Path, trust_remote_code: bool) -> None:
+    """`cpt probe` of a finished stage in a process that has the GPUs for itself, for backends that take them.
+
+    Raises:
+        ProbeError: it failed, with its last words.
+    """
+    if torch := sys.modules.get("torch"):  # a stage in this process leaves memory reserved
+        gc.collect()
+        torch.cuda.empty_cache()
+    command = [sys.executable, "-P", "-m", "launch.cli", "probe", str(stage)]
+    command += ["--suite", str(suite.path), "--runs", str(runs)]
+    command += ["--trust-remote-code"] if trust_remote_code else []
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        words = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise ProbeError(f"{stage.name}: {words[-1].removeprefix('cpt: ')}")

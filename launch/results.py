@@ -56,7 +56,7 @@ def results(models: Sequence[Model], given: argparse.Namespace) -> Results:
     if given.suite is not None and _is_file(given.suite):
         from launch.probing import read_suite, result_file
 
-        suite = read_suite(Path(given.suite))
+        suite = read_suite(Path(given.suite), given.backend)
         name, suite_hash = suite.name, suite.hash
         margins = {p.name: MARGIN if p.margin is None else p.margin for p in suite.probes.values()}
         kept = [stored(model, given) if model.file else {} for model in models]
@@ -69,6 +69,10 @@ def results(models: Sequence[Model], given: argparse.Namespace) -> Results:
         files = [
             model.file or result_file(of(given, model), model.stage, suite) for model in models
         ]
+    elif given.backend is not None:
+        raise RecipeError(
+            f"--backend {given.backend}: measures a suite; name its file with --suite"
+        )
     else:
         kept = [stored(model, given) for model in models]
         key = _common(models, kept, given.suite)

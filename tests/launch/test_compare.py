@@ -217,6 +217,7 @@ def test_it_is_written_too(call: Call, runs: Path, tmp_path: Path, ending: str) 
         (["base-1", "sft-1", "--json", "--markdown"], "not allowed with"),
         (["base-1", "sft-1", "--prompts", "p", "--num", "0"], "must be at least 1"),
         (["base-1", "sft-1", "--prompts", "p", "--judge", "http://x"], "which model there?"),
+        (["base-1", "sft-1", "--backend", "vllm"], "--backend vllm: measures a suite; name its"),
         (["base-1", "sft-1", "--stages"], "--stages: none of base-1, sft-1 is a chain"),
         (["base-1", "sft-1", "--num", "3"], "--num says how prompts are answered; name --prompts"),
         (["base-1", "sft-1", "--max-new-tokens", "3"], "--max-new-tokens says how prompts are"),
