@@ -268,3 +268,37 @@ def test_stored_results_need_no_torch(runs: Path, tmp_path: Path) -> None:
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_what_is_missing_is_measured_once_with_the_suites_settings(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None, str]] = []
+
+    def measured(given: Any, stage: Any, suite: Any, dtype: str, known: Any) -> dict[str, Any]:
+        asked.append((given.model, given.revision, dtype))
+        items = FACTS if given.model != "other" else flip(FACTS, 60, 4)
+        return result({"facts": items}, suite.name, suite.hash)
+
+    monkeypatch.setattr("launch.probing._measured", measured)
+    monkeypatch.setattr("launch.probing._commit", lambda model, revision: f"{model} {revision}")
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"name": name}))
+    suite = {"name": "own", "probes": {"facts": {"group": "knowledge", "margin": 0.01}}}
+    (tmp_path / "own.yaml").write_text(json.dumps(suite))
+    names = ["one", "other", "someone/tiny@v2"]
+    for _ in range(2):
+        tree = told(call, *names, "--suite", "own.yaml")
+        assert [model["name"] for model in tree["models"]] == ["one", "other", "tiny"]
+        words = [model["changes"]["facts"]["word"] for model in tree["models"][1:]]
+        assert words[0] == "regressed"
+        assert tree["models"][1]["changes"]["facts"]["margin"] == 0.01
+    assert asked == [
+        ("one", None, "auto"),
+        ("other", None, "auto"),
+        ("someone/tiny", "v2", "auto"),
+    ]
+    assert told(call, *names)["suite"]["name"] == "own"  # stored now: no suite needs to be named
+    told(call, "one", "other", "--suite", "own.yaml", "--dtype", "bfloat16")
+    assert asked[3:] == [("one", None, "bfloat16"), ("other", None, "bfloat16")]
