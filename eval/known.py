@@ -57,7 +57,13 @@ def known_cells(
         for cell in result["probes"].values():
             for probe in suite.probes.values():
                 if cell["fingerprint"] == probe.fingerprint:
-                    own = {"group": probe.group, "margin": probe.margin}
+                    own = {
+                        "group": probe.group,
+                        "margin": probe.margin,
+                        "facet": probe.facet,
+                        "owner": probe.owner,
+                        "is_drift": probe.direction == "none",
+                    }
                     found[probe.name] = {**cell, **own}
     return {name: found[name] for name in suite.probes if name in found}
 

@@ -77,21 +77,22 @@ def shared_cache(model: PackedModel, context: Tensor, attention_mask: Tensor) ->
     sequences = sorted(set(prompts))
     if not model.branches or not sequences[0]:
         return None
-    batches = model.batches(sequences, context.numel())
+    # Keys and values exist twice while they are laid out: of one batch at a time.
+    batches = model.batches(sequences, max(width, context.numel() // 4))
     if sum(len(row) for batch in batches for row, _ in batch) > (1 - SAVES) * len(prompts) * width:
         return None
     owners: dict[Tokens, list[int]] = {}
     for number, prompt in enumerate(prompts):
         owners.setdefault(prompt, []).append(number)
-    found: list[tuple[Tensor, Tensor]] = []
+    found: list[list[Tensor]] = []
     for batch in batches:
         cache = model.run([row for row, _ in batch], use_cache=True).past_key_values
         layers = getattr(cache, "layers", [None])
-        if any(type(layer) is not DynamicLayer for layer in layers):
-            return None
+        if any(type(layer) is not DynamicLayer or layer.keys is None for layer in layers):
+            return None  # windows, or layers that share
         if not found:
             found = [
-                tuple(x.new_zeros(len(prompts), x.shape[1], width, x.shape[3]) for x in _both(each))
+                [x.new_zeros(len(prompts), x.shape[1], width, x.shape[3]) for x in _both(each)]
                 for each in layers
             ]
         told = [
@@ -107,8 +108,8 @@ def shared_cache(model: PackedModel, context: Tensor, attention_mask: Tensor) ->
             for mine, theirs in zip(ours, _both(layer), strict=True):
                 mine[to] = theirs[places[:, None], :, nodes].transpose(1, 2)
     shared = DynamicCache()
-    for number, (keys, values) in enumerate(found):
-        shared.update(keys, values, number)
+    for number in range(len(found)):
+        shared.update(*found.pop(0), number)
     return shared
 
 

@@ -7,7 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def probe_model(
     model = _unwrapped(model, accelerator)
     cells: dict[str, Any] = {}
     dtype = "" if engine else str(model.dtype)  # an engine's is the one that it was asked for
-    kept = nullcontext() if engine else frozen(model)
+    kept: AbstractContextManager[None] = nullcontext() if engine else frozen(model)
     with quiet(meter, verbose), templates_compiled_once(), kept:
         folder = _tasks_folder(suite, cache, accelerator)
         harness = engine or Model(

@@ -44,7 +44,7 @@ class Scorer:
         for number, (inputs, _) in enumerate(pairs):
             asking.setdefault(inputs, []).append(number)
         sequences = sorted(asking)
-        budget = batch_size * max(LEAST_TOKENS, *map(len, sequences), 1) if sequences else 1
+        budget = batch_size * max(LEAST_TOKENS, max(map(len, sequences), default=1))
         answers: list[Answer] = [(0.0, False)] * len(pairs)
         for batch in self.model.batches(sequences, budget):
             asked = [

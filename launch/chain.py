@@ -16,6 +16,7 @@ from launch.opening import Chain, shown
 from launch.record import is_current, is_linked, link, sibling
 from launch.spent import Spent
 from stages.base import Job
+from stages.candidates import FOLDER as CANDIDATES
 from stages.candidates import has_candidates, remove_candidates
 
 
@@ -262,11 +263,12 @@ def _judged(chain: Chain, node: plans.Node) -> GateStopped | None:
         remove_candidates(chain.store.stage(node.id))
     if verdict.action != "stop":
         return None
+    what, kept = f"the gate stopped the chain after {node.name}", [node.id]
     if node.stands_for:
         what = f"the {node.kind} of {node.stands_for} failed, and the gate stopped the chain"
-    else:
-        what = f"the gate stopped the chain after {node.name}"
-    kept = [node.id, *(node.merged if node.stands_for else ())]
+        kept += node.merged
     places = " and ".join(shown(chain.store.stage(stage_id)) for stage_id in kept)
     are = "checkpoints are" if len(kept) > 1 else "checkpoint is"
-    return GateStopped(f"{what}:\n{told}\nthe {are} kept in {places}")
+    on_the_way = (chain.store.stage(node.id) / CANDIDATES).is_dir()
+    more = f", and those on the way to it in its {CANDIDATES}/" if on_the_way else ""
+    return GateStopped(f"{what}:\n{told}\nthe {are} kept in {places}{more}")

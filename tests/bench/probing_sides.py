@@ -1,7 +1,12 @@
-"""One task on one side, HFLM's or ours: its answers, and where its seconds went."""
+"""One task on one side: its answers, and where its seconds went.
+
+The sides: `HFLM` as lm-eval runs it, `HFLM kept` with freed memory kept as `cpt` keeps it, and `ours`.
+"""
 
 import copy
+import ctypes
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,8 +14,29 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-SIDES = ("HFLM", "ours")
+from cpt.memory import keep_freed_memory
+
+SIDES = ("HFLM", "HFLM kept", "ours")
 PARTS = ("backbone", "head", "tokens", "class", "lm-eval")
+
+
+def keep_memory(kept: bool) -> None:
+    """Large freed blocks stay with the process, as in a stage on a CPU, or are mapped anew, as glibc does.
+
+    Left alone, glibc raises the size from which it maps blocks to 32 MiB as such are freed, and what it
+    keeps to twice that (malloc.h, mallopt(3)); once set, they stay, so they are set to that.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4
+    libc = ctypes.CDLL(None)
+    if kept:
+        keep_freed_memory()
+    else:
+        libc.mallopt(mmap_max, 65536)
+        libc.mallopt(mmap_threshold, 32 << 20)
+        libc.mallopt(trim_threshold, 64 << 20)
+        libc.malloc_trim(0)
 
 
 def run(
@@ -25,11 +51,12 @@ def run(
 
     settings: dict[str, Any] = {"batch_size": suite.batch_size, "max_length": suite.max_length}
     words = copy.deepcopy(tokenizer)
+    keep_memory(side != "HFLM")
     with ExitStack() as stack:
         stack.enter_context(quiet(Meter(None), False))
         stack.enter_context(frozen(model))
         began = time.perf_counter()
-        if side == "HFLM":
+        if side != "ours":
             lm: Any = HFLM(pretrained=model, tokenizer=words, **settings)
         else:
             stack.enter_context(templates_compiled_once())

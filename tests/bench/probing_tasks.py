@@ -80,7 +80,7 @@ def write(data: Path, folder: Path, limit: int) -> tuple[Path | None, list[str]]
     tasks.mkdir(parents=True, exist_ok=True)
     for name, (file, settings, probe) in TASKS.items():
         if not (data / file).is_file():
-            skipped.append(f"{name}: skipped, {data / file} is not there")
+            skipped.append(f"{name}: skipped, $CPT_DATA/{file} is not there")
             continue
         rows = [json.loads(line) for line in (data / file).read_text("utf-8").splitlines()]
         if name.startswith("gsm8k"):

@@ -60,8 +60,13 @@ def test_vllm_answers_in_place_of_the_model(
     suite: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[dict[str, Any]] = []
+
+    def served(**settings: Any) -> Any:
+        given.append(settings)
+        return SimpleNamespace(name="v")
+
     fake = ModuleType("lm_eval.models.vllm_causallms")
-    fake.VLLM = lambda **settings: given.append(settings) or SimpleNamespace(name="v")  # type: ignore[attr-defined]
+    monkeypatch.setattr(fake, "VLLM", served, raising=False)
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
     asked: list[Any] = []
 
