@@ -148,7 +148,7 @@ def _probe(
             f"{local.config.get('dataset_path')!r}; only 'json' takes a view"
         )
     metric = metric_of(where, spec.metric, local)
-    check_direction(where, spec.direction, metric, local)
+    check_direction(where, spec, metric, local)
     dev = suite.dev if spec.dev is None else spec.dev
     settings = {
         "task": local.content if local else [task, _lm_eval_version()],

@@ -143,7 +143,8 @@ def _legend(story: Story, width: int, pen: _Pen) -> list[str]:
     lines = [f"against base: {marks}"]
     notes = [f"{pen.plus_minus} one standard error"]
     shares = dict.fromkeys(probe.metric for probe in story.probes if probe.scale == 100)
-    lower = [probe.name for probe in story.probes if not probe.higher_is_better]
+    judged = [probe for probe in story.probes if not probe.is_drift]
+    lower = [probe.name for probe in judged if not probe.higher_is_better]
     notes += [f"{', '.join(shares)} in %"] if shares else []
     notes += [f"lower is better: {', '.join(lower)}"] if lower else []
     lines = [part for line in [*lines, "; ".join(notes)] for part in wrap(clean(line), width)]

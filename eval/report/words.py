@@ -59,6 +59,8 @@ def unit(probe: Probe) -> str:
     """`acc, %` or `bits per byte, lower is better`."""
     percent = ", %" if probe.scale == 100 else ""
     metric = probe.metric.replace("_", " ")
+    if probe.is_drift:
+        return f"{metric}{percent}, neither way is better"
     return f"{metric}{percent}{'' if probe.higher_is_better else ', lower is better'}"
 
 
