@@ -15,6 +15,7 @@ from eval.report.words import (
     AGAINST_OTHER,
     MARKS,
     difference,
+    drifts,
     interval,
     sentences,
     unit,
@@ -167,6 +168,8 @@ def _stage(story: Story, stage: Stage) -> list[str]:
         cells += [f"{_change(step, probe)} {word(step)}" if step else ""] if both else []
         rows.append(cells)
     parts = [table(head, rows)]
+    if told := drifts(story, stage):
+        parts.append(escape(told))
     if stage.verdict:
         gate = f"Gate: **{stage.verdict.action}**"
         told = [*stage.verdict.messages, *gate_lines(stage)]

@@ -69,6 +69,17 @@ def interval(change: Change, probe: Probe) -> str:
     return f"{difference(change.low, probe)} to {difference(change.high, probe)}"
 
 
+def drifts(story: Story, stage: Stage) -> str:
+    """The changes from the base that are neither better nor worse, in one line; "" where there are none."""
+    told = []
+    for change in stage.shifted:
+        probe = story.probe(change.probe)
+        told.append(
+            f"{probe.name} {difference(change.delta, probe)} (95 % interval {interval(change, probe)})"
+        )
+    return f"Drift, neither way is better: {', '.join(told)}" if told else ""
+
+
 def by_weight(changes: Iterable[Change]) -> list[Change]:
     """What a reader must see first: regressions, then rises, then the rest; large ones first."""
     return sorted(
