@@ -77,7 +77,7 @@ def probe_model(
             waiting[probe.run] -= 1
             if waiting[probe.run]:  # another probe reads another metric of the same answers
                 runs[probe.run] = found
-            make = functools.partial(_cell, found, probe, since, str(model.dtype))
+            make = functools.partial(_cell, found, probe, since, getattr(model, "dtype", None))
             cells[probe.name] = _agreed(make, main, accelerator)
             if meter.show is not None:
                 meter.show(f"{meter.name}: {_summary(cells[probe.name])}")
@@ -184,11 +184,12 @@ def _measure(harness: Any, tokenizer: Any, probe: Probe, folder: Path) -> Any:
     return results, loaded["tasks"]
 
 
-def _cell(found: Any, probe: Probe, since: float, dtype: str) -> dict[str, Any]:
+def _cell(found: Any, probe: Probe, since: float, dtype: Any) -> dict[str, Any]:
     from eval.items import read_cell
 
     cell = read_cell(found[0], probe, found[1])
-    cell["parts"]["dtype"] = dtype.removeprefix("torch.")
+    if dtype is not None:
+        cell["parts"]["dtype"] = str(dtype).removeprefix("torch.")
     return {**cell, "seconds": round(time.perf_counter() - since, 2)}
 
 
