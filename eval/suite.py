@@ -103,7 +103,8 @@ def materialise(suite: Suite, folder: Path) -> Path:
     """Write the suite's local tasks so that lm-eval runs them alone; builds data that is missing.
 
     `lm_eval run --include_path <folder> --tasks ...` then gives the numbers that we give. Each task
-    gets a folder: one YAML (includes merged, data files absolute) and its `!function` modules.
+    gets a folder: one YAML (includes merged, data files absolute) and its `!function` modules. Tasks on
+    manners call `eval.behaviour`, so lm-eval needs cpt in its environment for these.
     """
     for task, probes in _by_task(suite.probes).items():
         local, data = probes[0].local, probes[0].data
