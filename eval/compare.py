@@ -189,9 +189,7 @@ def _check_same(before: Row, after: Row, old: Score, new: Score) -> None:
     if old.fingerprint == new.fingerprint and not differing:
         return
     if differing:
-        what = "; ".join(
-            f"{key}: {_brief(old.parts[key])}, not {_brief(new.parts[key])}" for key in differing
-        )
+        what = "; ".join(_differs(key, old.parts[key], new.parts[key]) for key in differing)
         raise ProbeError(
             f"probe {old.probe} was measured differently for {before.stage} and {after.stage} "
             f"({what}); probe both again"
@@ -203,9 +201,11 @@ def _check_same(before: Row, after: Row, old: Score, new: Score) -> None:
     )
 
 
-def _brief(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 40 else f"{line[:37]}..."
+def _differs(key: str, old: str, new: str) -> str:
+    """Such as `shots: 0, not 5`; without texts that are alike as far as they are shown."""
+    lines = [" ".join(text.split()) for text in (old, new)]
+    brief = [line if len(line) <= 40 else f"{line[:37]}..." for line in lines]
+    return f"{key} differs" if brief[0] == brief[1] else f"{key}: {brief[0]}, not {brief[1]}"
 
 
 def _change(

@@ -93,7 +93,7 @@ def across_seeds(chains: Sequence[Continual]) -> Continual:
                 f"metrics over seeds need chains of the same stages and probes; one has "
                 f"{', '.join(first.probes)}, another {', '.join(other.probes)}"
             )
-    means = {
+    means: dict[str, Any] = {
         name: over_seeds([getattr(chain, name).value for chain in chains])
         for name in (field.name for field in fields(Continual))
         if isinstance(getattr(first, name), Estimate)

@@ -5,7 +5,6 @@ Imported only when probes run; it loads lm-eval and torch.
 
 import contextlib
 import functools
-import inspect
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,21 +14,26 @@ from unittest import mock
 import numpy
 import torch
 from lm_eval import utils as lm_eval_utils
-from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from cpt.errors import ProbeError
 from cpt.settings import did_you_mean
 from eval.endings import noted
+from eval.packed_model import PackedModel
+from eval.prefill import SharedPrompts
 from eval.progress import Meter
+from eval.scoring import Scorer, refuse_unscorable
 
 
-class Model(HFLM):
-    """HFLM on a model in memory.
+class Model(SharedPrompts):
+    """HFLM on a model in memory, which computes once what requests share, where the model can.
 
     With an accelerator of several processes the requests are shared out over them (HFLM itself does
     that only for models that it loads). Sharded models need equally many forward passes on every
-    rank, so HFLM's reuse of logits between one-token choices is off for them.
+    rank, so they keep HFLM's batches, without its reuse of logits between one-token choices.
+
+    Attributes:
+        packed: the model for rows that share tokens; None where all is done in HFLM's own way.
     """
 
     def __init__(
@@ -52,12 +56,20 @@ class Model(HFLM):
             logits_cache=not sharded,
         )
         self.meter = meter
-        self.needed: dict[tuple[int, ...], int] = {}
-        self.takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.group = None
         if accelerator is not None and accelerator.num_processes > 1:
             self.group = accelerator
             self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
+        self.packed = None if sharded else self._agreed()
+
+    def _agreed(self) -> PackedModel | None:
+        """The model, on every rank with the same abilities: HFLM's own way talks to other ranks."""
+        packed = PackedModel(self.model, max_length=self.max_length)
+        can = torch.tensor([[packed.is_right, packed.branches]], device=self.device).int()
+        is_right, packed.branches = (bool(each) for each in self.all_gather(can).amin(0))
+        if packed.why and self.meter.show is not None:
+            self.meter.show(packed.why)
+        return packed if is_right and self.backend == "causal" else None
 
     def all_gather(self, tensor: Any) -> Any:
         """The tensors of all ranks."""
@@ -69,41 +81,50 @@ class Model(HFLM):
             self.group.wait_for_everyone()
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
-        """Log-likelihood of continuations."""
+        """Log-likelihood of continuations; a context is tokenised once for all its choices."""
         self.meter.begin(len(requests))
-        return super().loglikelihood(requests, disable_tqdm)
+        encoded = functools.lru_cache(maxsize=64)(self.tok_encode)
+        with mock.patch.object(self, "tok_encode", encoded):
+            return super().loglikelihood(requests, disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood of texts, longest first: HFLM pads each batch to its longest text."""
+        """Log-likelihood of texts, in windows of `max_length` tokens that do not overlap."""
         self.meter.begin(len(requests))
-        order = sorted(range(len(requests)), key=lambda i: -len(requests[i].args[0]))
-        sums = super().loglikelihood_rolling([requests[i] for i in order], disable_tqdm)
-        found = dict(zip(order, sums, strict=True))
-        return [found[i] for i in range(len(requests))]
+        if self.packed is None:
+            return super().loglikelihood_rolling(requests, disable_tqdm)
+        windows, owners = list[Any](), list[int]()
+        for number, request in enumerate(requests):
+            for window in lm_eval_utils.get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            ):
+                windows.append((None, *lm_eval_utils.make_disjoint_window(window)))
+                owners.append(number)
+        totals = [0.0] * len(requests)
+        for owner, (value, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+            totals[owner] += value
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return totals
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> Any:
-        """Note for each row how far its continuation begins before its end; see `_model_call`."""
-        self.needed = {}
-        for _, context, continuation in requests:
-            row = (context + continuation)[-(self.max_length + 1) : -1]
-            key = _without_padding(row)
-            start = len(continuation) - len(row)
-            self.needed[key] = max(start, self.needed.get(key, start))
-        return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
-
-    def _model_call(self, inps: Any, attn_mask: Any = None, labels: Any = None) -> Any:
-        """Logits [B, K, V] of the last K positions of inps [B, T]: those that continuations need.
-
-        HFLM reads its logits from the right end; the LM head is a fifth of a small model's work.
-        """
-        known = [self.needed.get(_without_padding(row)) for row in inps.tolist()]
-        if not self.takes_logits_to_keep or None in known:
-            return super()._model_call(inps, attn_mask, labels)
-        keep = inps.shape[1] + max(start for start in known if start is not None)
-        with torch.no_grad():
-            return self.model(inps, logits_to_keep=keep).logits
+        """(log-likelihood, is greedy) of (key, context, continuation), truncated on the left."""
+        if self.packed is None:
+            return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+        pairs = []
+        for key, context, end in requests:
+            pairs.append((tuple((context + end)[-(self.max_length + 1) : -1]), tuple(end)))
+            refuse_unscorable(key, *pairs[-1])
+        scorer = Scorer(self.packed, self.softmax_dtype)
+        answers = scorer.score(pairs, batch_size=self.batch_size, step=self.meter.step)
+        for (key, *_), answer in zip(requests, answers, strict=True):
+            if key is not None:  # windows of a text are no requests
+                self.cache_hook.add_partial("loglikelihood", key, answer)
+        return answers
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Text after each prompt, up to a stop sequence; each is a `Reply`."""
@@ -120,14 +141,6 @@ class Model(HFLM):
         rows = super()._model_generate(context, max_length=max_length, stop=stop, **more)
         self.endings.note(rows[:, context.shape[1] :].tolist(), stop)
         return rows
-
-
-def _without_padding(row: list[int]) -> tuple[int, ...]:
-    """Tokens up to the last that is not 0, with which HFLM pads."""
-    end = len(row)
-    while end and row[end - 1] == 0:
-        end -= 1
-    return tuple(row[:end])
 
 
 def share_out(task: Any) -> None:

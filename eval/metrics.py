@@ -27,12 +27,14 @@ def upwards(scores: "Scores", higher_is_better: Sequence[bool]) -> "Scores":
     """The scores with those of losses negated, so that higher is better."""
     import numpy as np
 
-    return scores * np.where(higher_is_better, 1.0, -1.0)
+    found: Scores = scores * np.where(higher_is_better, 1.0, -1.0)
+    return found
 
 
 def average(scores: "Scores") -> "Scores":
     """AA = mean_j R_{T,j}, over the probes given."""
-    return scores[..., -1, :].mean(-1)
+    found: Scores = scores[..., -1, :].mean(-1)
+    return found
 
 
 def backward_transfer(scores: "Scores", learnt: Sequence[int]) -> "Scores":
@@ -73,7 +75,8 @@ def forgetting(scores: "Scores", learnt: Sequence[int]) -> "Scores":
 
 def drops(scores: "Scores") -> "Scores":
     """max_l R_{l,j} - R_{T,j} for every probe [..., probes]; the worst probe has the largest."""
-    return scores.max(-2) - scores[..., -1, :]
+    found: Scores = scores.max(-2) - scores[..., -1, :]
+    return found
 
 
 def incremental_average(scores: "Scores", learnt: Sequence[int]) -> "Scores":
@@ -109,7 +112,8 @@ def retention(
 
 def tax(scores: "Scores") -> "Scores":
     """Mean fall of the probes in each hop, mean_j (R_{i-1,j} - R_{i,j}) [..., rows - 1]."""
-    return (scores[..., :-1, :] - scores[..., 1:, :]).mean(-1)
+    found: Scores = (scores[..., :-1, :] - scores[..., 1:, :]).mean(-1)
+    return found
 
 
 def relative_drift(scores: "Scores", higher_is_better: Sequence[bool]) -> "Scores":
@@ -123,7 +127,8 @@ def relative_drift(scores: "Scores", higher_is_better: Sequence[bool]) -> "Score
 
     base, last = scores[..., 0, :], scores[..., -1, :]
     whole = np.where(abs(base) < SMALLEST, np.nan, abs(base))
-    return 100 * (last - base) / whole * np.where(higher_is_better, 1.0, -1.0)
+    found: Scores = 100 * (last - base) / whole * np.where(higher_is_better, 1.0, -1.0)
+    return found
 
 
 def _earlier(scores: "Scores", learnt: Sequence[int], what: str) -> list[int]:

@@ -1,6 +1,6 @@
 """The noise floor: how far two measurements of one checkpoint lie apart."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,11 @@ def noise_floor(first: Row, second: Row) -> dict[str, Noise]:
 def second_of(result: Path) -> Path:
     """Where the second measurement of a checkpoint lies, beside the first."""
     return result.with_suffix(".again.json")
+
+
+def firsts(results: Iterable[Path]) -> list[Path]:
+    """Those result files that are no second measurement."""
+    return [file for file in results if not file.name.endswith(".again.json")]
 
 
 def read_noise(result: Path, suite_hash: str) -> dict[str, Noise]:

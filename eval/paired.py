@@ -105,7 +105,7 @@ def _proportions(
     if margin:
         worse, not_worse = score_test(lost, won, num_items, margin)
     low, high = score_interval(lost, won, num_items)
-    if noise:
+    if noise and margin < 1:
         z = score(lost, won, num_items, -margin)
         stderr = abs((gain + margin) / z) if z else math.sqrt(lost + won) / num_items
         z = (gain + margin) / math.hypot(stderr, noise)

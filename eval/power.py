@@ -9,8 +9,8 @@ from collections.abc import Callable
 from statistics import NormalDist
 
 from eval.paired import Paired
-from eval.proportions import restricted_loss
-from eval.skewed_t import Units, critical
+from eval.proportions import restricted_loss, score
+from eval.skewed_t import critical
 
 POWER = 0.8
 _UNIT_POWER, _SKEWNESS = 0.85, 1.75
@@ -20,31 +20,34 @@ _NORMAL = NormalDist()
 def detectable(found: Paired, num_items: int, margin: float, level: float) -> float:
     """The fall beyond the margin that is found with a probability of 0.8; may be out of reach.
 
+    At most 1 for right or wrong items.
+
     Args:
         level: of this one test, after the correction.
     """
-    needed = _items_for(found, num_items, margin, level)
-    low, high = 0.0, 1.0
-    while needed(high) > num_items:
-        low, high = high, 2 * high
-    for _ in range(30):
-        guess = (low + high) / 2
-        if needed(guess) > num_items:
-            low = guess
-        else:
-            high = guess
-    return high
+    if found.counts is not None:
+        if margin >= 1:
+            return 1.0
+        fall = _fall_of_proportions(found.counts[1], found.noise, num_items, margin, level)
+        return min(1.0, fall)
+    needed = _items_of_units(found, num_items, margin, level)
+    return _smallest(lambda excess: needed(excess) <= num_items)
 
 
 def items_needed(found: Paired, num_items: int, margin: float, level: float) -> int | None:
     """Items with which a fall of twice the margin is found with a probability of 0.8.
 
     Where nothing changed, as many show `held` more often than that, since its level is larger. None
-    without a margin, where no number of items shows that nothing changed.
+    without a margin, where no number of items shows that nothing changed, and where no fall of right or
+    wrong items can exceed it.
     """
-    if margin == 0:
+    if margin == 0 or (found.counts and margin >= 1):
         return None
-    return max(1, math.ceil(_items_for(found, num_items, margin, level)(margin)))
+    if found.counts is not None:
+        needed = _items_of_proportions(found.counts[1], found.noise, num_items, margin, level)
+    else:
+        needed = _items_of_units(found, num_items, margin, level)(margin)
+    return max(1, math.ceil(needed))
 
 
 def upper_count(count: int, confidence: float) -> float:
@@ -58,46 +61,56 @@ def upper_count(count: int, confidence: float) -> float:
     return more * (1 - 1 / (9 * more) + z / (3 * math.sqrt(more))) ** 3
 
 
-def _items_for(
-    found: Paired, num_items: int, margin: float, level: float
-) -> Callable[[float], float]:
-    """Items that find a fall of margin + excess, as a function of the excess."""
-    if found.counts is None:
-        assert found.units is not None
-        return _of_units(found.units, found.noise, num_items, margin, level)
-    return _of_proportions(found.counts[1], found.noise, num_items, margin, level)
-
-
-def _of_proportions(
+def _fall_of_proportions(
     won: int, noise: float, num_items: int, margin: float, level: float
-) -> Callable[[float], float]:
-    """Items for which the score of the expected table exceeds its critical value by z(0.8).
+) -> float:
+    """The excess at which the losses exceed their critical count with a probability of 0.8.
 
-    With the chance w of winning an item and w + D of losing it, D = margin + excess:
-    n excess = sqrt(n) (z(level) s0 + z(0.8) s1) + k, where s1^2 = 2w + D - D^2, s0 is the spread under
-    the hypothesis D = margin (`restricted_loss` of the expected table), and k counts what the exact
-    test asks for beyond that: one item for its steps, and (z^2 - 1) / 6 times skewness over variance.
-    w is the 80 % upper limit of the wins seen, so that few changed items promise little.
+    With c expected wins, b losses are critical where score(b, c) = -z(level). The chance D = margin +
+    excess of a fall is the one for which n D - z(0.8) sqrt(n (2w + D - D^2)) = b - c + k with w = c / n
+    and k what the exact test asks for beyond the score: one item for its steps, and (z^2 - 1) / 6 times
+    skewness over variance. c is the 80 % upper limit of the wins seen, so that few changed items
+    promise little.
     """
-    z, z_power = _NORMAL.inv_cdf(1 - level), _NORMAL.inv_cdf(POWER)
-    most_wins, extra = upper_count(won, POWER) / num_items, num_items * noise * noise
+    z = _NORMAL.inv_cdf(1 - level)
+    wins = min(upper_count(won, POWER), 0.4 * num_items)
+    losses = _smallest(lambda lost: score(lost, wins, num_items, -margin) <= -z, wins + 1)
+    loss = restricted_loss(losses, wins, num_items, -margin)
+    skewness = margin / max(1e-12, 2 * loss - margin * (1 + margin))
+    beyond = math.hypot(losses - wins - num_items * margin, z * num_items * noise)
+    beyond += 1 + (z * z - 1) / 6 * skewness
 
-    def needed(excess: float) -> float:
+    def is_found(excess: float) -> bool:
         fall = min(1.0, margin + excess)
-        wins = min(most_wins, (1 - fall) / 2)
-        loss = restricted_loss(wins + fall, wins, 1, -margin)
-        null = max(1e-12, 2 * loss - margin * (1 + margin))
-        steps = 1 + (z * z - 1) / 6 * margin / null
-        slope = z * math.sqrt(null + extra)
-        slope += z_power * math.sqrt(2 * wins + fall - fall * fall + extra)
-        root = (slope + math.sqrt(slope * slope + 4 * excess * steps)) / (2 * excess)
-        return root * root
+        variance = num_items * (2 * wins / num_items + fall - fall * fall)
+        spread = math.hypot(math.sqrt(variance), num_items * noise)
+        return num_items * excess - _NORMAL.inv_cdf(POWER) * spread >= beyond
 
-    return needed
+    return _smallest(is_found)
 
 
-def _of_units(
-    units: Units, noise: float, num_items: int, margin: float, level: float
+def _items_of_proportions(
+    won: int, noise: float, num_items: int, margin: float, level: float
+) -> float:
+    """n of n D = sqrt(n) (z(level) s0 + z(0.8) s1) + k with D twice the margin.
+
+    As many items as that leave dozens of losses: s0 is the spread under the hypothesis, of the
+    expected table, and s1^2 = 2w + D - D^2. See `_fall_of_proportions` for w and k.
+    """
+    z, fall = _NORMAL.inv_cdf(1 - level), min(1.0, 2 * margin)
+    wins = min(upper_count(won, POWER) / num_items, (1 - fall) / 2)
+    loss = restricted_loss(wins + fall, wins, 1, -margin)
+    null = 2 * loss - margin * (1 + margin)
+    extra = num_items * noise * noise
+    slope = z * math.sqrt(null + extra)
+    slope += _NORMAL.inv_cdf(POWER) * math.sqrt(2 * wins + fall - fall * fall + extra)
+    steps = 1 + (z * z - 1) / 6 * margin / null
+    root = (slope + math.sqrt(slope * slope + 4 * margin * steps)) / (2 * margin)
+    return root * root
+
+
+def _items_of_units(
+    found: Paired, num_items: int, margin: float, level: float
 ) -> Callable[[float], float]:
     """Items for which excess = (critical(level) + t(0.85)) stderr, with n - 1 degrees of freedom.
 
@@ -109,9 +122,11 @@ def _of_units(
     """
     from scipy.special import stdtrit
 
+    units = found.units
+    assert units is not None
     below, _ = critical(level, units.num, _SKEWNESS * units.skewness)
     size = below + float(stdtrit(max(1, units.num - 1), _UNIT_POWER))
-    variance = units.stderr**2 + noise**2
+    variance = units.stderr**2 + found.noise**2
     share = units.design * units.item_share
 
     def needed(excess: float) -> float:
@@ -120,3 +135,14 @@ def _of_units(
         return num_items * (variance + failed) * (size / excess) ** 2
 
     return needed
+
+
+def _smallest(is_enough: Callable[[float], bool], first: float = 1.0) -> float:
+    """The smallest positive number that is enough, where all larger ones are."""
+    low, high = 0.0, first
+    while not is_enough(high):
+        low, high = high, 2 * high
+    for _ in range(30):
+        guess = (low + high) / 2
+        low, high = (low, guess) if is_enough(guess) else (guess, high)
+    return high

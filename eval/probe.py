@@ -6,19 +6,18 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from cpt.errors import ProbeError
 from cpt.ids import atomic_write
+from eval.known import is_complete, result
 from eval.noise import second_of
 from eval.progress import Meter, quiet
 from eval.suite import Probe, Suite, materialise
 
-VERSION = 1
-PACKAGES = ("lm_eval", "transformers", "torch", "datasets")
 # lm_eval/defaults.py: what `lm_eval run` seeds Python, numpy, torch and the few-shot sampler with
 PYTHON_SEED, NUMPY_SEED, TORCH_SEED, SHOT_SEED = 0, 1234, 1234, 1234
 
@@ -33,6 +32,8 @@ def probe_model(
     accelerator: Any = None,
     progress: Callable[[str], None] | None = None,
     verbose: bool = False,
+    known: Mapping[str, dict[str, Any]] | None = None,
+    engine: Any = None,
 ) -> dict[str, Any]:
     """Measure every probe of a suite and return the result, on every rank the same cells.
 
@@ -46,10 +47,19 @@ def probe_model(
         progress: is given one line per probe, and lines that start with a carriage return while a
             probe runs, which the next may overwrite; see `progress.show_progress`.
         verbose: let lm-eval's own log and bars through.
+        known: cells that need no measurement; see `eval.known`. With all of them no model is needed.
+        engine: what lm-eval asks in place of the model, for another backend; see `eval.vllm_backend`.
 
     Raises:
-        ProbeError: a probe gave no usable number.
+        ProbeError: a probe gave no usable number, or the suite's backend takes no model in memory.
     """
+    if is_complete(known, suite):
+        return result(suite, stage_id, 0.0, dict(known or {}))
+    if suite.backend != "hf" and engine is None:
+        raise ProbeError(
+            f"suite {suite.name} has `backend: {suite.backend}`, which loads finished checkpoints itself; "
+            f"what measures a model in memory needs `backend: hf`"
+        )
     from eval.harness import Model, frozen, templates_compiled_once
 
     started = time.perf_counter()
@@ -57,9 +67,11 @@ def probe_model(
     meter = Meter(progress if main else None)
     model = _unwrapped(model, accelerator)
     cells: dict[str, Any] = {}
-    with quiet(meter, verbose), templates_compiled_once(), frozen(model):
+    dtype = "" if engine else str(model.dtype)  # an engine's is the one that it was asked for
+    kept: AbstractContextManager[None] = nullcontext() if engine else frozen(model)
+    with quiet(meter, verbose), templates_compiled_once(), kept:
         folder = _tasks_folder(suite, cache, accelerator)
-        harness = Model(
+        harness = engine or Model(
             model,
             copy.deepcopy(tokenizer),
             batch_size=suite.batch_size,
@@ -69,27 +81,24 @@ def probe_model(
             meter=meter,
         )
         runs: dict[tuple[Any, ...], Any] = {}
-        waiting = Counter(probe.run for probe in suite.probes.values())
+        waiting = Counter(
+            probe.run for probe in suite.probes.values() if probe.name not in (known or {})
+        )
         for number, probe in enumerate(suite.probes.values(), start=1):
+            if known and probe.name in known:
+                cells[probe.name] = known[probe.name]
+                continue
             meter.name = f"probe {number}/{len(suite.probes)} {probe.name}"
             since = time.perf_counter()
             found = runs.pop(probe.run, None) or _measure(harness, tokenizer, probe, folder)
             waiting[probe.run] -= 1
             if waiting[probe.run]:  # another probe reads another metric of the same answers
                 runs[probe.run] = found
-            make = functools.partial(_cell, found, probe, since, getattr(model, "dtype", None))
+            make = functools.partial(_cell, found, probe, since, dtype)
             cells[probe.name] = _agreed(make, main, accelerator)
             if meter.show is not None:
                 meter.show(f"{meter.name}: {_summary(cells[probe.name])}")
-    return {
-        "version": VERSION,
-        "suite": suite.name,
-        "suite_hash": suite.hash,
-        "stage": stage_id,
-        "seconds": round(time.perf_counter() - started, 2),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "probes": cells,
-    }
+    return result(suite, stage_id, time.perf_counter() - started, cells)
 
 
 def probe_checkpoint(
@@ -102,6 +111,7 @@ def probe_checkpoint(
     trust_remote_code: bool = False,
     progress: Callable[[str], None] | None = None,
     verbose: bool = False,
+    known: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Load a checkpoint folder or a hub model and measure a suite on it.
 
@@ -109,27 +119,50 @@ def probe_checkpoint(
         dtype: number type of the weights; `auto` is the one they were saved in.
         revision: commit, branch or tag of a hub model.
         trust_remote_code: run Python code that the model brings.
+        known: as of `probe_model`.
 
     Raises:
         ProbeError: there is no such checkpoint, or a probe gave no usable number.
     """
+    name = Path(path_or_hub_id).name
+    if is_complete(known, suite):
+        return probe_model(None, None, suite, cache=cache, stage_id=name, known=known)
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options: dict[str, Any] = {"revision": revision} if revision else {}
     options["trust_remote_code"] = trust_remote_code
+    engine = None
+    if suite.backend == "vllm":
+        from eval.vllm_backend import vllm_model
+
+        engine = vllm_model(
+            path_or_hub_id,
+            suite,
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(path_or_hub_id, **options)
-        model = AutoModelForCausalLM.from_pretrained(
+        model = engine or AutoModelForCausalLM.from_pretrained(
             path_or_hub_id, dtype=dtype, use_safetensors=True, **options
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise ProbeError(f"{path_or_hub_id}: cannot be loaded: {error}") from None
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    name = Path(path_or_hub_id).name
+    if engine is None:
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
     return probe_model(
-        model, tokenizer, suite, cache=cache, stage_id=name, progress=progress, verbose=verbose
+        model,
+        tokenizer,
+        suite,
+        cache=cache,
+        stage_id=name,
+        progress=progress,
+        verbose=verbose,
+        known=known,
+        engine=engine,
     )
 
 
@@ -184,12 +217,11 @@ def _measure(harness: Any, tokenizer: Any, probe: Probe, folder: Path) -> Any:
     return results, loaded["tasks"]
 
 
-def _cell(found: Any, probe: Probe, since: float, dtype: Any) -> dict[str, Any]:
+def _cell(found: Any, probe: Probe, since: float, dtype: str) -> dict[str, Any]:
     from eval.items import read_cell
 
     cell = read_cell(found[0], probe, found[1])
-    if dtype is not None:
-        cell["parts"]["dtype"] = str(dtype).removeprefix("torch.")
+    cell["parts"]["dtype"] = dtype.removeprefix("torch.")
     return {**cell, "seconds": round(time.perf_counter() - since, 2)}
 
 
@@ -240,10 +272,3 @@ def _summary(cell: dict[str, Any]) -> str:
         f"{cell['metric']} {cell['value']:.3f} (+-{cell['stderr']:.3f}), "
         f"{cell['num_items']} items, {cell['seconds']:.1f} s"
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

@@ -41,7 +41,7 @@ def restricted_loss(lost: Any, won: Any, num_items: int, gain: float) -> Any:
     The larger root of 2n x^2 + B x + C with B = -(won + lost) + (2n - won + lost) gain and
     C = -lost gain (1 - gain). Counts may be arrays, and need not be whole.
 
-    Source: Tango 1998, Statistics in Medicine 17:891, eq. 9.
+    Source: Tango 1998, Statistics in Medicine 17:891.
     """
     b = -(won + lost) + (2 * num_items - won + lost) * gain
     root = b * b + 8 * num_items * lost * gain * (1 - gain)
@@ -53,7 +53,7 @@ def score(lost: float, won: float, num_items: int, gain: float) -> float:
 
     0 where the null hypothesis itself leaves no item that could change.
 
-    Source: Tango 1998, eq. 8.
+    Source: Tango 1998.
     """
     loss = restricted_loss(lost, won, num_items, gain)
     variance = num_items * (2 * loss + gain * (1 - gain))
@@ -88,9 +88,11 @@ def score_test(lost: int, won: int, num_items: int, margin: float) -> tuple[floa
     is not where few items change: with 500 items, a margin of 0.02 and a level of 0.001 it rejects
     three times as often. The chance is searched within its 1 - 1e-5 interval, and 1e-5 is added.
 
-    Source: Berger and Boos 1994, JASA 89:1012, for the search; Sidik 2003, Computational Statistics
-    41:591, for exact tests of non-inferiority in paired proportions ordered by the score.
+    Source: Berger and Boos 1994, JASA 89:1012, for the search; Sidik 2003, Statistics in Medicine
+    22:265, for exact unconditional tests of non-inferiority in matched pairs.
     """
+    if margin >= 1:
+        return 1.0, 0.0  # no share falls by more
     z = score(lost, won, num_items, -margin)
     worse, not_worse = _NORMAL.cdf(z), _NORMAL.cdf(-z)
     if worse < _FAR:
@@ -124,11 +126,11 @@ def _tail(
     logs = _log_factorials(num_items)
     ways = logs[-1] - logs[b] - logs[c] - logs[np.maximum(rest, 0)]
     kept = beyond & (rest >= 0)
-    b, c, rest, ways = (np.broadcast_to(each, kept.shape)[kept] for each in (b, c, rest, ways))
+    tables = [np.broadcast_to(each, kept.shape)[kept] for each in (b, c, rest, ways)]
     largest = 0.0
     for chance in np.linspace(math.sqrt(low), math.sqrt(high), _NUISANCES) ** 2:
-        log_p = ways + xlogy(b, chance + margin) + xlogy(c, chance)
-        p = np.exp(log_p + xlogy(rest, max(0.0, 1 - 2 * chance - margin)))
+        log_p = tables[3] + xlogy(tables[0], chance + margin) + xlogy(tables[1], chance)
+        p = np.exp(log_p + xlogy(tables[2], max(0.0, 1 - 2 * chance - margin)))
         largest = max(largest, float(p.sum()))
     return min(1.0, largest + _OUTSIDE)
 

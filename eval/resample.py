@@ -100,11 +100,13 @@ def _resampled(matrix: Matrix, probe: str, num_resamples: int, seed: int) -> "ND
     units = [place.setdefault(name, len(place)) for name in names or [i.id for i in rows[0]]]
     weights = np.array([[item.weight for item in items] for items in rows])
     values = np.array([[item.value for item in items] for items in rows])
-    sums = np.zeros((2, len(place), len(rows)))
-    np.add.at(sums, (slice(None), units), np.stack([weights * values, weights]).swapaxes(1, 2))
+    totals, sizes = (
+        np.stack([np.bincount(units, row, len(place)) for row in part], axis=-1)
+        for part in (weights * values, weights)
+    )
     rng = np.random.default_rng([seed, zlib.crc32(probe.encode())])
     drawn = rng.integers(0, len(place), (num_resamples, len(place)))
     drawn += np.arange(num_resamples)[:, None] * len(place)
     counts = np.bincount(drawn.ravel(), minlength=num_resamples * len(place))
     times = np.vstack([np.ones(len(place)), counts.reshape(num_resamples, len(place))])
-    return np.asarray((times @ sums[0]) / (times @ sums[1]))
+    return np.asarray((times @ totals) / (times @ sizes))

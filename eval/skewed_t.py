@@ -95,7 +95,7 @@ def skewed_t(excess: float, stderr: float, num_units: int, skewness: float) -> t
     The larger of those of t = excess / stderr and of g(t) = t + a t^2 + a^2 t^3 / 3 + a / 2 with
     a = skewness / (3 sqrt(n)), which takes the skewness of the mean out of t; n - 1 degrees of freedom.
 
-    Source: Hall 1992, JRSS B 54:221, "On the removal of skewness by transformation", eq. 2.3.
+    Source: Hall 1992, JRSS B 54:221, "On the removal of skewness by transformation".
     """
     if stderr <= _ROUNDING:
         return 1.0, 1.0

@@ -48,12 +48,14 @@ class Gap:
 
 def minimum(series: "Series") -> "Series":
     """Lowest score after the start."""
-    return series[..., 1:].min(-1)
+    lowest: Series = series[..., 1:].min(-1)
+    return lowest
 
 
 def min_accuracy(series: "Series") -> "Series":
     """min-ACC = mean over probes of the lowest score, for [..., evaluations, probes]."""
-    return series[..., 1:, :].min(-2).mean(-1)
+    mean: Series = series[..., 1:, :].min(-2).mean(-1)
+    return mean
 
 
 def worst_case_accuracy(current: Any, min_acc: Any, num_tasks: int) -> Any:
@@ -65,7 +67,7 @@ def windowed_forgetting(series: "Series", window: int) -> "Series":
     """WF: the largest fall between two evaluations that are at most `window` apart; 0 at least."""
     import numpy as np
 
-    largest = np.zeros(series.shape[:-1])
+    largest: Series = np.zeros(series.shape[:-1])
     for apart in range(1, min(window, series.shape[-1] - 1) + 1):
         falls = series[..., :-apart] - series[..., apart:]
         largest = np.maximum(largest, falls.max(-1))
@@ -74,7 +76,8 @@ def windowed_forgetting(series: "Series", window: int) -> "Series":
 
 def recovery(series: "Series") -> "Series":
     """The last score minus the lowest after the start."""
-    return series[..., -1] - minimum(series)
+    found: Series = series[..., -1] - minimum(series)
+    return found
 
 
 def recovered_at(series: Sequence[float], steps: Sequence[int], tolerance: float) -> int | None:

@@ -1,6 +1,6 @@
 """A probe suite: which lm-eval tasks, at which fixed settings. Reading one needs no lm-eval."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -72,6 +72,7 @@ class Suite:
     batch_size: int
     max_length: int | None
     probes: dict[str, Probe]
+    backend: str = "hf"
 
     @cached_property
     def hash(self) -> str:
@@ -79,8 +80,11 @@ class Suite:
         return short_hash({name: probe.fingerprint for name, probe in self.probes.items()})
 
 
-def load_suite(path: Path) -> Suite:
+def load_suite(path: Path, backend: str | None = None) -> Suite:
     """Read and check a suite; imports neither lm-eval nor datasets.
+
+    Args:
+        backend: in place of the file's.
 
     Raises:
         ProbeError: names file, path, value and the nearest right word.
@@ -96,7 +100,17 @@ def load_suite(path: Path) -> Suite:
         name: _probe(path, name, probe, tasks, spec, known) for name, probe in spec.probes.items()
     }
     _check_views(path, probes)
-    return Suite(spec.name, path, spec.batch_size, spec.max_length, probes)
+    backend = backend or spec.backend
+    probes = {name: _on(backend, probe) for name, probe in probes.items()}
+    return Suite(spec.name, path, spec.batch_size, spec.max_length, probes, backend)
+
+
+def _on(backend: str, probe: Probe) -> Probe:
+    """The probe on a backend, whose numbers are its own."""
+    if backend == "hf":
+        return probe
+    parts = {**probe.parts, "backend": backend}
+    return replace(probe, fingerprint=short_hash([probe.fingerprint, backend], 16), parts=parts)
 
 
 def materialise(suite: Suite, folder: Path) -> Path:

@@ -80,6 +80,7 @@ class SuiteSpec(Settings):
     )
     batch_size: int = Field(16, ge=1)
     max_length: int | None = Field(None, ge=2, description="tokens of a prompt and its answer")
+    backend: Literal["hf", "vllm"] = Field("hf", description="what runs the model")
     dev: float = Field(
         0.0,
         ge=0,

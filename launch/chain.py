@@ -16,6 +16,7 @@ from launch.opening import Chain, shown
 from launch.record import is_current, is_linked, link, sibling
 from launch.spent import Spent
 from stages.base import Job
+from stages.candidates import FOLDER as CANDIDATES
 from stages.candidates import has_candidates, remove_candidates
 
 
@@ -125,11 +126,24 @@ def _make(chain: Chain, node: plans.Node, console: Console, verbose: bool) -> No
 
         hush_bars(verbose)
         execute(job, console)
-        return
-    if node.spec is not None and node.spec.merge is not None:
-        _merge(chain, job, console, verbose)
-    if not chain.is_finished(node):
-        _launch(chain, job, node, console)
+    else:
+        if node.spec is not None and node.spec.merge is not None:
+            _merge(chain, job, console, verbose)
+        if not _is_made(chain, node):
+            _launch(chain, job, node, console)
+    if chain.suite is not None and chain.suite.backend != "hf" and not chain.is_finished(node):
+        from launch.probing import probe_apart
+
+        console.say(f"{node.name}: measuring with {chain.suite.backend}")
+        trusted = chain.plan.recipe.model.trust_remote_code
+        probe_apart(chain.store.stage(node.id), chain.suite, chain.store.root, trusted)
+
+
+def _is_made(chain: Chain, node: plans.Node) -> bool:
+    """Whether a process group has nothing left to do; some backends measure after it."""
+    if chain.suite is not None and chain.suite.backend != "hf":
+        return chain.store.is_done(node.id)
+    return chain.is_finished(node)
 
 
 def _merge(chain: Chain, job: Job, console: Console, verbose: bool) -> None:
@@ -151,14 +165,14 @@ def _launch(chain: Chain, job: Job, node: plans.Node, console: Console) -> None:
     from launch.stage import job_to_json
 
     with chain.store.lock(node.id, console.say) as lock:
-        if chain.is_finished(node):
+        if _is_made(chain, node):
             return
         file = chain.store.root / "jobs" / f"{node.id}.json"
         atomic_write(file, job_to_json(job))
         arguments = ["--job", str(file), *(["-v"] if job.verbose else [])]
         command = accelerate_command(chain.backend, "launch.stage", arguments, chain.num_processes)
         run_group(command, environment(chain.backend), file, node.name, lock, job.verbose)
-        if not chain.is_finished(node):
+        if not _is_made(chain, node):
             raise CptError(f"{node.name}: its processes ended well, but left no finished stage")
         file.unlink(missing_ok=True)
 
@@ -249,11 +263,12 @@ def _judged(chain: Chain, node: plans.Node) -> GateStopped | None:
         remove_candidates(chain.store.stage(node.id))
     if verdict.action != "stop":
         return None
+    what, kept = f"the gate stopped the chain after {node.name}", [node.id]
     if node.stands_for:
         what = f"the {node.kind} of {node.stands_for} failed, and the gate stopped the chain"
-    else:
-        what = f"the gate stopped the chain after {node.name}"
-    kept = [node.id, *(node.merged if node.stands_for else ())]
+        kept += node.merged
     places = " and ".join(shown(chain.store.stage(stage_id)) for stage_id in kept)
     are = "checkpoints are" if len(kept) > 1 else "checkpoint is"
-    return GateStopped(f"{what}:\n{told}\nthe {are} kept in {places}")
+    on_the_way = (chain.store.stage(node.id) / CANDIDATES).is_dir()
+    more = f", and those on the way to it in its {CANDIDATES}/" if on_the_way else ""
+    return GateStopped(f"{what}:\n{told}\nthe {are} kept in {places}{more}")

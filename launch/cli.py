@@ -1,4 +1,4 @@
-"""The command line: cpt plan | run | probe | report | ls | diff | adapters | schema."""
+"""The command line: cpt plan | run | probe | compare | report | ls | diff | adapters | schema."""
 
 import argparse
 import json
@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "plan": _plan,
         "run": _run,
         "probe": _probe,
+        "compare": _compare,
         "report": _report,
         "ls": _ls,
         "diff": _diff,
@@ -79,9 +80,23 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _probe(given: argparse.Namespace) -> int:
+    from launch.naming import stage_folder
     from launch.probing import probe
 
-    result = probe(given, _stage_folder(given.model, given.runs))
+    if given.against is not None:
+        from launch.regression import check
+
+        return check(given)
+    if given.junit is not None or given.margin is not None:
+        raise RecipeError("--junit and --margin say how a model compares; name --against MODEL too")
+    result = probe(given, stage_folder(given.model, given.runs))
+    if given.json:
+        plain = {
+            name: {key: value for key, value in cell.items() if key != "items"}
+            for name, cell in result["probes"].items()
+        }
+        print(json.dumps({**result, "probes": plain}, indent=1))
+        return 0
     width = max(len(name) for name in result["probes"])
     for name, cell in result["probes"].items():
         score = f"{cell['value']:8.4f} +- {cell['stderr']:.4f}"
@@ -89,29 +104,23 @@ def _probe(given: argparse.Namespace) -> int:
     return 0
 
 
-def _stage_folder(name: str, runs: Path) -> Path | None:
-    """The stage folder that a name means: an id, a folder, or a link in a chain; None for a bare model."""
-    for folder in (Path(name), runs / "stages" / name):
-        if (folder / "manifest.json").is_file():
-            return folder.resolve()
-    if (
-        Path(name).name == "checkpoint"
-        and (Path(name).resolve().parent / "manifest.json").is_file()
-    ):
-        return Path(name).resolve().parent
-    return None
+def _compare(given: argparse.Namespace) -> int:
+    from launch.comparing import compare
+
+    return compare(given, sys.stdout.isatty(), shutil.get_terminal_size().columns)
 
 
 def _report(given: argparse.Namespace) -> int:
     from cpt.store import Store
     from eval.report.terminal import terminal
     from eval.report.write import write_report
+    from launch.naming import chain_folder
     from launch.record import sibling
 
-    folder = _chain_folder(given.chain, Store(given.runs).root)
+    folder = chain_folder(given.chain, Store(given.runs).root)
     store = Store(folder.parent.parent)
     if given.against:
-        against: Path | None = _chain_folder(given.against, store.root)
+        against: Path | None = chain_folder(given.against, store.root)
     else:
         against = sibling(folder, lambda text: print(f"cpt: note: {text}", file=sys.stderr))
     with store.chain_lock(folder.name):
@@ -119,18 +128,6 @@ def _report(given: argparse.Namespace) -> int:
     print(terminal(story, given.stage, shutil.get_terminal_size().columns, sys.stdout.isatty()))
     print(f"report: {folder / 'report.html'}")
     return 0
-
-
-def _chain_folder(name: str, runs: Path) -> Path:
-    from cpt.settings import did_you_mean
-
-    chains = runs / "chains"
-    for folder in (Path(name), chains / name):
-        if (folder / "chain.json").is_file():
-            return folder.absolute()
-    known = [path.parent.name for path in chains.glob("*/chain.json")]
-    hint = did_you_mean(name, known) if known else "; cpt run starts one"
-    raise RecipeError(f"{chains}: no chain {name!r}{hint}")
 
 
 def _ls(given: argparse.Namespace) -> int:
@@ -148,10 +145,11 @@ def _diff(given: argparse.Namespace) -> int:
 
     from cpt.manifest import differences, read
     from cpt.settings import did_you_mean
+    from launch.naming import stage_folder
 
     folders = []
     for name in (given.one, given.other):
-        folder = _stage_folder(name, given.runs)
+        folder = stage_folder(name, given.runs)
         if folder is None and Path(name).is_symlink() and not Path(name).exists():
             raise RecipeError(f"{name}: links to {os.readlink(name)}, which is gone; run it again")
         if folder is None:
@@ -176,8 +174,9 @@ def _brief(value: object) -> str:
 
 def _adapters(given: argparse.Namespace) -> int:
     from launch.adapters import adapters
+    from launch.naming import chain_folder
 
-    folder = None if Path(given.chain).is_file() else _chain_folder(given.chain, given.runs)
+    folder = None if Path(given.chain).is_file() else chain_folder(given.chain, given.runs)
     print(adapters(Path(given.chain), folder, given.runs, given.output))
     return 0
 

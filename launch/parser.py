@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from cpt import __version__
+from launch.options import COMPARE, MARGIN, add_compare, add_loading, amount
 
 EXAMPLES = {
     "plan": """examples:
@@ -24,8 +25,12 @@ the same command continues an interrupted chain; exit codes: 0 done, 1 failed, 2
   cpt probe runs/chains/quickstart/2-sft --suite configs/probes/quickstart.yaml
   cpt probe ./my-checkpoint --suite configs/probes/quickstart.yaml --output result.json
   cpt probe HuggingFaceTB/SmolLM2-135M --revision main --suite configs/probes/quickstart.yaml
+  cpt probe ./my-checkpoint --against base.json --suite configs/probes/quickstart.yaml --junit probes.xml
 what was measured once is not measured again: a stage's result lies in its folder, that of any other model in
-cache/probes of the runs folder""",
+cache/probes of the runs folder; --against takes the same names, and a file that --output wrote
+exit codes: 0 done, and with --against no probe regressed; 1 failed; 2 bad input; 3 a probe regressed, that is
+worse than its margin allows, tested item by item and corrected after Holm; undecided is not regressed""",
+    "compare": COMPARE,
     "report": """examples:
   cpt report quickstart
   cpt report quickstart --against another-chain
@@ -97,18 +102,28 @@ def parser() -> argparse.ArgumentParser:
                 "--restart", action="store_true", help="begin the first unfinished stage anew"
             )
     probe = verb("probe", "measure a suite on any checkpoint")
-    probe.add_argument("model", help="a stage folder, a checkpoint folder, or a hub id")
-    probe.add_argument("--suite", type=Path, required=True, help="a suite in configs/probes")
+    probe.add_argument(
+        "model", help="a stage (folder, id or link), a checkpoint folder, or a hub id"
+    )
+    probe.add_argument(
+        "--suite",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a suite in configs/probes; with --against also the name of one whose results are there",
+    )
     probe.add_argument("--revision", metavar="COMMIT", help="commit, branch or tag of a hub model")
-    probe.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        help="number type of the weights (default: as the stage was made, or as the model was saved)",
-    )
-    probe.add_argument(
-        "--trust-remote-code", action="store_true", help="run Python code that the model brings"
-    )
+    add_loading(probe)
     probe.add_argument("--output", type=Path, help="write the result here too")
+    probe.add_argument(
+        "--against", metavar="MODEL", help="compare with this one; exit code 3 if a probe regressed"
+    )
+    probe.add_argument("--margin", type=amount, metavar="M", help=MARGIN)
+    probe.add_argument(
+        "--junit", type=Path, metavar="FILE", help="write the comparison as JUnit XML, for CI"
+    )
+    probe.add_argument("--json", action="store_true", help="for tools")
+    add_compare(verb("compare", "put models or chains side by side: probes, answers, a judge"))
     report = verb("report", "write a chain's report again and show it")
     report.add_argument("chain", help="a chain's name, or its folder")
     report.add_argument("--stage", help="show this stage (default: the last)")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt import checkpoint, ids, manifest
+from cpt.actions import REMEDIES
 from cpt.errors import StoreError
 from cpt.plan import Node
 from cpt.store import replacing
@@ -84,6 +85,7 @@ class _Remedy:
             "verdict": gate.record(stage, verdict),
             "chosen_on": "dev" if self.chooser.is_split else "all",
             "attempts": self.attempts,
+            "earlier": self._earlier(),
             "chosen": chosen.what,
             "shares": list(chosen.shares),
             "step": chosen.step,
@@ -232,6 +234,16 @@ class _Remedy:
         del model
         gc.collect()
         return result
+
+    def _earlier(self) -> dict[str, int]:
+        """Attempts that other rules made on the same result: whoever turns them until it passes shows it."""
+        found = {}
+        for kind in REMEDIES:
+            for file in sorted(self.chain.store.stages.glob(f"{kind}-*/manifest.json")):
+                entry = manifest.read(file.parent)
+                if entry.parents.get("result") == self.stage.id:
+                    found[entry.id] = len(entry.checks.get("gate", {}).get("attempts", ()))
+        return found
 
     def _file(self, key: str) -> Path:
         return self.place.partial / ATTEMPTS / f"{key}.json"

@@ -144,10 +144,14 @@ def _suite(job: Job) -> Suite:
 
 
 def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
-    """Measure the job's suite on its checkpoint, unless its result is there; twice, if the job says so."""
+    """Measure the job's suite on its checkpoint: what of it no earlier result of the stage has.
+
+    The base model is measured twice, and whole, if the job says so.
+    """
     from cpt import checkpoint
     from cpt.world import current
-    from eval.noise import second_of
+    from eval.known import is_complete, known_results
+    from eval.noise import firsts, second_of
     from eval.probe import probe_model, result_path, write_result
 
     suite, world = _suite(job), current()
@@ -155,7 +159,18 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
     is_second = job.twice is True and first.is_file() and not second_of(first).is_file()
     if first.is_file() and not is_second:
         return
-    if live is None:
+    if suite.backend != "hf":
+        if not job.suite_hash:  # started by hand: there is no chain that does it
+            console.say(
+                f"{job.name}: not measured; run: cpt probe {job.output} --suite {job.suite}"
+            )
+        return  # by the chain, when this process has left the GPU: `launch.probing.probe_apart`
+    twice = job.twice or (job.twice is None and str(world.device) != "cpu")
+    rounds = [True] if is_second else [False, True] if twice else [False]
+    known = known_results(firsts(job.output.glob("probes/*.json")), suite)
+    if rounds == [False] and is_complete(known, suite):
+        live = (None, None)
+    elif live is None:
         checkpoint.verify_stage(job.output)  # a number of damaged weights would be kept for good
         folder = str(job.output / "checkpoint")
         load = dict(job.load)
@@ -164,10 +179,8 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
             checkpoint.load_tokenizer(folder, load.get("trust_remote_code", False)),
         )
     model, tokenizer = live
-    if world.accelerator is not None and str(world.accelerator.device) != "cpu":
+    if model and world.accelerator is not None and str(world.accelerator.device) != "cpu":
         model.to(world.accelerator.device)
-    twice = job.twice or (job.twice is None and str(world.device) != "cpu")
-    rounds = [True] if is_second else [False, True] if twice else [False]
     for is_second in rounds:
         result = probe_model(
             model,
@@ -178,6 +191,7 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
             accelerator=_accelerator() if world.size > 1 else None,
             progress=console.progress(f"{job.name}{', again' if is_second else ''}: "),
             verbose=job.verbose,
+            known={} if is_second else known,
         )
         if world.is_main:
             write_result(job.output, result, is_second)

@@ -9,6 +9,7 @@ measure, and item by item once they have run.
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def scorer(job: Job, console: Console) -> Callable[[Path], float] | None:
     if job.spec.merge is None or job.spec.merge.chooses is None:
         return None
     whole, probe = _probe(*job.spec.merge.chooses, job.spec.file)
-    suite = Suite(whole.name, whole.path, whole.batch_size, whole.max_length, {probe.name: probe})
+    suite = replace(whole, probes={probe.name: probe})
     scored = _scored_items([job.parent, *job.roles.values()])
 
     def score(folder: Path) -> float:

@@ -104,7 +104,9 @@ def test_rollback_looks_at_checkpoints_within_the_stage(
     finished: Any, processes: Any, tmp_path: Path
 ) -> None:
     runs = finished.copy(tmp_path / "runs", until="pretrain")
-    ended = processes.smoke(runs, "gate.on_regression=rollback", "--until", "sft", code=WORSE)
+    few = "gate.probes={code_skill: {margin: 1}, format: {margin: 1}}"  # one of their items is a margin
+    changes = ("gate.on_regression=rollback", few, "--until", "sft")
+    ended = processes.smoke(runs, *changes, code=WORSE)
     assert ended.code == 0, ended.output
     finished.assert_equal(runs, "pretrain")
     sft, node = stage_of(runs, "sft"), stage_of(runs, "sft.rollback")
@@ -134,7 +136,8 @@ def test_a_damaged_stage_is_repaired_and_a_kill_costs_no_attempt(
     """A learning rate of 0.1 destroys the tiny model's prose."""
     runs = finished.copy(tmp_path / "runs", until="pretrain")
     changes = ("stages.sft.train.learning_rate=0.1", "stages.sft.hooks=[]", "gate.attempts=4")
-    changes += ("gate.on_regression=repair", "gate.probes.prose.margin=0.5", "--until", "sft")
+    rules = "gate.probes={code_skill: {margin: 1}, format: {margin: 1}, prose: {margin: 0.5}}"
+    changes += ("gate.on_regression=repair", rules, "--until", "sft")
     killed = processes.smoke(runs, *changes, code=KILL)
     assert killed.code == -9, killed.output
     assert "sft.repair: attempt 4 of 4" in killed.output

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from cpt.params import View
     from cpt.tokens import Tokens
 
+#: A hook of another package imports all that it needs from here.
+__all__ = ["LATER", "POINTS", "Hook", "Need", "StageContext", "Told", "points", "points_of"]
+
 #: What a closed-form gradient is reported as: its term's value, and its norm; or other numbers by name.
 Told = Mapping[str, "Tensor | float"]
 Need = Literal["logits", "parameters", "gradients", "adapter"]

@@ -18,7 +18,7 @@ def facts(stage: Stage) -> list[tuple[str, list[str]]]:
         ("merge", merge_lines(stage)),
         ("gate", gate_lines(stage)),
         ("data", data_lines(stage)),
-        ("hooks", hook_lines(stage) or ["none"]),
+        ("hooks", hook_lines(stage) or ([] if stage.gate else ["none"])),
         ("steps", [str(manifest["num_steps"])] if manifest.get("num_steps") else []),
         ("ran on", [ran] if world else []),
         ("notes", [str(note) for note in manifest.get("notes") or []]),
@@ -27,7 +27,12 @@ def facts(stage: Stage) -> list[tuple[str, list[str]]]:
 
 
 def hook_lines(stage: Stage) -> list[str]:
-    """Each hook with its settings; before the stage is finished only the names are known."""
+    """Each hook with its settings; before the stage is finished only the names are known.
+
+    What a gate made has those of the stage that it stands for in its manifest, and trained with none.
+    """
+    if stage.gate:
+        return []
     hooks = stage.manifest.get("hooks") or [{"name": name} for name in stage.hooks]
     return [
         f"{hook['name']} ({settings(_told(hook['settings']))})"
@@ -53,6 +58,9 @@ def gate_lines(stage: Stage) -> list[str]:
     where = "dev items" if gate.get("chosen_on") == "dev" else "the items that are reported"
     attempts = gate.get("attempts") or []
     told = [f"taken: {gate.get('chosen')}; {len(attempts)} attempts, chosen on {where}"]
+    if earlier := gate.get("earlier") or {}:
+        other = ", ".join(f"{name} {number}" for name, number in earlier.items())
+        told.append(f"attempts on the same result by other rules before: {other}")
     for number, attempt in enumerate(attempts, start=1):
         shares = attempt.get("shares") or []
         what = "/".join(f"{share:g}" for share in (shares if len({*shares}) > 1 else shares[:1]))
@@ -64,7 +72,9 @@ def gate_lines(stage: Stage) -> list[str]:
 
 
 def data_lines(stage: Stage) -> list[str]:
-    """Each source with its rows and tokens, and the rows that were left out."""
+    """Each source with its rows and tokens, and the rows that were left out; none of what a gate made."""
+    if stage.gate:
+        return []
     return [_data(entry) for entry in stage.manifest.get("data") or []]
 
 

@@ -155,7 +155,7 @@ def _stage(story: Story, stage: Stage) -> list[str]:
     """Changes against base and predecessor, and what the gate said."""
     start, predecessor = story.matrix.rows[0].stage, stage.predecessor
     both = predecessor is not None and predecessor.stage != start
-    head = ["probe", f"change from {escape(start)}", "95 % interval", "verdict", "items"]
+    head = ["probe", f"change from {escape(start)}", "95 % interval", "verdict", "items", "detects"]
     head += [f"change from {escape(predecessor.stage)}"] if both and predecessor else []
     rows = []
     for probe in story.probes:
@@ -163,13 +163,14 @@ def _stage(story: Story, stage: Stage) -> list[str]:
         if change is None:
             continue
         cells = [escape(probe.name), _change(change, probe), interval(change, probe)]
-        cells += [word(change), str(change.num_items)]
+        cells += [word(change), str(change.num_items), value(change.detectable, probe)]
         step = _of(stage.from_predecessor, probe)
         cells += [f"{_change(step, probe)} {word(step)}" if step else ""] if both else []
         rows.append(cells)
-    parts = [table(head, rows)]
-    if told := drifts(story, stage):
-        parts.append(escape(told))
+    told = "Detects: how far below the margin a fall is found four times in five, after the correction."
+    parts = [table(head, rows), told]
+    if shifted := drifts(story, stage):
+        parts.append(escape(shifted))
     if stage.verdict:
         gate = f"Gate: **{stage.verdict.action}**"
         told = [*stage.verdict.messages, *gate_lines(stage)]

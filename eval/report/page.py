@@ -87,8 +87,8 @@ def _stages(story: Story) -> Markup:
         "p",
         "Bars are 95 % intervals of the paired difference, in margins of the probe; the thin bar "
         "is the change from the stage before. Left of the dotted line a probe is worse than its "
-        "margin allows. Undecided probes say how far below the margin a fall must be for their "
-        "items to detect it four times in five.",
+        "margin allows. Each probe says how far below the margin a fall must be for its items to "
+        "detect it four times in five, after the correction for all probes and stages.",
         class_="lead",
     )
     return tag("section", tag("h2", "Stage by stage"), lead if changes else "", *told)

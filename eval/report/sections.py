@@ -93,7 +93,7 @@ def _change(
         [forest.Bar(step, "from-predecessor")] if step else []
     )
     told = f"{probe.name}: {difference(change.delta, probe)}, {kind}"
-    tell = f" (detects {value(change.detectable, probe)})" if kind == "undecided" else ""
+    tell = f" (detects {value(change.detectable, probe)})"
     cells = [
         tag("th", breakable(probe.name), tag("span", unit(probe), class_="unit"), scope="row"),
         tag("td", value(after - change.delta, probe)),

@@ -96,8 +96,16 @@ class Story:
 
     @cached_property
     def drift(self) -> tuple[Drift, ...]:
-        """Relative change of every group of probes."""
-        return drift(self._whole) if self._whole else ()
+        """Relative change of every group of probes; then of what a model can, will and how it does it."""
+        if self._whole is None:
+            return ()
+        groups = drift(self._whole)
+        if not any(score.facet for score in self._whole.rows[0].scores.values()):
+            return groups
+        facets = drift(self._whole, lambda score: score.facet or "")
+        return groups + tuple(
+            replace(one, group=f"{one.group.upper()} (CapTrack)") for one in facets if one.group
+        )
 
     @property
     def _whole(self) -> Matrix | None:

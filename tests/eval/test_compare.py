@@ -208,15 +208,15 @@ def test_items_of_one_cluster_count_as_one() -> None:
 
 
 def test_what_was_measured_differently_is_named() -> None:
-    before = score([1.0, 0.0], parts={"task version": "1.0", "shots": "0", "prompt": "a" * 99})
-    after = score(
-        [1.0, 0.0], fingerprint="f1", parts={"task version": "1.0", "shots": "5", "prompt": "b"}
-    )
+    parts = {"task version": "1.0", "shots": "0", "prompt": "a" * 99, "template": "x" * 50}
+    before = score([1.0, 0.0], parts=parts)
+    others = parts | {"shots": "5", "prompt": "b", "template": "x" * 49}
+    after = score([1.0, 0.0], fingerprint="f1", parts=others)
     with pytest.raises(ProbeError) as refused:
         one(before, after, 0.02)
     assert str(refused.value) == (
         "probe facts was measured differently for base and sft "
-        f"(shots: 0, not 5; prompt: {'a' * 37}..., not b); probe both again"
+        f"(shots: 0, not 5; prompt: {'a' * 37}..., not b; template differs); probe both again"
     )
 
 

@@ -48,7 +48,7 @@ def test_an_undecided_probe_passes_and_says_what_would_decide() -> None:
     assert [change.probe for change in verdict.undecided] == ["facts"]
     assert verdict.messages == (
         "facts fell by 2.0 points (+-1.4): 100 items cannot tell whether it stays within its "
-        "margin of 2.0; the smallest excess they would show is 10.4; about 1200 items would tell",
+        "margin of 2.0; the smallest excess they would show is 9.1; about 1200 items would tell",
     )
 
 

@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from scipy.stats import t as student
@@ -82,7 +83,11 @@ def test_clusters_of_equal_items_are_as_wide_as_their_number() -> None:
 def test_weights_or_clusters_put_proportions_into_the_t_test() -> None:
     before, after = [1.0] * 8 + [0.0] * 8, [0.0] * 2 + [1.0] * 6 + [0.0] * 8
     assert compare(items(before), items(after), 1, 0.0).counts == (2, 0)
-    for extra in ({"weights": [2.0] + [1.0] * 15}, {"clusters": ["a", "a"] + [""] * 14}):
+    extras: list[dict[str, Any]] = [
+        {"weights": [2.0] + [1.0] * 15},
+        {"clusters": ["a", "a"] + [""] * 14},
+    ]
+    for extra in extras:
         found = compare(items(before, **extra), items(after, **extra), 1, 0.0)
         assert found.counts is None
         assert found.units is not None

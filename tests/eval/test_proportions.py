@@ -100,3 +100,9 @@ def test_the_normal_tail_of_the_score_does_not() -> None:
 def test_large_tables_are_normal() -> None:
     z = score(700, 620, 5000, -0.01)
     assert score_test(700, 620, 5000, 0.01)[0] == NormalDist().cdf(z)
+
+
+def test_no_share_falls_by_more_than_one() -> None:
+    assert score_test(9, 0, 9, 1.0) == (1, 0)
+    assert score_test(9, 0, 9, 2.5) == (1, 0)
+    assert score_test(30, 0, 30, 0.5)[0] < 0.05

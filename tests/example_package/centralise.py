@@ -1,8 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cpt.hooks.base import Hook, Need
-from cpt.hooks.context import StageContext
+from cpt.hooks.base import Hook, Need, StageContext
 from cpt.params import View
 
 

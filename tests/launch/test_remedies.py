@@ -15,6 +15,7 @@ from eval.probe import result_path
 from launch import chain as chains
 from launch import remedies
 from launch.backend import ROOT
+from launch.by_hand import job_by_hand
 from launch.console import Console
 from launch.listing import listing
 from launch.opening import Chain, open_chain
@@ -169,6 +170,9 @@ def test_rollback_without_candidates_ends_at_the_parents_weights(runs: Folders) 
     assert (before[-1].id, entry.kind) == (chain.plan.node("sft.rollback").id, "rollback")
     assert before[-1].rows() == [{"text": "a row of sft"}]
     assert entry.parents["result"] == chain.plan.node("sft").id
+    # A stage by hand is the chain's own.
+    given = [str(SMOKE.with_name("dpo.yaml")), f"parent={node}", f"output={runs.runs / 'dpo'}"]
+    assert job_by_hand(given).id == chain.plan.node("dpo").id
     # The whole of it is linked, listed, reported, and found done.
     links = sorted(path.name for path in chain.store.chain("smoke").iterdir() if path.is_symlink())
     assert links == ["0-base", "1-pretrain", "2-sft", "2-sft.rollback"]
@@ -203,17 +207,23 @@ def test_rollback_takes_the_candidate_with_the_most_new_skill_that_passes(runs: 
     with pytest.raises(StoreError, match=r"step 2, 4, 6\) were removed .* gate.candidates=0"):
         runs.run(ROLLBACK, "gate.probes={format: {margin: 0.3}}")
     runs.run(ROLLBACK, "gate.probes={format: {margin: 0.3}}", "gate.candidates=0")
+    report = (chain.store.chain("smoke") / "report.md").read_text()
+    assert f"attempts on the same result by other rules before: {node.name} 3" in report
 
 
 def test_candidates_go_when_their_stage_passes_and_stay_when_the_chain_stops(runs: Folders) -> None:
     stop = "gate.probes={prose: {on_regression: stop}, format: {on_regression: rollback}}"
     runs.make(stop, candidates={2: 0.1})
     for _ in range(2):
-        with pytest.raises(GateStopped, match="the gate stopped the chain after sft"):
+        with pytest.raises(GateStopped, match="the gate stopped the chain after sft") as stopped:
             runs.run(stop)
+        assert str(stopped.value).endswith("and those on the way to it in its candidates/")
     sft = runs.stage(runs.open(), "sft")
     assert (sft / "candidates").is_dir()
     runs.run("gate.on_regression=rollback", "gate.probes={prose: {margin: 0.2}}")
+    report = (runs.open().store.chain("smoke") / "report.md").read_text()
+    assert "Gate: **pass**" in report  # by the rules of now, not by those it was measured under
+    assert "regressed (" not in report
     assert not (sft / "candidates").exists()
 
 

@@ -56,3 +56,24 @@ def test_what_a_gate_replaced_does_not_count(fake_chain: Any) -> None:
         ("pretrain", "dpo"),
         ("dpo", "grpo"),
     ]
+
+
+def test_what_it_can_and_will_are_groups_of_their_own(fake_chain: Any) -> None:
+    fake = fake_chain()
+    chain = json.loads((fake.chain / "chain.json").read_text())
+    for name, probe in chain["suite"]["probes"].items():
+        probe["facet"] = {"output_format": "how", "world_facts": "can"}.get(name)
+    (fake.chain / "chain.json").write_text(json.dumps(chain))
+    story = gather(fake.chain, fake.stages)
+    found = {one.group: one for one in story.drift}
+    assert {"CAN (CapTrack)", "HOW (CapTrack)"} <= found.keys()
+    assert "WILL (CapTrack)" not in found
+    assert found["CAN (CapTrack)"].relative == found["knowledge"].relative  # one probe, world_facts
+
+
+def test_every_probe_says_what_it_could_find(fake_chain: Any) -> None:
+    fake = fake_chain()
+    story = gather(fake.chain, fake.stages)
+    many = sum(len(stage.from_base) for stage in story.stages)
+    assert html(story).count("(detects ") == many
+    assert markdown(story).count("| detects |") == 4

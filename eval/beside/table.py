@@ -1,0 +1,124 @@
+"""Scores of several models, and the changes from one of them, corrected over the whole comparison.
+
+Holm runs over all probes of all models together, so that of many columns no more are marked by chance than
+of one.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Any
+
+from cpt.errors import ProbeError
+from eval.compare import Change, changes, holm
+from eval.matrix import Matrix, Row
+from eval.report.columns import Probe, columns
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Column:
+    """One model; `changes` go from the reference to it, by probe, and are empty for the reference."""
+
+    row: Row
+    changes: dict[str, Change]
+
+    @property
+    def label(self) -> str:
+        """What the model is called."""
+        return self.row.stage
+
+
+@dataclass(frozen=True)
+class Table:
+    """Probes x models of one suite."""
+
+    suite: str
+    suite_hash: str
+    margin: float
+    level: float
+    reference: Row
+    columns: tuple[Column, ...]
+    probes: tuple[Probe, ...]
+
+    @property
+    def num_tests(self) -> int:
+        """Over how many changes Holm corrects."""
+        return sum(len(column.changes) for column in self.columns)
+
+    def detectable(self, probe: str) -> float | None:
+        """The largest minimum detectable effect among the models; None where nothing is compared."""
+        found = [c.changes[probe].detectable for c in self.columns if probe in c.changes]
+        return max(found, default=None)
+
+
+def compare_rows(
+    suite: str,
+    suite_hash: str,
+    rows: Sequence[Row],
+    reference: str,
+    margin: float,
+    level: float = LEVEL,
+) -> Table:
+    """Compare every row with the one called `reference`, in the order given.
+
+    Args:
+        margin: of probes that have none of their own.
+        level: chance that any of all changes is falsely called `regressed`.
+
+    Raises:
+        ProbeError: two rows with one name, or a probe that was measured differently in two rows.
+    """
+    names = [row.stage for row in rows]
+    if len(set(names)) < len(names) or reference not in names:
+        raise ProbeError(f"the models {', '.join(names)} need different names, and {reference} one")
+    start = rows[names.index(reference)]
+    single = {
+        row.stage: _changes(start, row, margin, level, len(rows) - 1)
+        for row in rows
+        if row is not start
+    }
+    flat = [change for found in single.values() for change in found]
+    corrected = dict(zip(map(id, flat), holm([change.p_value for change in flat]), strict=True))
+    told = tuple(
+        Column(
+            row,
+            {
+                change.probe: _judged(change, corrected[id(change)], level)
+                for change in single.get(row.stage, ())
+            },
+        )
+        for row in rows
+    )
+    probes = tuple(dict.fromkeys(probe for row in rows for probe in row.scores))
+    matrix = Matrix(suite, suite_hash, tuple(rows), probes)
+    return Table(suite, suite_hash, margin, level, start, told, columns({}, matrix, margin))
+
+
+def ends(change: Change) -> tuple[float, float]:
+    """The 95 % interval of the change, in the metric's own direction."""
+    low, high = getattr(change, "low", None), getattr(change, "high", None)
+    if low is not None and high is not None:
+        return float(low), float(high)
+    half = NormalDist().inv_cdf(0.975) * change.stderr
+    return change.delta - half, change.delta + half
+
+
+def _changes(
+    start: Row, row: Row, margin: float, level: float, num_pairs: int
+) -> tuple[Change, ...]:
+    """With minimum detectable effects at the level of the first of all steps of Holm."""
+    takes_pairs = "num_pairs" in inspect.signature(changes).parameters
+    more: dict[str, Any] = {"num_pairs": num_pairs} if takes_pairs else {}
+    return changes(start, row, margin, level, **more)
+
+
+def _judged(change: Change, p_holm: float, level: float) -> Change:
+    """The change with the verdict that stands after the correction over all models."""
+    if p_holm < level:
+        return replace(change, p_holm=p_holm, verdict="regressed")
+    if change.verdict == "regressed":  # among the probes of this model alone
+        return replace(change, p_holm=p_holm, verdict="undecided")
+    return replace(change, p_holm=p_holm)

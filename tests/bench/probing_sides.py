@@ -1,0 +1,143 @@
+"""One task on one side: its answers, and where its seconds went.
+
+The sides: `HFLM` as lm-eval runs it, `HFLM kept` with freed memory kept as `cpt` keeps it, and `ours`.
+"""
+
+import copy
+import ctypes
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from cpt.memory import keep_freed_memory
+
+SIDES = ("HFLM", "HFLM kept", "ours")
+PARTS = ("backbone", "head", "tokens", "class", "lm-eval")
+
+
+def keep_memory(kept: bool) -> None:
+    """Large freed blocks stay with the process, as in a stage on a CPU, or are mapped anew, as glibc does.
+
+    Left alone, glibc raises the size from which it maps blocks to 32 MiB as such are freed, and what it
+    keeps to twice that (malloc.h, mallopt(3)); once set, they stay, so they are set to that.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4
+    libc = ctypes.CDLL(None)
+    if kept:
+        keep_freed_memory()
+    else:
+        libc.mallopt(mmap_max, 65536)
+        libc.mallopt(mmap_threshold, 32 << 20)
+        libc.mallopt(trim_threshold, 64 << 20)
+        libc.malloc_trim(0)
+
+
+def run(
+    side: str, model: Any, tokenizer: Any, suite: Any, probe: Any, folder: Path
+) -> dict[str, Any]:
+    """lm-eval's `evaluate` of a probe's task."""
+    from lm_eval.models.huggingface import HFLM
+
+    from eval.harness import Model, frozen, templates_compiled_once
+    from eval.probe import _measure
+    from eval.progress import Meter, quiet
+
+    settings: dict[str, Any] = {"batch_size": suite.batch_size, "max_length": suite.max_length}
+    words = copy.deepcopy(tokenizer)
+    keep_memory(side != "HFLM")
+    with ExitStack() as stack:
+        stack.enter_context(quiet(Meter(None), False))
+        stack.enter_context(frozen(model))
+        began = time.perf_counter()
+        if side != "ours":
+            lm: Any = HFLM(pretrained=model, tokenizer=words, **settings)
+        else:
+            stack.enter_context(templates_compiled_once())
+            own = {"accelerator": None, "sharded": False, "meter": Meter(None)}
+            lm = Model(model, words, **settings, **own)
+        spent = stack.enter_context(timed(lm, model))
+        results, loaded = _measure(lm, tokenizer, probe, folder)
+        total = time.perf_counter() - began
+    inside = spent.pop("inside")
+    parts = {**spent, "class": inside - sum(spent.values()), "lm-eval": total - inside}
+    samples = [s for name in loaded for s in results["samples"][name]]
+    metrics = {
+        key: value
+        for key, value in results["results"][probe.task].items()
+        if "," in key and "_stderr" not in key
+    }
+    return {
+        "answers": [sample["resps"] for sample in samples],
+        "metrics": metrics,
+        "parts": {name: round(value, 3) for name, value in {**parts, "all": total}.items()},
+    }
+
+
+@contextmanager
+def timed(lm: Any, model: Any) -> Iterator[dict[str, float]]:
+    """Seconds inside lm-eval's model class, and of these in the backbone, the head, and making tokens."""
+    import torch
+
+    spent = dict.fromkeys(("inside", "backbone", "head", "tokens"), 0.0)
+    since: dict[str, float] = {}
+
+    def now() -> float:
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def watched(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **named: Any) -> Any:
+            begin = now()
+            try:
+                return call(*given, **named)
+            finally:
+                spent[part] += now() - begin
+
+        return run
+
+    hooks = []
+    for part, module in (("backbone", model.base_model), ("head", model.get_output_embeddings())):
+
+        def enter(*_: Any, part: str = part) -> None:
+            since[part] = now()
+
+        def leave(*_: Any, part: str = part) -> None:
+            spent[part] += now() - since[part]
+
+        hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    with ExitStack() as stack:
+        for name in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
+            stack.enter_context(mock.patch.object(lm, name, watched("inside", getattr(lm, name))))
+        for name in ("tok_encode", "tok_batch_encode"):
+            stack.enter_context(mock.patch.object(lm, name, watched("tokens", getattr(lm, name))))
+        try:
+            yield spent
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def largest_difference(ones: Any, others: Any) -> float | None:
+    """Largest |a - b| of numbers in equal places; None where texts differ, 0.0 where they are equal."""
+    if isinstance(ones, list | tuple):
+        found = [largest_difference(a, b) for a, b in zip(ones, others, strict=True)]
+        numbers = [number for number in found if number is not None]
+        return None if len(numbers) < len(found) else max(numbers, default=0.0)
+    if isinstance(ones, float):
+        return abs(ones - others)
+    return 0.0 if ones == others else None
+
+
+def same(ones: dict[str, float], others: dict[str, float]) -> bool:
+    """Whether all metrics are equal: accuracies exactly, bits per byte up to rounding."""
+    return ones.keys() == others.keys() and all(
+        math.isclose(value, others[key], rel_tol=1e-6) for key, value in ones.items()
+    )

@@ -1,0 +1,62 @@
+"""The benchmark of the probes' backend, on a model and data of a few tokens."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.suite import load_suite, materialise
+from tests.bench import probing_tasks
+from tests.bench.probing import by_turns, table
+from tests.bench.probing_sides import PARTS, largest_difference, same
+
+
+def test_both_sides_of_every_task(tiny_folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    rows = {
+        "eval/hellaswag_val_a.jsonl": {
+            "query": "a man",
+            "choices": ["runs off", "eats"],
+            "gold": 1,
+        },
+        "math/gsm8k_test.jsonl": {"question": "1 + 1?", "answer": "It is 2. #### 2", "final": "2"},
+    }
+    for name, row in rows.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(f"{json.dumps(row)}\n" * 6)
+    path, skipped = probing_tasks.write(tmp_path, tmp_path / "suite", 2)
+    assert [line.partition(" is ")[0].partition(":")[0] for line in skipped] == ["lambada"]
+    assert path is not None
+    suite = load_suite(path)
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    folder, tasks = materialise(suite, tmp_path / "tasks"), dict[str, Any]()
+    for probe in suite.probes.values():
+        found = by_turns(model, tokenizer, suite, probe, folder, 1)
+        assert found["items"] == 2
+        assert found["difference"] is not None
+        assert found["difference"] < 1e-4
+        assert found["equal"]
+        for parts in found["parts"].values():
+            assert sum(parts[part] for part in PARTS) == pytest.approx(parts["all"], abs=0.01)
+            assert min(parts.values()) >= 0
+        tasks[probe.name] = {"suite": "shared", **found}
+    shown = table(
+        {
+            "model": "m", "dtype": "float32", "device": "cpu", "threads": 1, "repeats": 1,
+            "tasks": tasks, "skipped": skipped,
+        }
+    )  # fmt: skip
+    assert shown.count("| hellaswag |") == 2
+    assert "| **shared** |" in shown
+
+
+def test_answers_are_compared_place_by_place() -> None:
+    ones = [[[(-1.5, True)], [(-2.0, False)]]]
+    assert largest_difference(ones, [[[(-1.5, True)], [(-2.25, False)]]]) == 0.25
+    assert largest_difference([["a"]], [["a"]]) == 0
+    assert largest_difference([["a"]], [["b"]]) is None
+    assert same({"acc,none": 0.5}, {"acc,none": 0.5})
+    assert not same({"acc,none": 0.5}, {"acc,none": 0.5 + 1 / 2000})
