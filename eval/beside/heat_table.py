@@ -9,7 +9,8 @@ from eval.report.columns import Probe
 from eval.report.examples import examples
 from eval.report.heat_map import heat
 from eval.report.markup import Markup, breakable, tag
-from eval.report.text import number, signed
+from eval.report.svg import Scale
+from eval.report.text import number, shorten, signed
 from eval.report.words import MARKS, MEANINGS, difference, unit, value, word
 
 _PM = Markup("&plusmn;&thinsp;")
@@ -113,9 +114,9 @@ def differences(table: Table) -> list[Markup]:
     return [_section(table, column, scale) for column in table.columns if column.changes]
 
 
-def _section(table: Table, column: Column, scale: forest.Scale) -> Markup:
+def _section(table: Table, column: Column, scale: Scale) -> Markup:
     start = table.reference
-    heads = ["probe", start.stage, column.label, "difference"]
+    heads = ["probe", shorten(start.stage, 24), shorten(column.label, 24), "difference"]
     cells = [
         tag("th", text, scope="col", class_=None if index else "text")
         for index, text in enumerate(heads)
@@ -134,9 +135,7 @@ def _section(table: Table, column: Column, scale: forest.Scale) -> Markup:
     return tag("section", title, tag("div", grid, class_="scroll"), flipped)
 
 
-def _difference(
-    table: Table, column: Column, change: Change, probe: Probe, scale: forest.Scale
-) -> Markup:
+def _difference(table: Table, column: Column, change: Change, probe: Probe, scale: Scale) -> Markup:
     kind = word(change)
     told = f"{probe.name}: {difference(change.delta, probe)}, {kind}"
     bar = forest.row([forest.Bar(change, "from-base")], scale, told)

@@ -8,10 +8,13 @@ from eval.report.style import STYLE
 from eval.report.text import clean
 
 _STYLE = """
-.beside th[scope=row] { min-width: 150px; } .beside .change { display: block; font-size: 12px;
+h2 { overflow-wrap: anywhere; } .summary span { display: block; }
+.beside th[scope=row] { position: sticky; left: 0; z-index: 1; background: var(--paper); }
+.beside .change { display: block; font-size: 12px;
   margin-top: 3px; white-space: nowrap; }
 .beside thead td { width: 170px; } .beside thead th:last-child { width: 76px; }
 .answers { margin-top: 18px; padding-top: 14px; border-top: 1px solid var(--line); }
+@media (max-width: 900px) { .beside thead td { width: 104px; } }
 .answers .question { font-weight: 600; white-space: pre-wrap; overflow-wrap: anywhere; margin: 0 0
   10px; }
 .answers .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap:
@@ -53,7 +56,7 @@ def _header(story: Story) -> Markup:
     return tag(
         "header",
         tag("h1", "Side by side: ", join([breakable(label) for label in story.labels], ", ")),
-        tag("p", *(tag("span", f"{line}. ") for line in lines), class_="summary"),
+        tag("p", *(tag("span", f"{line}.") for line in lines), class_="summary"),
         tag("p", *places, class_="meta"),
     )
 
@@ -68,8 +71,8 @@ def _generations(generations: Generations) -> Markup:
     title = tag("h2", f"Answers to {len(generations.prompts)} prompts")
     lead = tag("p", f"{generations.sampling}.", class_="lead")
     lengths = ", ".join(f"{a.model} {a.mean_length:.0f}" for a in generations.answers)
-    notes = [tag("p", f"Characters an answer: {lengths}.", class_="hint")]
-    notes += [tag("p", f"{note}.", class_="hint") for note in generations.notes]
+    lines = [f"Characters an answer: {lengths}.", *(f"{note}." for note in generations.notes)]
+    notes = tag("ul", *(tag("li", line) for line in lines), class_="hint")
     told = [
         tag(
             "div",
@@ -91,4 +94,4 @@ def _generations(generations: Generations) -> Markup:
         )
         for prompt in generations.prompts
     ]
-    return tag("section", title, lead, *notes, *told)
+    return tag("section", title, lead, notes, *told)
