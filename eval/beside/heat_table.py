@@ -9,6 +9,7 @@ from eval.report.columns import Probe
 from eval.report.examples import examples
 from eval.report.heat_map import heat
 from eval.report.markup import Markup, breakable, tag
+from eval.report.svg import Scale
 from eval.report.text import number, signed
 from eval.report.words import MARKS, MEANINGS, difference, unit, value, word
 
@@ -113,7 +114,7 @@ def differences(table: Table) -> list[Markup]:
     return [_section(table, column, scale) for column in table.columns if column.changes]
 
 
-def _section(table: Table, column: Column, scale: forest.Scale) -> Markup:
+def _section(table: Table, column: Column, scale: Scale) -> Markup:
     start = table.reference
     heads = ["probe", start.stage, column.label, "difference"]
     cells = [
@@ -134,9 +135,7 @@ def _section(table: Table, column: Column, scale: forest.Scale) -> Markup:
     return tag("section", title, tag("div", grid, class_="scroll"), flipped)
 
 
-def _difference(
-    table: Table, column: Column, change: Change, probe: Probe, scale: forest.Scale
-) -> Markup:
+def _difference(table: Table, column: Column, change: Change, probe: Probe, scale: Scale) -> Markup:
     kind = word(change)
     told = f"{probe.name}: {difference(change.delta, probe)}, {kind}"
     bar = forest.row([forest.Bar(change, "from-base")], scale, told)

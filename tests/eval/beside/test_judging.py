@@ -55,7 +55,7 @@ def test_wilson_is_the_published_interval() -> None:
         (1, 29): (0.0061, 0.1718),
     }.items():
         found = wilson(number / total, total)
-        assert found == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+        assert found == pytest.approx((low, high), abs=5e-5)
     assert wilson(1.0, 20)[1] == 1.0
 
 
