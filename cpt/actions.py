@@ -7,7 +7,7 @@ Action = Literal["warn", "stop", "rollback", "repair"]
 #: From the mildest to the strictest: of several regressions the strictest action is taken.
 STRICTNESS: tuple[Action, ...] = ("warn", "repair", "rollback", "stop")
 #: Actions that put another checkpoint in the place of the one that regressed.
-REMEDIES: tuple[Action, ...] = ("repair", "rollback")
+REMEDIES: tuple[Literal["repair", "rollback"], ...] = ("repair", "rollback")
 
 
 def strictest(actions: Iterable[Action]) -> Action:

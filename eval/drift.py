@@ -53,7 +53,7 @@ def drift(
         scores_of = [score_of(matrix, probe) for probe in probes]
         higher = [score.is_drift or score.higher_is_better for score in scores_of]
         relative = metrics.relative_drift(scores, higher)
-        usable = ~np.isnan(relative).any(0)
+        usable = np.asarray(~np.isnan(relative).any(0))
         up = metrics.upwards(scores, higher)
         units = [unit_of(score) for score in scores_of]
         absolute = {}
@@ -65,7 +65,7 @@ def drift(
                 group=group,
                 relative=estimate(relative[:, usable].mean(-1)) if usable.any() else None,
                 absolute=absolute,
-                near_zero=tuple(p for p, ok in zip(probes, usable, strict=True) if not ok),
+                near_zero=tuple(p for j, p in enumerate(probes) if not usable[j]),
             )
         )
     return tuple(found)

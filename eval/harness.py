@@ -132,7 +132,7 @@ class Model(SharedPrompts):
         with noted(self) as self.endings:
             texts = super().generate_until(requests, disable_tqdm)
         return [
-            self.endings.reply(*request.args, text)
+            self.endings.reply(request.args[0], request.args[1], text)
             for request, text in zip(requests, texts, strict=True)
         ]
 

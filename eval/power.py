@@ -84,7 +84,7 @@ def _fall_of_proportions(
         fall = min(1.0, margin + excess)
         variance = num_items * (2 * wins / num_items + fall - fall * fall)
         spread = math.hypot(math.sqrt(variance), num_items * noise)
-        return num_items * excess - _NORMAL.inv_cdf(POWER) * spread >= beyond
+        return bool(num_items * excess - _NORMAL.inv_cdf(POWER) * spread >= beyond)
 
     return _smallest(is_found)
 

@@ -79,7 +79,9 @@ class Scorer:
         values, greedy = self._at(hidden, which, labels)
         return [
             (float(value.sum()), bool(is_greedy.all()))
-            for value, is_greedy in zip(values.split(spans), greedy.split(spans), strict=True)
+            for value, is_greedy in zip(
+                torch.split(values, spans), torch.split(greedy, spans), strict=True
+            )
         ]
 
     def _at(self, hidden: Tensor, which: Any, labels: Any) -> tuple[Tensor, Tensor]:

@@ -6,14 +6,13 @@ with: the best of several by chance would look better than it is.
 
 import hashlib
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Literal, overload
 
 from cpt.errors import ProbeError
 from eval.compare import ratio_stderr, weighted_mean
 from eval.matrix import Row, Score
 
 Split = Literal["dev", "test"]
-Scored = TypeVar("Scored", Row, Score)
 
 
 def split_of(item: str, dev: float, cluster: str = "") -> Literal["dev", "test", ""]:
@@ -33,7 +32,15 @@ def split_of(item: str, dev: float, cluster: str = "") -> Literal["dev", "test",
     return "dev" if draw < dev else "test"
 
 
-def only(scored: Scored, split: Split) -> Scored:
+@overload
+def only(scored: Row, split: Split) -> Row: ...
+
+
+@overload
+def only(scored: Score, split: Split) -> Score: ...
+
+
+def only(scored: Row | Score, split: Split) -> Row | Score:
     """A score or a row over the items of one split, value and standard error computed anew.
 
     Scores without a split stay whole: they have no items for choosing.
@@ -41,9 +48,10 @@ def only(scored: Scored, split: Split) -> Scored:
     Raises:
         ProbeError: a score has a split, and no items in this one.
     """
-    if isinstance(scored, Row):
-        return replace(scored, scores={name: _only(s, split) for name, s in scored.scores.items()})
-    return _only(scored, split)
+    if not isinstance(scored, Row):
+        return _only(scored, split)
+    scores = {name: _only(score, split) for name, score in scored.scores.items()}
+    return replace(scored, scores=scores)
 
 
 def _only(score: Score, split: Split) -> Score:

@@ -46,8 +46,9 @@ class Gate:
         if not all(self._is_measured(stage_id) for stage_id in (self._base_id, node.id)):
             return Judgement(is_known=False)
         kind = self._action(node)
-        if kind == "rollback" or kind == "repair":
-            return Judgement(remedy=Remedy(kind, self._inputs(kind, node)))
+        for remedy in REMEDIES:
+            if kind == remedy:
+                return Judgement(remedy=Remedy(remedy, self._inputs(remedy, node)))
         return Judgement()
 
     def verdict(self, node: Node) -> Verdict:

@@ -187,6 +187,6 @@ def _answers(generations: Generations, width: int, pen: _Pen) -> list[str]:
     if total > _NUM_SHOWN:
         lines += ["", f"and {total - _NUM_SHOWN} more, side by side with --output FILE.html"]
     for answers, place in zip(generations.answers, generations.places, strict=True):
-        where = f"{answers.model}: {answers.mean_length:.0f} characters an answer, {place}"
-        lines += [pen.paint(line, "2") for line in _wrapped(where, width)]
+        length = f"{answers.model}: {answers.mean_length:.0f} characters an answer, {place}"
+        lines += [pen.paint(line, "2") for line in _wrapped(length, width)]
     return lines

@@ -195,7 +195,7 @@ def _stage(
         next((rows[parent] for parent in parents if parent in rows), None) if row else None
     )
     later = row if row and start and row is not start else None
-    tested = {"num_pairs": num_stages, "noise": noise}
+    tested: dict[str, Any] = {"num_pairs": num_stages, "noise": noise}
     from_base = changes(start, later, margin, **tested) if start and later else ()
     from_predecessor = from_base
     if row and predecessor is not start:

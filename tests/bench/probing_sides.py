@@ -60,7 +60,7 @@ def run(
             lm: Any = HFLM(pretrained=model, tokenizer=words, **settings)
         else:
             stack.enter_context(templates_compiled_once())
-            own = {"accelerator": None, "sharded": False, "meter": Meter(None)}
+            own: dict[str, Any] = {"accelerator": None, "sharded": False, "meter": Meter(None)}
             lm = Model(model, words, **settings, **own)
         spent = stack.enter_context(timed(lm, model))
         results, loaded = _measure(lm, tokenizer, probe, folder)
@@ -132,7 +132,7 @@ def largest_difference(ones: Any, others: Any) -> float | None:
         numbers = [number for number in found if number is not None]
         return None if len(numbers) < len(found) else max(numbers, default=0.0)
     if isinstance(ones, float):
-        return abs(ones - others)
+        return float(abs(ones - others))
     return 0.0 if ones == others else None
 
 

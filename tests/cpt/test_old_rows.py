@@ -72,7 +72,7 @@ class TestBehindAMerge:
         assert list(old_examples("gem", both, "all", None, ctx)) == ["old", "new"]
         hook = Replay(of="all", mode="loss")
         hook.recall(both, ctx)
-        assert [part.stage.name for part in hook.parts] == ["old", "new"]
+        assert [part.stage.name for part in hook.old.parts] == ["old", "new"]
         der = DER("all", size=10)
         der.recall(both, ctx)
         assert [(stage.name, len(part)) for stage, part in der.rows] == [("old", 5), ("new", 5)]

@@ -1,6 +1,7 @@
 """Which checkpoint a gate takes: within every margin on the items for choosing, then the most new skill."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -13,9 +14,10 @@ from eval.split import only
 
 def score(probe: str, dev: int, test: int, of: int = 100, group: str = "knowledge") -> Score:
     """`dev` of the first 100 items are right and `test` of the others."""
+    parts: tuple[tuple[Literal["dev", "test"], int], ...] = (("dev", dev), ("test", test))
     items = tuple(
         Item(f"{split}{i}", float(i < right), 1.0, "", "", split=split)
-        for split, right in (("dev", dev), ("test", test))
+        for split, right in parts
         for i in range(of)
     )
     return Score(

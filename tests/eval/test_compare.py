@@ -177,7 +177,7 @@ def test_noise_makes_verdicts_more_careful() -> None:
         ),
     ):
         quiet = one(before, after, 0.02)
-        found = []
+        found: list[Change] = []
         for stderr in (0.0, 0.2):
             floor = Noise("facts", 1000, 7, 1.0, 0.01, stderr)
             found += changes(row("base", before), row("sft", after), 0.02, noise={"facts": floor})

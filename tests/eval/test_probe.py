@@ -357,7 +357,7 @@ def test_an_answer_says_how_it_ended(loaded: tuple[Any, Any]) -> None:
         Instance("generate_until", {}, (prompt, settings), number)
         for number, prompt in enumerate([*prompts, prompts[0]])
     ]
-    cut = harness.generate_until(requests)
+    cut: Any = harness.generate_until(requests)
     assert [(reply.num_tokens, reply.has_ended) for reply in cut] == [(6, False)] * 5
     assert cut[0] == cut[4]
     # A word of the answer becomes the end-of-sequence token: now the first answer ends before it.
@@ -365,9 +365,9 @@ def test_an_answer_says_how_it_ended(loaded: tuple[Any, Any]) -> None:
     written = model.generate(tokens, max_new_tokens=6, do_sample=False)[0, tokens.shape[1] :]
     place = 1 + written[1:].tolist().index(written[2])
     model.generation_config.eos_token_id = [1, int(written[place])]
-    ended = harness.generate_until(requests[:1])[0]
+    ended: Any = harness.generate_until(requests[:1])[0]
     assert (ended.num_tokens, ended.has_ended) == (written.tolist().index(written[place]), True)
-    stopped = harness.generate_until(
+    stopped: Any = harness.generate_until(
         [Instance("generate_until", {}, (prompts[1], settings | {"until": [cut[1][:3]]}), 0)]
     )[0]
     assert (stopped, stopped.num_tokens, stopped.has_ended) == ("", None, True)

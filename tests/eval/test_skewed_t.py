@@ -52,7 +52,7 @@ def test_the_floor_by_hand() -> None:
         assert units.stderr == pytest.approx(math.sqrt(stderr**2 + unseen * size**2))
     # nothing changed: shares are moved by the whole unit, other numbers by their own spread
     units, stderr = units_of(items(before), items(before))
-    assert (units.stderr, stderr) == (pytest.approx(math.sqrt(3) / 10), 0)
+    assert (units.stderr, stderr) == pytest.approx((math.sqrt(3) / 10, 0))
     numbers = items([1.0, 3.0] * 5)
     units, _ = units_of(numbers, numbers)
     assert units.stderr == pytest.approx(math.sqrt(3) * 0.1)

@@ -58,7 +58,7 @@ def test_gaps_of_probes_within_a_stage() -> None:
     up, down = stability.gaps(matrix, [0, 5, 20], tolerance=0.05)
     assert (up.start, up.lowest.value) == (0.9, 0.4)
     assert up.lowest.low < 0.4 < up.lowest.high
-    assert (up.windowed.value, up.recovery.value) == (pytest.approx(0.5), pytest.approx(0.45))
+    assert (up.windowed.value, up.recovery.value) == pytest.approx((0.5, 0.45))
     assert (up.lowest_at, up.recovered_at, up.time_to_recover) == (5, 20, 15)
     # losses 2.8, 1.4, 2.2: lower is better, so the start is the worst
     assert down.lowest.value == pytest.approx(-2.2)

@@ -169,4 +169,4 @@ def test_the_stages_of_a_chain_share_the_gate_s_level(tmp_path: Path) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             tree = {"suite_hash": chain.suite.hash, "probes": {"facts": result(count)}}
             file.write_text(json.dumps(tree))
-        assert (chains._stop(chain, nodes[1], nodes) is not None) == stops
+        assert (chains._judged(chain, nodes[1]) is not None) == stops

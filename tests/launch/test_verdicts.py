@@ -235,6 +235,7 @@ def test_what_the_gate_will_take_is_estimated(opened: Open) -> None:
     def needs(chain: Chain) -> Any:
         size = sum(node.kind == "base" for node in chain.plan.nodes)
         assert size == 1
+        assert suite is not None
         return estimate(
             chain.plan, chain.store, "single", 1, workload, result_path(Path(), suite).name
         )

@@ -54,7 +54,7 @@ def job(stages: Any, *, most: int = 3, every: int = 1, **settings: Any) -> Any:
 
 def test_a_candidate_is_what_a_shorter_stage_would_be(stages: Any, tmp_path: Path) -> None:
     """With a constant rate two of four steps are a stage of two steps."""
-    constant = {"lr_scheduler_type": "constant"}
+    constant: Any = {"lr_scheduler_type": "constant"}
     done = stages.train(job(stages, **constant))
     assert list(kept(done.job.output)) == [1, 2, 3]
     assert done.manifest["checks"]["candidates"] == [1, 2, 3]
@@ -101,7 +101,7 @@ def test_an_interruption_loses_no_candidate(stages: Any) -> None:
 
 def test_an_adapters_candidate_is_merged_into_what_lies_below(stages: Any, tmp_path: Path) -> None:
     hooks = {"lora": {"rank": 2}}
-    constant = {"lr_scheduler_type": "constant"}
+    constant: Any = {"lr_scheduler_type": "constant"}
     done = stages.train(job(stages, hooks=hooks, **constant))
     short = stages.train(stages.job("sft", hooks, max_steps=2, **constant))
     start = str(stages.sft.output / "checkpoint")

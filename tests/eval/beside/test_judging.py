@@ -54,7 +54,8 @@ def test_wilson_is_the_published_interval() -> None:
         (0, 20): (0.0, 0.1611),
         (1, 29): (0.0061, 0.1718),
     }.items():
-        assert wilson(number / total, total) == pytest.approx((low, high), abs=5e-5)
+        found = wilson(number / total, total)
+        assert found == pytest.approx((low, high), abs=5e-5)
     assert wilson(1.0, 20)[1] == 1.0
 
 
