@@ -6,14 +6,13 @@ with: the best of several by chance would look better than it is.
 
 import hashlib
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Literal, overload
 
 from cpt.errors import ProbeError
 from eval.compare import ratio_stderr, weighted_mean
 from eval.matrix import Row, Score
 
 Split = Literal["dev", "test"]
-Scored = TypeVar("Scored", Row, Score)
 
 
 def split_of(item: str, dev: float, cluster: str = "") -> Literal["dev", "test", ""]:
@@ -33,7 +32,15 @@ def split_of(item: str, dev: float, cluster: str = "") -> Literal["dev", "test",
     return "dev" if draw < dev else "test"
 
 
-def only(scored: Scored, split: Split) -> Scored:
+@overload
+def only(scored: Row, split: Split) -> Row: ...
+
+
+@overload
+def only(scored: Score, split: Split) -> Score: ...
+
+
+def only(scored: Row | Score, split: Split) -> Row | Score:
     """A score or a row over the items of one split, value and standard error computed anew.
 
     Scores without a split stay whole: they have no items for choosing.

@@ -165,7 +165,7 @@ def _probe(
     metric = metric_of(where, spec.metric, local)
     check_direction(where, spec, metric, local)
     dev = suite.dev if spec.dev is None else spec.dev
-    settings = {
+    settings: dict[str, Any] = {
         "task": local.content if local else [task, _lm_eval_version()],
         "data": data and [data.builder, data.view, builder_fingerprint(where, data, known)],
         "metric": metric,

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,12 +12,12 @@ from eval.cost import Cost, costs
 from eval.suite import load_suite
 
 PROBES = Path(__file__).parents[2] / "configs" / "probes"
-BASE = {
+BASE: dict[str, Any] = {
     "dataset_path": "json",
     "test_split": "test",
     "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},
 }
-TASKS = {
+TASKS: dict[str, dict[str, Any]] = {
     "choices": {
         "output_type": "multiple_choice",
         "doc_to_text": "{{question}}",
