@@ -126,14 +126,15 @@ class Model(SharedPrompts):
                 self.cache_hook.add_partial("loglikelihood", key, answer)
         return answers
 
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[Any]:
         """Text after each prompt, up to a stop sequence; each is a `Reply`."""
         self.meter.begin(len(requests))
         with noted(self) as self.endings:
             texts = super().generate_until(requests, disable_tqdm)
+        asked = [request.args for request in requests]
         return [
-            self.endings.reply(request.args[0], request.args[1], text)
-            for request, text in zip(requests, texts, strict=True)
+            self.endings.reply(prompt, settings, text)
+            for (prompt, settings), text in zip(asked, texts, strict=True)
         ]
 
     def _model_generate(self, context: Any, max_length: int, stop: list[str], **more: Any) -> Any:
