@@ -14,13 +14,13 @@ import eval.probe
 
 write = eval.probe.write_result
 
-def rigged(folder, result):
+def rigged(folder, result, *more):
     if folder.name.startswith("sft-"):
         cell = result["probes"]["prose"]
         cell["value"] += 5
         for item in cell["items"]:
             item["value"] += 5
-    return write(folder, result)
+    return write(folder, result, *more)
 
 eval.probe.write_result = rigged
 """
@@ -149,6 +149,6 @@ def test_a_damaged_stage_is_repaired_and_a_kill_costs_no_attempt(
     gate = manifest_of(node)["checks"]["gate"]
     assert [change["probe"] for change in gate["verdict"]["regressed"]] == ["prose"]
     assert len(gate["attempts"]) == 4
-    assert all(0 < share < 1 for share in gate["shares"])
+    assert {0 < share < 1 for share in gate["shares"]} == {True}
     (file,) = (node / "gate").iterdir()
     assert json.loads(file.read_text())["action"] == "pass"
