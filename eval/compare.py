@@ -31,6 +31,7 @@ __all__ = [
     "paired_difference",
     "paired_items",
     "ratio_stderr",
+    "shifts",
     "weighted_mean",
 ]
 
@@ -101,6 +102,8 @@ def changes(
 ) -> tuple[Change, ...]:
     """Compare two rows probe by probe, over the probes that both have, in the order of `before`.
 
+    Drifts without a margin of their own are left out; see `shifts`.
+
     Args:
         margin: how far a probe may fall before it counts; a probe's own margin goes first.
         level: of the test, and of the non-inferiority that `held` shows.
@@ -118,7 +121,8 @@ def changes(
             f"margin {margin} must be >= 0, level {level} between 0 and 1 and num_pairs "
             f"{num_pairs} >= 1"
         )
-    shared = [probe for probe in before.scores if probe in after.scores]
+    both = [probe for probe in before.scores if probe in after.scores]
+    shared = [probe for probe in both if after.scores[probe].is_judged]
     tested = level / (num_pairs * max(1, len(shared)))
     floors = noise or {}
     single = [
@@ -127,6 +131,25 @@ def changes(
     corrected = [min(1.0, num_pairs * p) for p in holm([change.p_value for change in single])]
     return tuple(
         replace(change, p_holm=p_holm, verdict="regressed" if p_holm < level else change.verdict)
+        for change, p_holm in zip(single, corrected, strict=True)
+    )
+
+
+def shifts(before: Row, after: Row, level: float = 0.05) -> tuple[Change, ...]:
+    """How far the drifts moved that `changes` leaves out; they are not judged, so all are `undecided`.
+
+    `p_value` is two-sided, of "no change", and `p_holm` is corrected over these probes alone.
+
+    Raises:
+        ProbeError: a probe was measured differently in the two rows, or a score is no number.
+    """
+    both = [probe for probe in before.scores if probe in after.scores]
+    shared = [probe for probe in both if not after.scores[probe].is_judged]
+    tested = level / max(1, len(shared))
+    single = [_change(before, after, probe, 0.0, None, level, tested) for probe in shared]
+    corrected = holm([change.p_value for change in single])
+    return tuple(
+        replace(change, p_holm=p_holm, verdict="undecided")
         for change, p_holm in zip(single, corrected, strict=True)
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from xml.etree import ElementTree
 
 from eval.beside.sentences import sentence
-from eval.beside.table import Column, Table, ends
+from eval.beside.table import Column, Table
 from eval.compare import Change
 from eval.matrix import Score
 from eval.report.flips import flips
@@ -76,15 +76,14 @@ def _case(case: ElementTree.Element, table: Table, column: Column, change: Chang
 
 
 def _numbers(table: Table, change: Change, score: Score) -> dict[str, object]:
-    low, high = ends(change)
     return {
         "verdict": change.verdict,
         "metric": score.metric,
         "before": table.reference.scores[change.probe].value,
         "after": score.value,
         "difference": change.delta,
-        "low": low,
-        "high": high,
+        "low": change.low,
+        "high": change.high,
         "stderr": change.stderr,
         "margin": change.margin,
         "p_value": change.p_value,

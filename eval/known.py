@@ -42,8 +42,9 @@ def known_cells(
 ) -> dict[str, dict[str, Any]]:
     """The suite's probes that were measured before: name -> cell.
 
-    A fingerprint hashes all that changes a probe's numbers, whatever the suite around it. Group and margin
-    are no part of it: they are the suite's own. Files that no row can be read from are passed over.
+    A fingerprint hashes all that changes a probe's numbers, whatever the suite around it. Group, margin and
+    other labels are no part of it: they are the suite's own. Files that no row can be read from are passed
+    over.
 
     Args:
         files: earlier results of the model that is to be measured, of any suites.
@@ -57,14 +58,7 @@ def known_cells(
         for cell in result["probes"].values():
             for probe in suite.probes.values():
                 if cell["fingerprint"] == probe.fingerprint:
-                    own = {
-                        "group": probe.group,
-                        "margin": probe.margin,
-                        "facet": probe.facet,
-                        "owner": probe.owner,
-                        "is_drift": probe.direction == "none",
-                    }
-                    found[probe.name] = {**cell, **own}
+                    found[probe.name] = {**cell, **probe.labels}
     return {name: found[name] for name in suite.probes if name in found}
 
 

@@ -52,6 +52,14 @@ class Score:
     parts: dict[str, str] = field(default_factory=dict)
     is_drift: bool = False
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether it takes part in verdicts: a drift only against a margin of its own.
+
+        The gate's margin is in other units, such as shares of 1.
+        """
+        return not self.is_drift or self.margin is not None
+
 
 @dataclass(frozen=True)
 class Row:

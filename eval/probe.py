@@ -127,12 +127,8 @@ def probe_checkpoint(
     name = Path(path_or_hub_id).name
     if is_complete(known, suite):
         return probe_model(None, None, suite, cache=cache, stage_id=name, known=known)
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from eval.loading import load
 
-    options: dict[str, Any] = {"revision": revision} if revision else {}
-    options["trust_remote_code"] = trust_remote_code
     engine = None
     if suite.backend == "vllm":
         from eval.vllm_backend import vllm_model
@@ -144,15 +140,7 @@ def probe_checkpoint(
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path_or_hub_id, **options)
-        model = engine or AutoModelForCausalLM.from_pretrained(
-            path_or_hub_id, dtype=dtype, use_safetensors=True, **options
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ProbeError(f"{path_or_hub_id}: cannot be loaded: {error}") from None
-    if engine is None:
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model, tokenizer = load(path_or_hub_id, dtype, revision, trust_remote_code, engine)
     return probe_model(
         model,
         tokenizer,

@@ -100,6 +100,8 @@ def gaps(
 ) -> tuple[Gap, ...]:
     """The gap of every probe, of a matrix whose rows are evaluations within one stage.
 
+    Probes of which neither direction is better have none.
+
     Args:
         steps: the optimizer step of each row; the first row is of the model before the stage.
         window: of the windowed forgetting, in evaluations.
@@ -114,10 +116,13 @@ def gaps(
             f"{len(matrix.rows)} evaluations and {len(steps)} steps"
         )
     base = matrix.rows[0].scores
-    higher = [base[probe].higher_is_better for probe in matrix.probes]
-    scores = upwards(resample(matrix, matrix.probes, num_resamples, seed), higher)
+    probes = [probe for probe in matrix.probes if not base[probe].is_drift]
+    if not probes:
+        return ()
+    higher = [base[probe].higher_is_better for probe in probes]
+    scores = upwards(resample(matrix, probes, num_resamples, seed), higher)
     found = []
-    for index, probe in enumerate(matrix.probes):
+    for index, probe in enumerate(probes):
         series, margin = scores[..., index], base[probe].margin
         told = [float(value) for value in series[0]]
         found.append(

@@ -117,7 +117,8 @@ def materialise(suite: Suite, folder: Path) -> Path:
     """Write the suite's local tasks so that lm-eval runs them alone; builds data that is missing.
 
     `lm_eval run --include_path <folder> --tasks ...` then gives the numbers that we give. Each task
-    gets a folder: one YAML (includes merged, data files absolute) and its `!function` modules.
+    gets a folder: one YAML (includes merged, data files absolute) and its `!function` modules. Tasks on
+    manners call `eval.behaviour`, so lm-eval needs cpt in its environment for these.
     """
     for task, probes in _by_task(suite.probes).items():
         local, data = probes[0].local, probes[0].data
@@ -162,7 +163,7 @@ def _probe(
             f"{local.config.get('dataset_path')!r}; only 'json' takes a view"
         )
     metric = metric_of(where, spec.metric, local)
-    check_direction(where, spec.direction, metric, local)
+    check_direction(where, spec, metric, local)
     dev = suite.dev if spec.dev is None else spec.dev
     settings = {
         "task": local.content if local else [task, _lm_eval_version()],

@@ -37,13 +37,18 @@ def metric_of(where: str, metric: str | None, local: TaskFile | None) -> str | N
 
 
 def check_direction(
-    where: str, direction: str | None, metric: str | None, local: TaskFile | None
+    where: str, spec: ProbeSpec, metric: str | None, local: TaskFile | None
 ) -> None:
     """`higher` and `lower` must not contradict the task; lm-eval's own tasks are asked when they run."""
+    if spec.direction == "none" and spec.owner is not None:
+        raise ProbeError(
+            f"{where}.owner: nothing is learnt by a probe with `direction: none`; remove it, or say which "
+            f"direction is better"
+        )
     if local is None or metric is None:
         return
     entry = local.metrics.get(metric.partition(",")[0]) or {}
-    if problem := contradiction(direction, entry.get("higher_is_better")):
+    if problem := contradiction(spec.direction, entry.get("higher_is_better")):
         raise ProbeError(f"{where}.direction: {problem}")
 
 

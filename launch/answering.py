@@ -111,7 +111,7 @@ def _key(
 
 
 def _load(model: Model, given: argparse.Namespace) -> tuple[Any, Any]:
-    from eval.beside.loading import load
+    from eval.loading import load
     from launch.quiet import hush_bars
 
     if model.stage:

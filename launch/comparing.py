@@ -17,6 +17,7 @@ from eval.beside.table import Table, compare_rows
 from eval.beside.terminal import terminal
 from eval.beside.texts import content, markdown
 from launch.naming import Model, models
+from launch.options import ANSWERING
 from launch.results import MARGIN, results, stored
 
 _ENDINGS = (".html", ".md", ".json")
@@ -59,6 +60,15 @@ def compare(given: argparse.Namespace, colour: bool, width: int) -> int:
 def _check(given: argparse.Namespace) -> None:
     if given.output is not None and given.output.suffix not in _ENDINGS:
         raise RecipeError(f"--output {given.output}: its name ends in {' or '.join(_ENDINGS)}")
+    if given.prompts is None:
+        for name, default in ANSWERING.items():
+            if getattr(given, name) != default:
+                option = f"--{name.replace('_', '-')}"
+                raise RecipeError(
+                    f"{option} says how prompts are answered; name --prompts FILE too"
+                )
+    if given.seed and not given.temperature:
+        raise RecipeError(f"--seed {given.seed}: greedy answers need none; name --temperature too")
     if given.judge and given.prompts is None:
         raise RecipeError("--judge compares answers; name --prompts FILE too")
     is_url = bool(given.judge) and given.judge.startswith(("http://", "https://"))
@@ -102,7 +112,14 @@ def _share_a_suite(found: Sequence[Model], given: argparse.Namespace) -> bool:
 
 def _table(found: Sequence[Model], reference: Model, given: argparse.Namespace) -> Table:
     measured = results(found, given)
-    return compare_rows(measured.suite, measured.suite_hash, measured.rows, reference.label, MARGIN)
+    return compare_rows(
+        measured.suite,
+        measured.suite_hash,
+        measured.rows,
+        reference.label,
+        MARGIN,
+        noise=measured.noise(reference.label),
+    )
 
 
 def _tell(story: Story, given: argparse.Namespace, colour: bool, width: int) -> None:

@@ -21,6 +21,7 @@ class Rules:
     """The gate's settings, resolved for every probe of the suite.
 
     Attributes:
+        margins: none for a probe of which neither direction is better and that has none of its own.
         num_stages: of the recipe, which share the level: none of their probes may seem to have regressed by
             chance, more often than that.
     """
@@ -46,8 +47,13 @@ class Rules:
 def rules_of(recipe: Recipe, suite: Suite | None) -> Rules:
     """The gate's settings for a suite; empty without one."""
     gate, probes = recipe.gate, suite.probes if suite else {}
+    own = {name for name, probe in gate.probes.items() if probe.margin is not None}
     return Rules(
-        {name: gate.margin_of(name, probe.margin) for name, probe in probes.items()},
+        {
+            name: gate.margin_of(name, probe.margin)
+            for name, probe in probes.items()
+            if probe.direction != "none" or probe.margin is not None or name in own
+        },
         {name: gate.action(name) for name in probes},
         len(recipe.stages),
     )

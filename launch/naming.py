@@ -86,9 +86,12 @@ def models(
             where nothing is said.
 
     Raises:
-        RecipeError: a link to what is gone, a file that is not there, or a chain without a finished stage.
+        RecipeError: a link to what is gone, a file that is not there, a chain without a finished stage, or
+            all stages of no chain.
     """
     found: dict[str, Model] = {}
+    if all_stages and not any(_chain(name, runs) for name in names):
+        raise RecipeError(f"--stages: none of {', '.join(names)} is a chain")
     for name in names:
         for model in _meant(name, runs, all_stages):
             found.setdefault(model.place, model)
@@ -111,13 +114,20 @@ def _meant(name: str, runs: Path, all_stages: bool) -> list[Model]:
         if not path.is_file():
             raise RecipeError(f"{name}: no such file; cpt probe MODEL --output {name} writes one")
         return [Model(path.stem, name, file=path)]
-    for folder in (path, runs / "chains" / name):
-        if (folder / "chain.json").is_file() and not (path / "config.json").is_file():
-            return _stages(folder.absolute(), all_stages)
+    if chain := _chain(name, runs):
+        return _stages(chain, all_stages)
     if path.is_dir():
         return [Model(path.resolve().name, name)]
     model, _, revision = name.partition("@")
     return [Model(model.rpartition("/")[2], model, revision=revision or None)]
+
+
+def _chain(name: str, runs: Path) -> Path | None:
+    """A chain's folder, unless the name is that of a checkpoint folder."""
+    for folder in (Path(name), runs / "chains" / name):
+        if (folder / "chain.json").is_file() and not (Path(name) / "config.json").is_file():
+            return folder.absolute()
+    return None
 
 
 def _stages(chain: Path, all_stages: bool) -> list[Model]:

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 COMPARE = """examples:
   cpt compare quickstart quickstart-naive
@@ -18,6 +19,16 @@ exit codes: 0 compared, whatever came out; 1 failed; 2 bad input (cpt probe --ag
 prompts and answers leave this machine only for the address that --judge names, and so does OPENAI_API_KEY"""
 
 MARGIN = "fall that is tolerated, in each probe's unit (default: the suite's margin of the probe, else 0.02)"
+
+
+#: Options that mean nothing without prompts, and their defaults.
+ANSWERING: dict[str, Any] = {
+    "num": None,
+    "max_new_tokens": 256,
+    "temperature": 0.0,
+    "seed": 0,
+    "batch_size": 8,
+}
 
 
 def add_loading(verb: argparse.ArgumentParser) -> None:
@@ -67,7 +78,11 @@ def add_compare(compare: argparse.ArgumentParser) -> None:
     )
     answers.add_argument("--num", type=count, metavar="N", help="the first N (default: all)")
     answers.add_argument(
-        "--max-new-tokens", type=count, default=256, metavar="K", help="default: 256"
+        "--max-new-tokens",
+        type=count,
+        default=ANSWERING["max_new_tokens"],
+        metavar="K",
+        help="default: 256",
     )
     how = answers.add_mutually_exclusive_group()
     how.add_argument(
@@ -81,7 +96,11 @@ def add_compare(compare: argparse.ArgumentParser) -> None:
     how.add_argument("--temperature", type=amount, metavar="T", default=0.0, help="sample at T")
     answers.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
     answers.add_argument(
-        "--batch-size", type=count, default=8, metavar="B", help="prompts at a time (default: 8)"
+        "--batch-size",
+        type=count,
+        default=ANSWERING["batch_size"],
+        metavar="B",
+        help="prompts at a time (default: 8)",
     )
     judge = compare.add_argument_group("a judge of the answers")
     judge.add_argument(

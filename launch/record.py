@@ -30,7 +30,7 @@ def describe(chain: Chain) -> dict[str, Any]:
                 "direction": probe.direction,
                 "owner": probe.owner,
                 "metric": probe.metric,
-                "margin": chain.gate.rules.margins[name],
+                "margin": chain.gate.rules.margins.get(name),
                 "chat": probe.chat,
             }
             for name, probe in chain.suite.probes.items()

@@ -31,7 +31,14 @@ def check(given: argparse.Namespace) -> int:
     own, base = _pair(given)
     given.suite = str(given.suite)
     found = results([base, own], given)
-    table = compare_rows(found.suite, found.suite_hash, found.rows, base.label, MARGIN)
+    table = compare_rows(
+        found.suite,
+        found.suite_hash,
+        found.rows,
+        base.label,
+        MARGIN,
+        noise=found.noise(base.label),
+    )
     regressed = [c.probe for c in table.columns[1].changes.values() if c.verdict == "regressed"]
     if given.output is not None:
         atomic_write(given.output, found.files[1].read_text(encoding="utf-8") + "\n")

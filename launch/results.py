@@ -3,12 +3,15 @@
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cpt.errors import ProbeError, RecipeError
+from eval.gate import with_margins
 from eval.matrix import Row, read_row
+from eval.noise import Noise, read_noise
+from eval.split import only
 from launch.naming import Model
 
 #: Of probes that have none of their own; what a recipe's gate has too.
@@ -29,12 +32,18 @@ class Results:
         cells = _read(self.files[index])["probes"]
         return {name: float(cell.get("seconds") or 0.0) for name, cell in cells.items()}
 
+    def noise(self, name: str) -> dict[str, Noise]:
+        """How far two measurements of a model lie apart, where it was measured twice."""
+        index = [row.stage for row in self.rows].index(name)
+        return read_noise(self.files[index], self.suite_hash)
+
 
 def results(models: Sequence[Model], given: argparse.Namespace) -> Results:
     """A result of every model, over the suite that is named or the one that all have.
 
     Margins are those of the suite's file, where it is named, else those that were kept with the results;
-    `given.margin` goes before both.
+    `given.margin` goes before both. Rows are of the items that are kept for reporting: a gate's repair may
+    have chosen a model by the others.
 
     Args:
         given: of the command line: suite, margin, dtype, trust_remote_code, runs and verbose.
@@ -43,13 +52,13 @@ def results(models: Sequence[Model], given: argparse.Namespace) -> Results:
         RecipeError: no such suite, or none that all have, or a result of another suite.
         ProbeError: a result is damaged or lacks a probe, or a model cannot be measured.
     """
-    margins: dict[str, float | None] = {}
+    margins: dict[str, float] = {}
     if given.suite is not None and _is_file(given.suite):
         from launch.probing import read_suite, result_file
 
         suite = read_suite(Path(given.suite), given.backend)
         name, suite_hash = suite.name, suite.hash
-        margins = {probe.name: probe.margin for probe in suite.probes.values()}
+        margins = {p.name: MARGIN if p.margin is None else p.margin for p in suite.probes.values()}
         kept = [stored(model, given) if model.file else {} for model in models]
         for model, found in zip(models, kept, strict=True):
             if model.file and f"{name}-{suite_hash}" not in found:
@@ -60,6 +69,10 @@ def results(models: Sequence[Model], given: argparse.Namespace) -> Results:
         files = [
             model.file or result_file(of(given, model), model.stage, suite) for model in models
         ]
+    elif given.backend is not None:
+        raise RecipeError(
+            f"--backend {given.backend}: measures a suite; name its file with --suite"
+        )
     else:
         kept = [stored(model, given) for model in models]
         key = _common(models, kept, given.suite)
@@ -70,7 +83,9 @@ def results(models: Sequence[Model], given: argparse.Namespace) -> Results:
         for model, file in zip(models, files, strict=True)
     ]
     _check_complete(rows, name)
-    told = tuple(_with_margins(row, margins, given.margin) for row in rows)
+    if given.margin is not None:
+        margins = dict.fromkeys(rows[0].scores, given.margin)
+    told = tuple(only(with_margins(row, margins), "test") for row in rows)
     return Results(name, suite_hash, told, tuple(files))
 
 
@@ -141,11 +156,3 @@ def _check_complete(rows: Sequence[Row], suite: str) -> None:
                 f"{row.stage} has no score for {', '.join(missing)}, which others have; probe it "
                 f"with suite {suite} again"
             )
-
-
-def _with_margins(row: Row, margins: Mapping[str, float | None], every: float | None) -> Row:
-    scores = {
-        name: replace(score, margin=margins.get(name, score.margin) if every is None else every)
-        for name, score in row.scores.items()
-    }
-    return replace(row, scores=scores)

@@ -104,8 +104,9 @@ class Gate:
         """The probes of what a stage is to learn: those that say so, else those of the domain."""
         assert self.suite is not None
         probes = self.suite.probes.items()
-        own = [name for name, probe in probes if getattr(probe, "owner", "") == stage]
-        return own or [name for name, probe in probes if probe.group == "domain"]
+        own = [name for name, probe in probes if probe.owner == stage]
+        domain = [name for name, probe in probes if probe.group == "domain"]
+        return own or [name for name in domain if self.suite.probes[name].direction != "none"]
 
     @property
     def _base_id(self) -> str:

@@ -7,6 +7,7 @@ from eval.behaviour.form import follows
 from eval.behaviour.language import has_switched
 from eval.behaviour.refusal import is_refusal
 from eval.behaviour.repetition import distinct, has_loop, repeated, units
+from eval.behaviour.reply import Reply
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
@@ -26,10 +27,10 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
         "distinct_2": distinct(reply, 2),
         "switched": float(has_switched(reply, doc["language"])),
     }
-    if getattr(reply, "num_tokens", None) is not None:
-        found["tokens"] = float(reply.num_tokens)  # type: ignore[attr-defined]
-    if getattr(reply, "has_ended", None) is not None:
-        found["cut_off"] = float(not reply.has_ended)  # type: ignore[attr-defined]
+    if isinstance(reply, Reply) and reply.num_tokens is not None:
+        found["tokens"] = float(reply.num_tokens)
+    if isinstance(reply, Reply) and reply.has_ended is not None:
+        found["cut_off"] = float(not reply.has_ended)
     if doc["form"]:
         found["form"] = float(follows(doc["form"], reply))
     return found

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cpt.errors import ProbeError
+from eval.beside.encoding import batches, encode, padded_left
 from eval.beside.kept import Kept
-from eval.beside.loading import batches, encode, padded_left
 from eval.beside.prompts import Prompt
 from eval.progress import Meter
 

@@ -2,7 +2,7 @@
 
 from eval.beside.judging import WinRate, summary
 from eval.beside.story import Story, preference
-from eval.beside.table import Column, Table, ends
+from eval.beside.table import Column, Table
 from eval.compare import Change
 from eval.report import forest
 from eval.report.columns import Probe
@@ -54,7 +54,7 @@ def _cell(column: Column, probe: Probe) -> Markup:
         return tag("td", tag("span", value(score.value, probe), class_="value"), error)
     kind, level = word(change), heat(change)
     mark = tag("span", MARKS[kind], class_="mark")
-    low, high = (difference(end, probe) for end in ends(change))
+    low, high = (difference(end, probe) for end in (change.low, change.high))
     told = tag("span", f"{difference(change.delta, probe)} ({low} to {high})", class_="change")
     side = "rise" if level > 0 else "fall" if level < 0 else ""
     title = f"{probe.name}: {column.label} {kind}; p after Holm {change.p_holm:.3g}; {change.num_items} items"

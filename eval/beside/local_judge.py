@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cpt.errors import ProbeError
+from eval.beside.encoding import batches, encode, padded_left
 from eval.beside.kept import Kept
-from eval.beside.loading import batches, encode, padded_left
 from eval.progress import Meter
 
 

@@ -4,15 +4,13 @@ Holm runs over all probes of all models together, so that of many columns no mor
 of one.
 """
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
-from typing import Any
 
 from cpt.errors import ProbeError
 from eval.compare import Change, changes, holm
 from eval.matrix import Matrix, Row
+from eval.noise import Noise
 from eval.report.columns import Probe, columns
 
 LEVEL = 0.05
@@ -61,12 +59,14 @@ def compare_rows(
     reference: str,
     margin: float,
     level: float = LEVEL,
+    noise: Mapping[str, Noise] | None = None,
 ) -> Table:
     """Compare every row with the one called `reference`, in the order given.
 
     Args:
         margin: of probes that have none of their own.
         level: chance that any of all changes is falsely called `regressed`.
+        noise: of the reference measured twice; see `eval.noise`.
 
     Raises:
         ProbeError: two rows with one name, or a probe that was measured differently in two rows.
@@ -75,8 +75,9 @@ def compare_rows(
     if len(set(names)) < len(names) or reference not in names:
         raise ProbeError(f"the models {', '.join(names)} need different names, and {reference} one")
     start = rows[names.index(reference)]
+    num_pairs = max(1, len(rows) - 1)  # what is detectable is told at Holm's first step over all
     single = {
-        row.stage: _changes(start, row, margin, level, len(rows) - 1)
+        row.stage: changes(start, row, margin, level, num_pairs=num_pairs, noise=noise)
         for row in rows
         if row is not start
     }
@@ -95,24 +96,6 @@ def compare_rows(
     probes = tuple(dict.fromkeys(probe for row in rows for probe in row.scores))
     matrix = Matrix(suite, suite_hash, tuple(rows), probes)
     return Table(suite, suite_hash, margin, level, start, told, columns({}, matrix, margin))
-
-
-def ends(change: Change) -> tuple[float, float]:
-    """The 95 % interval of the change, in the metric's own direction."""
-    low, high = getattr(change, "low", None), getattr(change, "high", None)
-    if low is not None and high is not None:
-        return float(low), float(high)
-    half = NormalDist().inv_cdf(0.975) * change.stderr
-    return change.delta - half, change.delta + half
-
-
-def _changes(
-    start: Row, row: Row, margin: float, level: float, num_pairs: int
-) -> tuple[Change, ...]:
-    """With minimum detectable effects at the level of the first of all steps of Holm."""
-    takes_pairs = "num_pairs" in inspect.signature(changes).parameters
-    more: dict[str, Any] = {"num_pairs": num_pairs} if takes_pairs else {}
-    return changes(start, row, margin, level, **more)
 
 
 def _judged(change: Change, p_holm: float, level: float) -> Change:

@@ -4,7 +4,7 @@ from textwrap import wrap
 
 from eval.beside.judging import summary
 from eval.beside.story import Generations, Story, preference, tally
-from eval.beside.table import Column, Table, ends
+from eval.beside.table import Column, Table
 from eval.report.columns import Probe
 from eval.report.text import clean, number, shorten, signed
 from eval.report.words import MARKS, MEANINGS, Word, difference, value, word
@@ -146,7 +146,7 @@ def _cell(column: Column, probe: Probe, pen: _Pen) -> Cell:
     text = f"{value(score.value, probe)} {pen.plus_minus} {value(score.stderr, probe)}"
     if change is None:
         return text, "", None
-    low, high = (difference(end, probe) for end in ends(change))
+    low, high = (difference(end, probe) for end in (change.low, change.high))
     kind = word(change)
     return text, f"{difference(change.delta, probe)} [{low}, {high}] {pen.mark(kind)}", kind
 

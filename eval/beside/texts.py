@@ -4,7 +4,7 @@ from typing import Any
 
 from eval.beside.judging import summary
 from eval.beside.story import Generations, Story, Verdicts, preference, tally
-from eval.beside.table import Column, Table, ends
+from eval.beside.table import Column, Table
 from eval.compare import Change
 from eval.report.columns import Probe
 from eval.report.markdown import code, escape, table
@@ -37,11 +37,10 @@ def content(story: Story) -> dict[str, Any]:
 
 def change_numbers(change: Change) -> dict[str, Any]:
     """One change; `verdict` is the gate's, `word` also knows `improved`."""
-    low, high = ends(change)
     return {
         "delta": change.delta,
-        "low": low,
-        "high": high,
+        "low": change.low,
+        "high": change.high,
         "stderr": change.stderr,
         "margin": change.margin,
         "p_value": change.p_value,
@@ -136,7 +135,7 @@ def _cells(column: Column, probe: Probe) -> list[str]:
     score, change = column.row.scores.get(probe.name), column.changes.get(probe.name)
     cells = [f"{value(score.value, probe)} {_PM} {value(score.stderr, probe)}" if score else ""]
     if change:
-        low, high = (difference(end, probe) for end in ends(change))
+        low, high = (difference(end, probe) for end in (change.low, change.high))
         kind = word(change)
         told = f"{difference(change.delta, probe)} ({low} to {high}) {MARKS[kind]} {kind}"
         cells.append(told)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.gate import in_points
-from eval.matrix import Matrix
+from eval.matrix import Matrix, Score
 from eval.report.text import decimal_places
 
 GROUPS = ("domain", "knowledge", "reasoning", "language", "instruction", "code", "safety")
@@ -22,6 +22,7 @@ class Probe:
     num_items: int
     scale: float
     places: int
+    is_drift: bool = False
 
 
 def columns(declared: dict[str, Any], matrix: Matrix, margin: float) -> tuple[Probe, ...]:
@@ -44,6 +45,7 @@ def _probe(name: str, declared: dict[str, Any], matrix: Matrix, margin: float) -
             num_items=0,
             scale=1.0,
             places=3,
+            is_drift=declared.get("direction") == "none",
         )
     first = scores[0]
     share = all(in_points(score) for score in scores)
@@ -52,8 +54,15 @@ def _probe(name: str, declared: dict[str, Any], matrix: Matrix, margin: float) -
         group=first.group,
         metric=first.metric.partition(",")[0],
         higher_is_better=first.higher_is_better,
-        margin=margin if first.margin is None else first.margin,
+        margin=_margin(first, margin),
         num_items=len(first.items),
         scale=100.0 if share else 1.0,
         places=1 if share else decimal_places(*(score.value for score in scores)),
+        is_drift=first.is_drift,
     )
+
+
+def _margin(score: Score, margin: float) -> float:
+    if score.margin is not None:
+        return score.margin
+    return margin if score.is_judged else 0.0

@@ -50,6 +50,7 @@ def _stage(stage: Stage) -> dict[str, Any]:
         "messages": list(stage.verdict.messages) if stage.verdict else [],
         "from_base": [_change(change) for change in stage.from_base],
         "from_predecessor": [_change(change) for change in stage.from_predecessor],
+        "shifted": [_change(change) for change in stage.shifted],
         "looks": {
             "suite": stage.looks.suite,
             "series": {

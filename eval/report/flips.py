@@ -30,7 +30,7 @@ def flips(before: Row, after: Row) -> Flips:
     won: list[list[Flip]] = []
     for probe, old in before.scores.items():
         new = after.scores.get(probe)
-        if new and _is_binary(old) and _is_binary(new):
+        if new and not new.is_drift and _is_binary(old) and _is_binary(new):
             for hands, better in ((lost, False), (won, True)):
                 hands.append(_flips(probe, old, new, better == new.higher_is_better))
     return Flips(_deal(lost), _deal(won))

@@ -15,6 +15,7 @@ from eval.report.words import (
     AGAINST_OTHER,
     MARKS,
     difference,
+    drifts,
     interval,
     sentences,
     unit,
@@ -168,6 +169,8 @@ def _stage(story: Story, stage: Stage) -> list[str]:
         rows.append(cells)
     told = "Detects: how far below the margin a fall is found four times in five, after the correction."
     parts = [table(head, rows), told]
+    if shifted := drifts(story, stage):
+        parts.append(escape(shifted))
     if stage.verdict:
         gate = f"Gate: **{stage.verdict.action}**"
         told = [*stage.verdict.messages, *gate_lines(stage)]

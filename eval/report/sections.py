@@ -11,7 +11,7 @@ from eval.report.facts import facts
 from eval.report.markup import Markup, breakable, tag
 from eval.report.story import Stage, Story
 from eval.report.svg import Scale
-from eval.report.words import MARKS, difference, unit, value, word
+from eval.report.words import MARKS, difference, drifts, unit, value, word
 
 _PM = Markup("&plusmn;&thinsp;")
 
@@ -22,6 +22,8 @@ def stage_section(story: Story, stage: Stage, scale: Scale) -> Markup:
     parts = [title]
     if stage.from_base:
         parts += [_changes(story, stage, scale), _messages(stage)]
+    if told := drifts(story, stage):
+        parts.append(tag("p", told, class_="hint"))
     drawn = [curves.draw(chart) for chart in curves.charts(stage.series)]
     if drawn:
         parts.append(tag("div", *drawn, class_="curves"))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from cpt.actions import REMEDIES, Action
 from cpt.chain_file import REPORTED, read_chain, read_manifest
-from eval.compare import Change, changes
+from eval.compare import Change, changes, shifts
 from eval.continual import Continual, continual
 from eval.drift import Drift, drift
 from eval.gate import Verdict, judge, reported
@@ -27,7 +27,10 @@ Status = Literal["probed", "trained", "unfinished", "to do"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A node of the chain and what is known of it; `predecessor` is the row it started from."""
+    """A node of the chain and what is known of it; `predecessor` is the row it started from.
+
+    `shifted` are the drifts from the base that nobody judges.
+    """
 
     name: str
     kind: str
@@ -46,6 +49,7 @@ class Stage:
     from_base: tuple[Change, ...]
     from_predecessor: tuple[Change, ...]
     verdict: Verdict | None
+    shifted: tuple[Change, ...] = ()
 
     @property
     def gate(self) -> dict[str, Any]:
@@ -220,6 +224,7 @@ def _stage(
         from_base=from_base,
         from_predecessor=from_predecessor,
         verdict=_verdict(node, matrix, gate, num_stages, noise) if whole else None,
+        shifted=shifts(start, later) if start and later else (),
     )
 
 

@@ -8,7 +8,16 @@ from eval.report.columns import Probe
 from eval.report.facts import gate_lines
 from eval.report.story import Stage, Story
 from eval.report.text import clean, duration, shorten
-from eval.report.words import MARKS, MEANINGS, Word, by_weight, difference, value, word
+from eval.report.words import (
+    MARKS,
+    MEANINGS,
+    Word,
+    by_weight,
+    difference,
+    drifts,
+    value,
+    word,
+)
 
 _COLOURS: dict[Word, str] = {
     "regressed": "1;33",
@@ -49,8 +58,9 @@ def terminal(story: Story, stage: str | None, width: int, colour: bool) -> str:
     lines = [_title(story, chosen, pen), ""]
     if chosen and chosen.from_base:
         lines += [*_changes(story, chosen, width, pen), ""]
-        if told := [part for line in gate_lines(chosen) for part in wrap(clean(line), width)]:
-            lines += [*told, ""]
+        for text in ([drifts(story, chosen)], gate_lines(chosen)):
+            if told := [part for line in text if line for part in wrap(clean(line), width)]:
+                lines += [*told, ""]
     if story.matrix.rows:
         lines += [*_matrix(story, width, pen), "", *_legend(story, width, pen)]
     else:
@@ -143,7 +153,8 @@ def _legend(story: Story, width: int, pen: _Pen) -> list[str]:
     lines = [f"against base: {marks}"]
     notes = [f"{pen.plus_minus} one standard error"]
     shares = dict.fromkeys(probe.metric for probe in story.probes if probe.scale == 100)
-    lower = [probe.name for probe in story.probes if not probe.higher_is_better]
+    judged = [probe for probe in story.probes if not probe.is_drift]
+    lower = [probe.name for probe in judged if not probe.higher_is_better]
     notes += [f"{', '.join(shares)} in %"] if shares else []
     notes += [f"lower is better: {', '.join(lower)}"] if lower else []
     lines = [part for line in [*lines, "; ".join(notes)] for part in wrap(clean(line), width)]

@@ -59,12 +59,25 @@ def unit(probe: Probe) -> str:
     """`acc, %` or `bits per byte, lower is better`."""
     percent = ", %" if probe.scale == 100 else ""
     metric = probe.metric.replace("_", " ")
+    if probe.is_drift:
+        return f"{metric}{percent}, neither way is better"
     return f"{metric}{percent}{'' if probe.higher_is_better else ', lower is better'}"
 
 
 def interval(change: Change, probe: Probe) -> str:
     """The 95 % interval of the raw difference, such as `+25.4 to +43.0`."""
     return f"{difference(change.low, probe)} to {difference(change.high, probe)}"
+
+
+def drifts(story: Story, stage: Stage) -> str:
+    """The changes from the base that are neither better nor worse, in one line; "" where there are none."""
+    told = []
+    for change in stage.shifted:
+        probe = story.probe(change.probe)
+        told.append(
+            f"{probe.name} {difference(change.delta, probe)} (95 % interval {interval(change, probe)})"
+        )
+    return f"Drift, neither way is better: {', '.join(told)}" if told else ""
 
 
 def by_weight(changes: Iterable[Change]) -> list[Change]:

@@ -293,9 +293,9 @@ def test_where_neither_is_better_both_ways_are_worse() -> None:
     for shift in (-4.0, 0.1, 4.0):
         after = [v + shift + n for v, n in zip(lengths, noise, strict=True)]
         before, later = (
-            replace(score(values), is_drift=True) for values in (lengths, after)
-        )  # fmt: skip
-        found[shift] = one(before, later, 2.0)
+            replace(score(values, margin=2.0), is_drift=True) for values in (lengths, after)
+        )
+        found[shift] = one(before, later, 0.0)
     verdicts = [change.verdict for change in found.values()]
     assert verdicts == ["regressed", "held", "regressed"]
     down, middle, up = found.values()
@@ -306,6 +306,9 @@ def test_where_neither_is_better_both_ways_are_worse() -> None:
     # tested on both sides: twice the p-value, half the level
     after = [v + 0.1 + n for v, n in zip(lengths, noise, strict=True)]
     plain = one(score(lengths), score(after), 0.0)
-    drift = one(replace(score(lengths), is_drift=True), replace(score(after), is_drift=True), 0.0)
+    before, later = (
+        replace(score(values, margin=0.0), is_drift=True) for values in (lengths, after)
+    )
+    drift = one(before, later, 0.02)
     assert drift.p_value == pytest.approx(2 * (1 - plain.p_value), rel=1e-6)
     assert drift.level == plain.level / 2

@@ -261,6 +261,10 @@ def test_a_direction_must_not_contradict_the_task(folder: Path) -> None:
         path
     )
     assert probe(folder, {"direction": "lower"}).direction == "lower"  # the task does not say
+    path = write(folder, facts(direction="none", owner="sft"))
+    assert "probes.facts.owner: nothing is learnt by a probe with `direction: none`" in refusal(
+        path
+    )
 
 
 def test_the_dev_share_is_the_suite_s_unless_the_probe_has_one(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """`cpt compare` over stored results: models, chains, suites and files, at once and without torch."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -127,6 +128,30 @@ def test_without_a_suite_the_common_one_is_taken(call: Call, runs: Path) -> None
     assert "not all have results of suite general: base-1 has small-5d2e91ab; sft-3 has gene" in err
 
 
+def test_what_a_gate_may_have_chosen_by_is_not_shown(call: Call, runs: Path) -> None:
+    """200 of the items are for choosing; the others are shown."""
+    values = []
+    for name, found in (("base-3", BASE), ("sft-3", WORSE)):
+        parts = copy.deepcopy(found)
+        items = parts["probes"]["facts"]["items"]
+        for number, item in enumerate(items):
+            item["split"] = "dev" if number < 200 else "test"
+        values.append(sum(item["value"] for item in items[200:]) / 200)
+        stage(runs, name, parts)
+    facts = [model["scores"]["facts"] for model in told(call, "base-3", "sft-3")["models"]]
+    assert [score["num_items"] for score in facts] == [200, 200]
+    assert [score["value"] for score in facts] == values
+
+
+def test_a_second_measurement_is_the_noise_floor(call: Call, runs: Path) -> None:
+    quiet = told(call, "base-1", "sft-1")["models"][1]["changes"]["facts"]
+    again = result({"facts": flip(FACTS, 30, 10), "sums": SUMS})
+    write(runs / "stages" / "base-1" / "probes" / "small-5d2e91ab.again.json", again)
+    loud = told(call, "base-1", "sft-1")["models"][1]["changes"]["facts"]
+    assert loud["delta"] == quiet["delta"]
+    assert loud["stderr"] > 1.2 * quiet["stderr"]
+
+
 def test_a_changed_suite_is_not_compared(call: Call, runs: Path) -> None:
     stage(runs, "sft-3", result({"facts": FACTS, "sums": SUMS}, suite_hash="22222222"))
     code, out, err = call("base-1", "sft-3")
@@ -192,6 +217,11 @@ def test_it_is_written_too(call: Call, runs: Path, tmp_path: Path, ending: str) 
         (["base-1", "sft-1", "--json", "--markdown"], "not allowed with"),
         (["base-1", "sft-1", "--prompts", "p", "--num", "0"], "must be at least 1"),
         (["base-1", "sft-1", "--prompts", "p", "--judge", "http://x"], "which model there?"),
+        (["base-1", "sft-1", "--backend", "vllm"], "--backend vllm: measures a suite; name its"),
+        (["base-1", "sft-1", "--stages"], "--stages: none of base-1, sft-1 is a chain"),
+        (["base-1", "sft-1", "--num", "3"], "--num says how prompts are answered; name --prompts"),
+        (["base-1", "sft-1", "--max-new-tokens", "3"], "--max-new-tokens says how prompts are"),
+        (["base-1", "sft-1", "--prompts", "p", "--seed", "3"], "greedy answers need none"),
         (["base-1", "sft-1", "--judge-model", "x"], "is a model behind an address"),
     ],
 )
@@ -238,3 +268,37 @@ def test_stored_results_need_no_torch(runs: Path, tmp_path: Path) -> None:
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_what_is_missing_is_measured_once_with_the_suites_settings(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None, str]] = []
+
+    def measured(given: Any, stage: Any, suite: Any, dtype: str, known: Any) -> dict[str, Any]:
+        asked.append((given.model, given.revision, dtype))
+        items = FACTS if given.model != "other" else flip(FACTS, 60, 4)
+        return result({"facts": items}, suite.name, suite.hash)
+
+    monkeypatch.setattr("launch.probing._measured", measured)
+    monkeypatch.setattr("launch.probing._commit", lambda model, revision: f"{model} {revision}")
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"name": name}))
+    suite = {"name": "own", "probes": {"facts": {"group": "knowledge", "margin": 0.01}}}
+    (tmp_path / "own.yaml").write_text(json.dumps(suite))
+    names = ["one", "other", "someone/tiny@v2"]
+    for _ in range(2):
+        tree = told(call, *names, "--suite", "own.yaml")
+        assert [model["name"] for model in tree["models"]] == ["one", "other", "tiny"]
+        words = [model["changes"]["facts"]["word"] for model in tree["models"][1:]]
+        assert words[0] == "regressed"
+        assert tree["models"][1]["changes"]["facts"]["margin"] == 0.01
+    assert asked == [
+        ("one", None, "auto"),
+        ("other", None, "auto"),
+        ("someone/tiny", "v2", "auto"),
+    ]
+    assert told(call, *names)["suite"]["name"] == "own"  # stored now: no suite needs to be named
+    told(call, "one", "other", "--suite", "own.yaml", "--dtype", "bfloat16")
+    assert asked[3:] == [("one", None, "bfloat16"), ("other", None, "bfloat16")]

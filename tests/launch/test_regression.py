@@ -112,6 +112,10 @@ def test_a_suites_file_gives_hash_and_margins(call: Call, tmp_path: Path) -> Non
             told = result({"facts": items}, "own", found.hash)
             write(tmp_path / f"{name}.json", told)
         assert call("new.json", "--against", "base.json", "--suite", "own.yaml")[0] == code
+    stage(tmp_path / "runs", "sft-9", result({"facts": FACTS}, "own", found.hash))
+    code, out, _ = call("sft-9", "--suite", "own.yaml", "--json")
+    (cell,) = json.loads(out)["probes"].values()
+    assert (code, cell["value"], "items" in cell) == (0, 0.5, False)
     other = result({"facts": FACTS}, "own", "00000000")
     write(tmp_path / "base.json", other)
     code, out, err = call("new.json", "--against", "base.json", "--suite", "own.yaml")

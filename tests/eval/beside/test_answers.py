@@ -8,9 +8,9 @@ import pytest
 
 from cpt.errors import ProbeError
 from eval.beside.answers import Sampling, answer, is_complete, read_answers
+from eval.beside.encoding import batches
 from eval.beside.judging import question
 from eval.beside.kept import Kept
-from eval.beside.loading import batches
 from eval.beside.local_judge import LocalJudge
 from eval.beside.prompts import Prompt
 from eval.progress import Meter

@@ -1,36 +1,8 @@
-"""A model and its tokenizer, ready to answer."""
+"""Conversations as token ids, in batches that are padded on the left."""
 
 from typing import Any
 
 from cpt.errors import ProbeError
-
-
-def load(
-    name: str, dtype: str = "auto", revision: str | None = None, trust_remote_code: bool = False
-) -> tuple[Any, Any]:
-    """(model, tokenizer) of a checkpoint folder or a hub id, on the accelerator if there is one.
-
-    Args:
-        dtype: number type of the weights; `auto` is the one they were saved in.
-
-    Raises:
-        ProbeError: there is no such model, or it is damaged.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    options: dict[str, Any] = {"revision": revision} if revision else {}
-    options["trust_remote_code"] = trust_remote_code
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, **options
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ProbeError(f"{name}: cannot be loaded: {error}") from None
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return model.eval(), tokenizer
 
 
 def encode(tokenizer: Any, messages: Any, model_name: str) -> list[int]:
