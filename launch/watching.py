@@ -7,9 +7,9 @@ from typing import Any
 
 from cpt import checkpoint, ids
 from cpt.errors import CptError, RecipeError
+from cpt.gate_spec import GateSpec
 from cpt.ids import atomic_write
 from cpt.past import PastStage
-from cpt.recipe import GateSpec
 from cpt.store import Store
 from cpt.watch import WatchSpec
 from cpt.world import current

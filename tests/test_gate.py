@@ -63,7 +63,8 @@ def worse(runs: Path, stage: str) -> None:
 
 def stage_of(runs: Path, name: str) -> Path:
     tree = json.loads((runs / "chains" / "smoke" / "chain.json").read_text())
-    return runs / "stages" / next(node["id"] for node in tree["nodes"] if node["name"] == name)
+    ids: dict[str, str] = {node["name"]: node["id"] for node in tree["nodes"]}
+    return runs / "stages" / ids[name]
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
@@ -135,9 +136,9 @@ def test_a_damaged_stage_is_repaired_and_a_kill_costs_no_attempt(
 ) -> None:
     """A learning rate of 0.1 destroys the tiny model's prose."""
     runs = finished.copy(tmp_path / "runs", until="pretrain")
-    changes = ("stages.sft.train.learning_rate=0.1", "stages.sft.hooks=[]", "gate.attempts=4")
+    changes = ["stages.sft.train.learning_rate=0.1", "stages.sft.hooks=[]", "gate.attempts=4"]
     rules = "gate.probes={code_skill: {margin: 1}, format: {margin: 1}, prose: {margin: 0.5}}"
-    changes += ("gate.on_regression=repair", rules, "--until", "sft")
+    changes += ["gate.on_regression=repair", rules, "--until", "sft"]
     killed = processes.smoke(runs, *changes, code=KILL)
     assert killed.code == -9, killed.output
     assert "sft.repair: attempt 4 of 4" in killed.output

@@ -8,14 +8,15 @@ from cpt.actions import Action
 from eval.choice import Chooser
 from eval.compare import ratio_stderr, weighted_mean
 from eval.matrix import Item, Row, Score
-from eval.split import only
+from eval.split import Split, only
 
 
 def score(probe: str, dev: int, test: int, of: int = 100, group: str = "knowledge") -> Score:
     """`dev` of the first 100 items are right and `test` of the others."""
+    splits: tuple[tuple[Split, int], ...] = (("dev", dev), ("test", test))
     items = tuple(
         Item(f"{split}{i}", float(i < right), 1.0, "", "", split=split)
-        for split, right in (("dev", dev), ("test", test))
+        for split, right in splits
         for i in range(of)
     )
     return Score(

@@ -38,7 +38,7 @@ class Heard(Console):
 
 
 def cell(right: float) -> dict[str, Any]:
-    items = [
+    items: list[dict[str, Any]] = [
         {"id": str(i), "value": float(i < right), "weight": 1.0, "text": "", "answer": ""}
         for i in range(TOTAL)
     ]
