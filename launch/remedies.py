@@ -252,7 +252,7 @@ class _Remedy:
         return read_row(name, name, file, self.suite.hash)
 
     def _sum(self, what: str) -> float:
-        return float(round(sum(attempt[what] for attempt in self.attempts), 2))
+        return round(sum(float(attempt[what]) for attempt in self.attempts), 2)
 
 
 @dataclass(frozen=True)

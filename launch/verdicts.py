@@ -45,10 +45,11 @@ class Gate:
             return Judgement()
         if not all(self._is_measured(stage_id) for stage_id in (self._base_id, node.id)):
             return Judgement(is_known=False)
-        kind = self._action(node)
-        for remedy in REMEDIES:
-            if kind == remedy:
-                return Judgement(remedy=Remedy(remedy, self._inputs(remedy, node)))
+        match self._action(node):
+            case "rollback":
+                return Judgement(remedy=Remedy("rollback", self._inputs("rollback", node)))
+            case "repair":
+                return Judgement(remedy=Remedy("repair", self._inputs("repair", node)))
         return Judgement()
 
     def verdict(self, node: Node) -> Verdict:

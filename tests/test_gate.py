@@ -14,13 +14,13 @@ import eval.probe
 
 write = eval.probe.write_result
 
-def rigged(folder, result):
+def rigged(folder, result, *more):
     if folder.name.startswith("sft-"):
         cell = result["probes"]["prose"]
         cell["value"] += 5
         for item in cell["items"]:
             item["value"] += 5
-    return write(folder, result)
+    return write(folder, result, *more)
 
 eval.probe.write_result = rigged
 """
@@ -63,8 +63,8 @@ def worse(runs: Path, stage: str) -> None:
 
 def stage_of(runs: Path, name: str) -> Path:
     tree = json.loads((runs / "chains" / "smoke" / "chain.json").read_text())
-    (stage_id,) = (str(node["id"]) for node in tree["nodes"] if node["name"] == name)
-    return runs / "stages" / stage_id
+    ids: dict[str, str] = {node["name"]: node["id"] for node in tree["nodes"]}
+    return runs / "stages" / ids[name]
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
@@ -136,9 +136,9 @@ def test_a_damaged_stage_is_repaired_and_a_kill_costs_no_attempt(
 ) -> None:
     """A learning rate of 0.1 destroys the tiny model's prose."""
     runs = finished.copy(tmp_path / "runs", until="pretrain")
-    changes: tuple[str, ...] = ("stages.sft.train.learning_rate=0.1", "stages.sft.hooks=[]")
+    changes = ["stages.sft.train.learning_rate=0.1", "stages.sft.hooks=[]", "gate.attempts=4"]
     rules = "gate.probes={code_skill: {margin: 1}, format: {margin: 1}, prose: {margin: 0.5}}"
-    changes += ("gate.attempts=4", "gate.on_regression=repair", rules, "--until", "sft")
+    changes += ["gate.on_regression=repair", rules, "--until", "sft"]
     killed = processes.smoke(runs, *changes, code=KILL)
     assert killed.code == -9, killed.output
     assert "sft.repair: attempt 4 of 4" in killed.output
@@ -150,6 +150,6 @@ def test_a_damaged_stage_is_repaired_and_a_kill_costs_no_attempt(
     gate = manifest_of(node)["checks"]["gate"]
     assert [change["probe"] for change in gate["verdict"]["regressed"]] == ["prose"]
     assert len(gate["attempts"]) == 4
-    assert all(0 < share < 1 for share in gate["shares"])
+    assert {0 < share < 1 for share in gate["shares"]} == {True}
     (file,) = (node / "gate").iterdir()
     assert json.loads(file.read_text())["action"] == "pass"

@@ -173,8 +173,8 @@ def _stage(story: Story, stage: Stage) -> list[str]:
         parts.append(escape(shifted))
     if stage.verdict:
         gate = f"Gate: **{stage.verdict.action}**"
-        says = [*stage.verdict.messages, *gate_lines(stage)]
-        parts.append("\n".join([gate, "", *(f"- {escape(line)}" for line in says)]))
+        said = [*stage.verdict.messages, *gate_lines(stage)]
+        parts.append("\n".join([gate, "", *(f"- {escape(m)}" for m in said)]))
     if stage.looks.gaps:
         rows = [[*map(escape, gap_cells(gap))] for gap in stage.looks.gaps]
         parts += [f"While it trained, suite {escape(stage.looks.suite)}:", table(GAP_HEADS, rows)]

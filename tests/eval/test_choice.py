@@ -1,7 +1,6 @@
 """Which checkpoint a gate takes: within every margin on the items for choosing, then the most new skill."""
 
 from dataclasses import replace
-from typing import Literal
 
 import pytest
 
@@ -9,15 +8,15 @@ from cpt.actions import Action
 from eval.choice import Chooser
 from eval.compare import ratio_stderr, weighted_mean
 from eval.matrix import Item, Row, Score
-from eval.split import only
+from eval.split import Split, only
 
 
 def score(probe: str, dev: int, test: int, of: int = 100, group: str = "knowledge") -> Score:
     """`dev` of the first 100 items are right and `test` of the others."""
-    parts: tuple[tuple[Literal["dev", "test"], int], ...] = (("dev", dev), ("test", test))
+    splits: tuple[tuple[Split, int], ...] = (("dev", dev), ("test", test))
     items = tuple(
         Item(f"{split}{i}", float(i < right), 1.0, "", "", split=split)
-        for split, right in parts
+        for split, right in splits
         for i in range(of)
     )
     return Score(

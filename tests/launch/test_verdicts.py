@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from cpt.errors import PlanError, RecipeError
-from cpt.estimate import _num_candidates, estimate
+from cpt.estimate import Estimate, _num_candidates, estimate
 from cpt.manifest import Manifest
+from cpt.model_size import of_config
 from eval.probe import result_path
 from eval.suite import load_suite
 from launch.backend import ROOT
@@ -19,6 +20,16 @@ from stages.workload import workload
 
 SMOKE = ROOT / "recipes" / "smoke" / "chain.yaml"
 Open = Callable[..., Chain]
+SIZE = of_config(
+    {
+        "model_type": "llama",
+        "vocab_size": 300,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+)
 
 
 @pytest.fixture
@@ -229,29 +240,35 @@ def test_the_plan_warns_where_rollback_knows_the_parent_alone(opened: Open) -> N
     assert not opened(ROLLBACK, "checkpoint_every=null", "gate.candidates=0").plan.warnings
 
 
-def test_what_the_gate_will_take_is_estimated(opened: Open) -> None:
-    """Two checkpoints of 4 steps in between, and attempts that cost as much as the probes each."""
+def test_what_the_gate_will_take_is_estimated(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt costs what the probes cost: 2.5 s; checkpoints on the way cost their disk."""
+    monkeypatch.setattr("cpt.estimate.size_of", lambda *given: SIZE)
+    monkeypatch.setattr("cpt.seconds.of_folder", lambda *given: SIZE)
 
-    def needs(chain: Chain) -> Any:
-        size = sum(node.kind == "base" for node in chain.plan.nodes)
-        assert size == 1
-        assert suite is not None
-        return estimate(
-            chain.plan, chain.store, "single", 1, workload, result_path(Path(), suite).name
-        )
+    def needs(chain: Chain) -> Estimate:
+        assert chain.suite
+        file = result_path(Path(), chain.suite).name
+        return estimate(chain.plan, chain.store, "single", 1, workload, file)
 
-    suite = opened().suite
-    assert suite
     chain = damaged(opened, REPAIR, "gate.attempts=5")
     made = needs(chain).stages["sft.repair"]
     assert (made.load, made.probing) == (None, 0.0)
-    assert made.making is None  # sizes of made-up stages are not known
-    assert _num_candidates(chain.plan.recipe.gate, 6, 2) == 0
+    assert made.making == pytest.approx(12.5)
+    made = needs(opened(ROLLBACK)).stages["sft.rollback"]
+    assert made.making == pytest.approx(5.0)  # two candidates
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "number"), [(6, 2, 2), (4, 2, 1), (2, 2, 0), (None, 2, 3), (9, None, 0)]
+)
+def test_candidates_are_counted_before_they_are_there(
+    opened: Open, steps: int | None, every: int | None, number: int
+) -> None:
     gate = opened(ROLLBACK).plan.recipe.gate
-    numbers = [
-        _num_candidates(gate, *given) for given in ((6, 2), (4, 2), (2, 2), (None, 2), (9, None))
-    ]
-    assert numbers == [2, 1, 0, 3, 0]
+    assert _num_candidates(gate, steps, every) == number
+    assert _num_candidates(opened(REPAIR).plan.recipe.gate, steps, every) == 0
 
 
 def test_a_stage_that_adds_tokens_can_be_rolled_back(opened: Open) -> None:

@@ -48,18 +48,20 @@ def test_what_cannot_open_alone_is_not_kept(stages: Any) -> None:
     assert not has_candidates(spec, [table.build("osf", {}, "sft.yaml")])
 
 
+CONSTANT: dict[str, Any] = {"lr_scheduler_type": "constant"}
+
+
 def job(stages: Any, *, most: int = 3, every: int = 1, **settings: Any) -> Any:
     return replace(stages.job("sft", checkpoint_every=every, **settings), candidates=most)
 
 
 def test_a_candidate_is_what_a_shorter_stage_would_be(stages: Any, tmp_path: Path) -> None:
     """With a constant rate two of four steps are a stage of two steps."""
-    constant: Any = {"lr_scheduler_type": "constant"}
-    done = stages.train(job(stages, **constant))
+    done = stages.train(job(stages, **CONSTANT))
     assert list(kept(done.job.output)) == [1, 2, 3]
     assert done.manifest["checks"]["candidates"] == [1, 2, 3]
     assert not (done.job.output / "trainer").exists()
-    short = stages.train(stages.job("sft", max_steps=2, **constant))
+    short = stages.train(stages.job("sft", max_steps=2, **CONSTANT))
     folder = tmp_path / "two"
     folder.mkdir()
     result = done.job.output / "checkpoint"
@@ -101,9 +103,8 @@ def test_an_interruption_loses_no_candidate(stages: Any) -> None:
 
 def test_an_adapters_candidate_is_merged_into_what_lies_below(stages: Any, tmp_path: Path) -> None:
     hooks = {"lora": {"rank": 2}}
-    constant: Any = {"lr_scheduler_type": "constant"}
-    done = stages.train(job(stages, hooks=hooks, **constant))
-    short = stages.train(stages.job("sft", hooks, max_steps=2, **constant))
+    done = stages.train(job(stages, hooks=hooks, **CONSTANT))
+    short = stages.train(stages.job("sft", hooks, max_steps=2, **CONSTANT))
     start = str(stages.sft.output / "checkpoint")
     write_candidate(kept(done.job.output)[2], done.job.output / "checkpoint", start, tmp_path, {})
     assert equal(weights_of(tmp_path), short.weights)
