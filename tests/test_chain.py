@@ -76,7 +76,7 @@ class TestWhatAChainLeaves:
             left = {path.name for path in folder.iterdir()}
             expected = {"manifest.json", "checkpoint", "probes"}
             if name != "base":
-                expected |= {"metrics.jsonl", "exemplars.jsonl", "log.txt"}
+                expected |= {"metrics.jsonl", "exemplars.jsonl", "log.txt", "gate"}
             assert left - {"adapter", "memory"} == expected, name
             assert stage_id.startswith(f"{'base' if name == 'base' else name}-")
         stages = {path.name for path in (finished.runs / "stages").iterdir()}

@@ -222,7 +222,7 @@ class TestByHand:
         bare = tmp_path / "bare"
         shutil.copytree(finished.stage("pretrain") / "checkpoint", bare)
         ended = by_hand(processes, "sft", f"parent={bare}", f"output={tmp_path / 'sft'}")
-        assert_refused(ended, 1, "no earlier stage 'pretrain'")
+        assert_refused(ended, 2, "of: 'pretrain' is no stage before this one")
 
     def test_a_bare_checkpoint_is_a_parent(
         self, finished: Any, processes: Any, tmp_path: Path

@@ -21,5 +21,5 @@ def test_with_v_the_libraries_are_heard(finished: Any, processes: Any, tmp_path:
     ended = processes.smoke(runs, "--until", "sft", "-v", code=SIGNED)
     assert ended.code == 0, ended.output
     foreign = type(finished)(finished.runs, ended.output).foreign
-    assert any("Running loglikelihood requests" in line for line in foreign), ended.output
+    assert any("Running generate_until requests" in line for line in foreign), ended.output
     finished.assert_equal(runs, "sft")

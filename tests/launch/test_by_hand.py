@@ -131,7 +131,9 @@ class TestThePastIsAskedBeforeWeightsLoad:
         self.parent(tmp_path)
         with pytest.raises(PlanError, match=r"hooks\.si: of: first does not list si"):
             by_hand("sft", "hooks=[{si: {of: first}}]")
-        self.parent(tmp_path, si={"of": [], "strength": 1.0})
+        # A data set stands in a manifest by its content, from which no hook can be built.
+        replayed = {"source": {"content": "ab12"}}
+        self.parent(tmp_path, si={"of": [], "strength": 1.0}, replay=replayed)
         by_hand("sft", "hooks=[{si: {of: first}}]")
 
     def test_an_adapter_is_continued_where_there_is_one(self, by_hand: Any, tmp_path: Path) -> None:
