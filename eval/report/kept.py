@@ -24,7 +24,7 @@ def section(story: Story) -> Markup:
         return Markup()
     parts = [tag("p", _ABOUT, class_="lead"), _table(HEADS, rows(story.continual))]
     if absent := reasons(story.continual):
-        parts.append(tag("p", absent, class_="lead"))
+        parts.append(tag("p", absent.replace("`", ""), class_="lead"))
     parts.append(_table(DRIFT_HEADS, drift_rows(story.drift)))
     return tag("section", tag("h2", "What the chain kept"), join(parts))
 
@@ -90,7 +90,12 @@ def _row(name: str, value: Estimate, of: str) -> list[str]:
 
 
 def _table(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> Markup:
-    top = tag("tr", *(tag("th", head, scope="col") for head in heads))
+    first, *others = heads
+    top = tag(
+        "tr",
+        tag("th", first, scope="col", class_="text"),
+        *(tag("th", head, scope="col") for head in others),
+    )
     body = [
         tag("tr", tag("th", line[0], scope="row"), *(tag("td", cell) for cell in line[1:]))
         for line in cells
