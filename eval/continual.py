@@ -202,17 +202,15 @@ def score_of(matrix: Matrix, probe: str) -> Score:
     return found
 
 
-def grouped(
-    matrix: Matrix, key: Callable[[Score], str], with_drifts: bool = False
-) -> dict[str, list[str]]:
+def grouped(matrix: Matrix, key: Callable[[Score], str]) -> dict[str, list[str]]:
     """Probes by a key of their scores, in the order of the matrix.
 
-    Args:
-        with_drifts: those too for which neither higher nor lower is better.
+    Without those for which neither higher nor lower is better: how far they moved is no gain or loss, and
+    is told apart (`eval.compare.shifts`).
     """
     found: dict[str, list[str]] = {}
     for probe in matrix.probes:
         score = score_of(matrix, probe)
-        if with_drifts or not score.is_drift:
+        if not score.is_drift:
             found.setdefault(key(score), []).append(probe)
     return found

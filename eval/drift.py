@@ -48,14 +48,13 @@ def drift(
 
     check_rows(matrix)
     found = []
-    for group, probes in grouped(matrix, group_of, with_drifts=True).items():
+    for group, probes in grouped(matrix, group_of).items():
         scores = resample(matrix, probes, num_resamples, seed)
-        scores_of = [score_of(matrix, probe) for probe in probes]
-        higher = [score.is_drift or score.higher_is_better for score in scores_of]
+        higher = [score_of(matrix, probe).higher_is_better for probe in probes]
         relative = metrics.relative_drift(scores, higher)
         usable = np.asarray(~np.isnan(relative).any(0))
         up = metrics.upwards(scores, higher)
-        units = [unit_of(score) for score in scores_of]
+        units = [unit_of(score_of(matrix, probe)) for probe in probes]
         absolute = {}
         for unit in dict.fromkeys(units):
             columns = [j for j, own in enumerate(units) if own == unit]

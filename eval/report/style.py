@@ -90,7 +90,7 @@ td.fall, i.fall { background: rgb(var(--fall) / calc(var(--heat) * var(--full)))
 .changes thead th { color: var(--muted); font-size: 12.5px; font-weight: 500; vertical-align:
   bottom;
   white-space: normal; }
-.changes th[scope=row], .changes .text, .changes .verdict { text-align: left; }
+.changes th[scope=row], .changes .text, .plain .text, .changes .verdict { text-align: left; }
 .changes th[scope=row] { padding-left: 0; line-height: 1.25; font-weight: 500; }
 .changes th[scope=row] .unit { font-size: 11px; }
 .changes thead th:first-child { padding-left: 0; }

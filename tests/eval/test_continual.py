@@ -183,4 +183,4 @@ def test_what_is_neither_better_nor_worse_is_no_tax() -> None:
     (found,) = continual(matrix([lengths, facts]))
     assert found.probes == ("facts",)
     drifts = {each.group: each.absolute["share"].value for each in drift(matrix([lengths, facts]))}
-    assert drifts == pytest.approx({"instruction": 0.4, "knowledge": -0.1})
+    assert drifts == pytest.approx({"knowledge": -0.1})
