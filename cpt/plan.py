@@ -74,7 +74,7 @@ class Plan:
 
 #: (a merge's settings, its file) -> hash of the probe that it chooses by, if it does.
 Steering = Callable[[Any, str], str | None]
-#: (a stage's `watch`, its file) -> hash of the suite that it is looked at with, if there is one.
+#: (a stage's `watch`, its file) -> hash of what it is looked at with and of what ends it; empty without.
 Watching = Callable[[WatchSpec, str], str]
 
 
@@ -250,12 +250,8 @@ def _node(
 
 
 def _watch(recipe: Recipe, spec: StageSpec) -> WatchSpec | None:
-    """The stage's own, or the chain's, with the margin filled in."""
-    watch = recipe.watch if spec.watch is None else spec.watch
-    if not watch:
-        return None
-    margin = recipe.gate.margin if watch.margin is None else watch.margin
-    return watch.model_copy(update={"margin": margin})
+    """The stage's own, or the chain's."""
+    return (recipe.watch if spec.watch is None else spec.watch) or None
 
 
 def _joined_inputs(

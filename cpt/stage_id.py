@@ -41,7 +41,7 @@ def stage_inputs(
     Args:
         suite_hash: of the probes whose items a stage may drop from its data.
         steering: hash of the probe by which a merge chooses, if it does.
-        watched: hash of the suite that the stage is looked at with.
+        watched: hash of the suite that the stage is looked at with, and of what ends it.
     """
     merge = {"merge": {**spec.merge.content(), "steering": steering}} if spec.merge else {}
     inputs = {

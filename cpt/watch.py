@@ -41,20 +41,20 @@ class WatchSpec(Settings):
         default=False, description="end the stage where a probe of the suite has regressed"
     )
     margin: float | None = Field(
-        default=None, ge=0, description="fall that is tolerated; the gate's unless said"
+        default=None,
+        ge=0,
+        description="fall that is tolerated, of every probe; unless said those of gate and suite",
     )
 
-    def content(self, suite_hash: str) -> dict[str, Any]:
-        """What enters the content address of a stage: nothing, where looks only look."""
+    def content(self, rules: str) -> dict[str, Any]:
+        """What enters the content address of a stage: nothing, where looks only look.
+
+        Args:
+            rules: hash of the suite that is looked with and of the margins that stop.
+        """
         if not self.stop:
             return {}
-        return {
-            "version": VERSION,
-            "suite": suite_hash,
-            "every": self.every,
-            "early": self.early,
-            "margin": self.margin,
-        }
+        return {"version": VERSION, "rules": rules, "every": self.every, "early": self.early}
 
     def steps(self, num_steps: int) -> list[int]:
         """After which of `num_steps` steps there is a look: before the first, after the last, and between."""

@@ -14,9 +14,7 @@ from eval.resample import NUM_RESAMPLES, Estimate, estimate, resample
 
 @dataclass(frozen=True)
 class Drift:
-    """Change of a group of probes from the base to the last checkpoint.
-
-    Above 0 is better; of probes for which neither higher nor lower is, above 0 is higher.
+    """Change of a group of probes from the base to the last checkpoint; above 0 is better.
 
     Args:
         relative: mean of the probes' changes in percent of the base; None where `near_zero` holds all.

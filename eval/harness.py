@@ -202,7 +202,7 @@ def load_tasks(probe: str, task: str, folder: Path | None) -> Any:
         raise ProbeError(f"probe {probe}: lm-eval has no task {task!r}{near}")
     try:
         return manager.load([task])
-    except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, ImportError, KeyError, AttributeError, RuntimeError) as error:
         raise ProbeError(
             f"probe {probe}: task {task} cannot be loaded: {type(error).__name__}: {error}"
         ) from error

@@ -209,6 +209,7 @@ def _job(chain: Chain, node: plans.Node, verbose: bool) -> Job:
         store=chain.store.root,
         verbose=verbose,
         joined=node.joined if len(node.joined) > 1 else (),
+        gate=recipe.gate,
         twice=recipe.gate.noise if node.kind == "base" else False,
         candidates=_num_candidates(chain, node),
     )

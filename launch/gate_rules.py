@@ -79,6 +79,11 @@ def check_gate(recipe: Recipe, suite: Suite | None) -> None:
             f"{where}.on_regression: rollback and repair measure checkpoints in memory, and suite "
             f"{suite.name} has backend: {suite.backend}; write backend: hf there, or on_regression: stop"
         )
+    if gate.noise and suite.backend != "hf":
+        raise RecipeError(
+            f"{where}: noise: the base model is measured twice in memory, and {suite.path} has backend: "
+            f"{suite.backend}; remove one of them"
+        )
     problems = [
         f"{where}.probes: {suite.path} has no {name!r}{did_you_mean(name, suite.probes)}"
         for name in gate.probes

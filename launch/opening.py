@@ -120,7 +120,7 @@ def _plan(recipe: Recipe, chosen: Backend, suite: Suite | None, store: Store) ->
         chosen,
         suite.hash if suite else "",
         partial(steering, suite=suite),
-        watching,
+        partial(watching, gate=recipe.gate),
         gate.judgement,
     )
     return replace(

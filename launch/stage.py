@@ -21,6 +21,7 @@ from typing import Any
 from cpt import ids
 from cpt import read_recipe as recipes
 from cpt.errors import ProbeError
+from cpt.gate_spec import GateSpec
 from cpt.joint import Joined
 from cpt.memory import keep_freed_memory
 from cpt.model_source import materialise
@@ -165,6 +166,8 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
                 f"{job.name}: not measured; run: cpt probe {job.output} --suite {job.suite}"
             )
         return  # by the chain, when this process has left the GPU: `launch.probing.probe_apart`
+    if live and str(live[0].dtype).removeprefix("torch.") != job.load.get("dtype", "float32"):
+        live = None  # DeepSpeed casts the model that it trains; the checkpoint is what is measured
     twice = job.twice or (job.twice is None and str(world.device) != "cpu")
     rounds = [True] if is_second else [False, True] if twice else [False]
     known = known_results(firsts(job.output.glob("probes/*.json")), suite)
@@ -216,6 +219,7 @@ def job_to_json(job: Job) -> str:
     """A job as one JSON text, for a worker in another process."""
     tree: dict[str, Any] = {name: getattr(job, name) for name in Job.__dataclass_fields__}
     tree["spec"] = job.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    tree["gate"] = job.gate and job.gate.model_dump(mode="json")
     tree["file"] = job.spec.file
     tree["joined"] = [
         {
@@ -236,6 +240,7 @@ def job_from_json(text: str) -> Job:
     tree = json.loads(text)
     tree["spec"] = recipes.check_stage(tree["spec"], tree.pop("file"))
     tree["trackers"] = tuple(tree["trackers"])
+    tree["gate"] = GateSpec.model_validate(tree["gate"]) if tree["gate"] else None
     tree["joined"] = tuple(
         Joined(each["name"], recipes.check_stage(each["spec"], each["file"]), each["seed"])
         for each in tree["joined"]

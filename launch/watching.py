@@ -8,15 +8,16 @@ from typing import Any
 from cpt import checkpoint, ids
 from cpt.errors import CptError, RecipeError
 from cpt.gate_spec import GateSpec
-from cpt.ids import atomic_write
+from cpt.ids import atomic_write, short_hash
 from cpt.past import PastStage
 from cpt.store import Store
 from cpt.watch import WatchSpec
 from cpt.world import current
 from eval.compare import Change, changes
-from eval.gate import LEVEL, movement
+from eval.gate import LEVEL, VERSION, movement, with_margins
 from eval.matrix import Row, read_row
 from eval.probe import probe_model, result_path
+from eval.split import only
 from eval.suite import Suite, load_suite
 from launch.console import Console
 from stages.base import Job
@@ -28,7 +29,8 @@ def suite_of(spec: WatchSpec, where: str) -> Suite | None:
     """The suite that is looked with.
 
     Raises:
-        RecipeError: it is wrong; or the stage is to stop by probes, and there are none.
+        RecipeError: it is wrong, or loads finished checkpoints only; or the stage is to stop by probes, and
+            there are none.
     """
     if spec.suite is None:
         if spec.stop:
@@ -38,22 +40,50 @@ def suite_of(spec: WatchSpec, where: str) -> Suite | None:
             )
         return None
     try:
-        return load_suite(Path(spec.suite))
+        suite = load_suite(Path(spec.suite))
     except CptError as error:
         raise RecipeError(f"{where}: watch.suite: {error}") from None
+    if suite.backend != "hf":
+        raise RecipeError(
+            f"{where}: watch.suite: {spec.suite} has backend: {suite.backend}, which loads finished "
+            f"checkpoints; what looks at a model that trains needs backend: hf"
+        )
+    return suite
 
 
-def watching(spec: WatchSpec, where: str) -> str:
-    """Hash of the suite that is looked with, empty without one; for the stage's id."""
+def watching(spec: WatchSpec, where: str, gate: GateSpec | None = None) -> str:
+    """Hash of the suite that is looked with and of what ends the stage; empty without one.
+
+    Raises:
+        RecipeError: a file that is not there, or what `suite_of` refuses.
+    """
+    if spec.text is not None:
+        try:
+            spec.text.content()
+        except CptError as error:
+            raise RecipeError(f"{where}: watch.text: {error}") from None
     suite = suite_of(spec, where)
-    return suite.hash if suite else ""
+    if suite is None:
+        return ""
+    return short_hash([suite.hash, _margins(suite, spec, gate), LEVEL, VERSION])
+
+
+def _margins(suite: Suite, spec: WatchSpec, gate: GateSpec | None) -> dict[str, float]:
+    """The margin of every probe: of `watch`, else of the gate for that probe, else of the suite, the gate."""
+    rules = gate or GateSpec()
+    return {
+        name: rules.margin_of(name, probe.margin) if spec.margin is None else spec.margin
+        for name, probe in suite.probes.items()
+    }
 
 
 def looker(job: Job, console: Console, num_steps: int) -> Look | None:
     """What measures the model of a stage while it trains; None where no suite is looked with.
 
-    Every process calls this together. A probe has regressed where the paired test against the base model says
-    so at a level that is divided by the number of looks: who looks often must not stop by chance. The main
+    Every process calls this together. A stage must end where a probe has regressed against the base model
+    and against the model that the stage began with, since it is not to blame for what it inherited. Both are
+    paired tests at a level that is divided by the number of looks: who looks often must not stop by
+    chance. A suite with dev items is looked at with these: what ends a training must not score it. The main
     process says so.
     """
     watch = job.spec.watch
@@ -61,14 +91,21 @@ def looker(job: Job, console: Console, num_steps: int) -> Look | None:
     if suite is None:
         return None
     assert isinstance(watch, WatchSpec)
-    margin = GateSpec().margin if watch.margin is None else watch.margin
+    margins = _margins(suite, watch, job.gate)
     num_looks = len(watch.steps(num_steps)) - 1
-    base = _base_row(job, suite, console)
+    bases: dict[str, Row] = {}
+
+    def read(name: str, file: Path) -> Row:
+        row = read_row(name, job.id, file, suite.hash)
+        return with_margins(only(row, "dev"), margins)
 
     def look(
         model: Any, tokenizer: Any, step: int, folder: Path
     ) -> tuple[Mapping[str, float], str]:
-        world = current()
+        world, dtype = current(), str(model.dtype).removeprefix("torch.")
+        if dtype not in bases:  # as the trainer holds the model: DeepSpeed casts it
+            file = _base_file(job, suite, dtype, console)
+            bases[dtype] = read("base", file)
         result = probe_model(
             model,
             tokenizer,
@@ -81,11 +118,15 @@ def looker(job: Job, console: Console, num_steps: int) -> Look | None:
         scores = {name: float(cell["value"]) for name, cell in result["probes"].items()}
         if not world.is_main:
             return scores, ""
-        file = folder / f"{suite.name}-{suite.hash}" / f"step-{step:06d}.json"
+        results = folder / f"{suite.name}-{suite.hash}"
+        file = results / f"step-{step:06d}.json"
         atomic_write(file, json.dumps(result, ensure_ascii=False, allow_nan=False))
-        row = read_row(f"step {step}", job.id, file, suite.hash)
-        found = changes(base, row, margin, LEVEL, num_pairs=num_looks)
-        return scores, _why([change for change in found if change.verdict == "regressed"], row)
+        row, first = read(f"step {step}", file), results / f"step-{0:06d}.json"
+        rows = [bases[dtype], *([read("step 0", first)] if step and first.is_file() else [])]
+        found = [changes(before, row, 0.0, LEVEL, num_pairs=num_looks) for before in rows]
+        fallen = [{c.probe for c in each if c.verdict == "regressed"} for each in found]
+        blamed = set.intersection(*fallen) if step else set()
+        return scores, _why([change for change in found[-1] if change.probe in blamed], row)
 
     return look
 
@@ -94,14 +135,14 @@ def _why(regressed: list[Change], row: Row) -> str:
     return "; ".join(movement(change, row.scores[change.probe]) for change in regressed)
 
 
-def _base_row(job: Job, suite: Suite, console: Console) -> Row:
-    """What the base model scores: measured once, and kept beside it where it is a stage of ours."""
+def _base_file(job: Job, suite: Suite, dtype: str, console: Console) -> Path:
+    """The base model's result: measured once for a number type, and kept beside it where it is a stage."""
     before = past_of(job)
     base = next((stage for stage in before if stage.kind == "base"), before[0])
-    file = _kept(base, suite, job)
+    file = _kept(base, suite, job, dtype)
     if not current().agree(file.is_file()):
         console.say(f"{job.name}: watch: measuring {base.name} with {suite.name}")
-        load = dict(job.load)
+        load = {**job.load, "dtype": dtype}
         model = checkpoint.load_model(base.checkpoint, **load)
         tokenizer = checkpoint.load_tokenizer(
             base.checkpoint, bool(load.get("trust_remote_code", False))
@@ -121,14 +162,15 @@ def _base_row(job: Job, suite: Suite, console: Console) -> Row:
         if world.is_main:
             atomic_write(file, json.dumps(result, ensure_ascii=False, allow_nan=False))
         world.barrier()
-    return read_row(base.name, base.id, file, suite.hash)
+    return file
 
 
-def _kept(base: PastStage, suite: Suite, job: Job) -> Path:
-    """Where the base model's result lies: in its stage folder, or in that of the stage."""
-    if base.folder is not None and base.folder.is_dir():
+def _kept(base: PastStage, suite: Suite, job: Job, dtype: str) -> Path:
+    """Where the base model's result lies: in its stage folder as it was made, or in that of the stage."""
+    own = dtype == job.load.get("dtype", "float32")
+    if own and base.folder is not None and base.folder.is_dir():
         return result_path(base.folder, suite)
-    return job.partial / "watch" / f"{suite.name}-{suite.hash}" / "base.json"
+    return job.partial / "watch" / f"{suite.name}-{suite.hash}" / f"base-{dtype}.json"
 
 
 def _cache(job: Job) -> Path:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from cpt.gate_spec import GateSpec
 from cpt.hooks.card import Card
 from cpt.joint import Joined
 from cpt.recipe import StageSpec
@@ -31,6 +32,7 @@ class Job:
         load: dtype, attention and trust_remote_code for every model of the chain.
         joined: in joint training, the stages whose rows it trains on, itself last; else none.
         suite, suite_hash: probe suite, measured when the stage is done, and what it was when planned.
+        gate: the chain's, for what ends a stage while it trains; None by hand.
         twice: whether the suite is measured twice; None: where an accelerator computes.
         candidates: most checkpoints on the way that stay for a gate to choose among.
     """
@@ -51,6 +53,7 @@ class Job:
     load: Mapping[str, Any] = field(default_factory=dict)
     suite: Path | None = None
     suite_hash: str = ""
+    gate: GateSpec | None = None
     twice: bool | None = False
     store: Path | None = None
     verbose: bool = False

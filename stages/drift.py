@@ -88,6 +88,7 @@ class Drift:
             temperature=1.0,
             top_k=0,
             top_p=1.0,
+            repetition_penalty=1.0,  # a model may bring one of its own
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
@@ -174,13 +175,15 @@ def drift_of(
     base = next((stage for stage in before if stage.kind == "base"), before[0])
     model = load_earlier(base, job, ctx.world.device).eval()
     known = model.get_input_embeddings().weight.shape[0]  # tokens may have been added since
-    return Drift(
-        model,
-        tokenizer,
-        [prompt for prompt in prompts if max(prompt) < known],
-        [text for text in texts if max(text.input_ids) < known],
-        job.seed,
-    )
+    asked = [prompt for prompt in prompts if max(prompt) < known]
+    read = [text for text in texts if max(text.input_ids) < known]
+    lost = len(prompts) - len(asked) + len(texts) - len(read)
+    if lost:
+        ctx.say(
+            f"watch: {lost} of {len(prompts) + len(texts)} prompts and texts have tokens that {base.name} "
+            f"does not know, and are left out of what it is compared on"
+        )
+    return Drift(model, tokenizer, asked, read, job.seed) if asked or read else None
 
 
 def _padded(

@@ -26,6 +26,12 @@ class Clock:
         self.seconds[part] = round(self.seconds.get(part, 0.0) + now - self._last, 2)
         self._last = now
 
+    def move(self, seconds: float, source: str, target: str) -> None:
+        """Give seconds of one part to another."""
+        if seconds:
+            self.seconds[source] = round(self.seconds[source] - seconds, 2)
+            self.seconds[target] = round(self.seconds.get(target, 0.0) + seconds, 2)
+
 
 def read_checks(folder: Path) -> dict[str, Any]:
     """Name -> value of every check so far."""

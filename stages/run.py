@@ -100,6 +100,7 @@ class _StageRun:
         self.check_accelerator, self.make_look = check_accelerator, make_look
         self.partial = job.partial
         self.clock = Clock()
+        self.looking = 0.0
         self.kind = kind_of(job.spec.kind, job.spec.file or job.name)
         self.before = past_of(job)
         self.start = start_folder(self.before)
@@ -169,6 +170,7 @@ class _StageRun:
                 checkpoint.sync(self.partial)  # metrics.jsonl, which could be made again until now
                 shutil.rmtree(self.partial / "trainer", ignore_errors=True)
         self.clock.lap("train")
+        self.clock.move(self.looking, "train", "look")
         return model
 
     def _train(self, model: Any, resume: str | None) -> Any:
@@ -200,12 +202,15 @@ class _StageRun:
             continue_counts(trainer, Path(resume))
         watcher = self._watch(trainer)
         trainer.train(resume_from_checkpoint=resume)
-        if watcher is not None and watcher.stopped_at is not None:
-            self._note_check("stopped_at", watcher.stopped_at)
+        if watcher is not None:
+            if watcher.stopped_at is not None or "stopped_at" in read_checks(self.partial):
+                self._note_check("stopped_at", watcher.stopped_at)
+            self.looking = watcher.seconds
         if data.held_out is not None and not is_measured(trainer.state):
             # Interrupted between the last step's checkpoint and the end of its epoch.
             trainer.evaluate()
-        trained = trainer.accelerator.unwrap_model(trainer.model)
+        # Without what mixed precision wraps around forward: the result is measured as a reloaded one is.
+        trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         # Optimizer states, reference models and graphs go before the merge and the probes.
         trainer.optimizer = trainer.lr_scheduler = trainer.ref_model = None
         trainer.accelerator.free_memory()
@@ -268,7 +273,11 @@ class _StageRun:
         self.clock.lap("save")
         data, planned = self.data, self.data.num_steps
         if (stopped := read_checks(partial).get("stopped_at")) is not None:
-            data = replace(data, num_steps=stopped)
+            part = stopped / planned
+            seen = [
+                {**entry, "epochs": round(entry["epochs"] * part, 3)} for entry in data.description
+            ]
+            data = replace(data, num_steps=stopped, description=seen)
             data.notes.append(f"watch ended the stage at step {stopped} of {planned}")
         describe(
             self.job,

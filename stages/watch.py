@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpt import ids
+from cpt.errors import ProbeError
 from cpt.generators import untouched_generators
 from cpt.world import World
 from stages.drift import Drift
@@ -83,6 +84,9 @@ def _callback() -> type:
                 kept = [row for row in read(self.folder) if row["step"] <= state.global_step]
                 lines = "".join(json.dumps(row) + "\n" for row in kept)
                 ids.atomic_write(self.folder / FOLDER / FILE, lines)
+                for result in (self.folder / FOLDER).glob("*/step-*.json"):
+                    if int(result.stem.removeprefix("step-")) > state.global_step:
+                        result.unlink()
             if state.global_step == 0:
                 self._look(0)
 
@@ -111,6 +115,10 @@ def _callback() -> type:
         def _look(self, step: int) -> str:
             began = time.monotonic()
             model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+            # Mixed precision wraps forward: a look measures as a reloaded checkpoint is measured.
+            wrapped, own = model.forward, model.__dict__.get("_original_forward")
+            if own is not None:
+                model.forward = own
             modes = {module: module.training for module in model.modules()}
             use_cache = model.config.use_cache
             model.eval()
@@ -120,9 +128,11 @@ def _callback() -> type:
                 if self.drift is not None:
                     found |= self.drift.look(model)
                 if self.look is not None:
-                    scores, why = self.look(model, self.tokenizer, step, self.folder / FOLDER)
+                    scores, why = self._measured(self.look, model, step)
                     found |= {f"probe/{name}": value for name, value in scores.items()}
             model.config.use_cache = use_cache
+            if own is not None:
+                model.forward = wrapped
             for module, mode in modes.items():
                 module.training = mode
             if self.world.is_main:
@@ -130,6 +140,16 @@ def _callback() -> type:
                     file.write(json.dumps(found) + "\n")
             self.seconds += time.monotonic() - began
             return str(self.world.agree(why))
+
+        def _measured(self, look: Look, model: Any, step: int) -> tuple[Mapping[str, float], str]:
+            """The look, or nothing where the model gives no usable number and looks only look."""
+            try:
+                return look(model, self.tokenizer, step, self.folder / FOLDER)
+            except ProbeError as error:
+                if self.spec.stop:
+                    raise
+                self.say(f"watch: step {step}: no scores: {error}")
+                return {}, ""
 
     return Watcher
 

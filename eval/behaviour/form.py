@@ -34,7 +34,7 @@ def _json(reply: str, keys: str) -> bool:
     fenced = _FENCE.match(reply)
     try:
         found = json.loads(fenced[1] if fenced else reply)
-    except ValueError:
+    except (ValueError, RecursionError):  # a model that falls into brackets nests them by thousands
         return False
     return isinstance(found, dict) and (not keys or {*found} == {*keys.split(",")})
 
@@ -44,7 +44,7 @@ def _json_list(reply: str, count: str) -> bool:
     fenced = _FENCE.match(reply)
     try:
         found = json.loads(fenced[1] if fenced else reply)
-    except ValueError:
+    except (ValueError, RecursionError):  # a model that falls into brackets nests them by thousands
         return False
     return isinstance(found, list) and len(found) == int(count)
 

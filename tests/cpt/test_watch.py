@@ -26,20 +26,18 @@ def test_looks_are_before_after_and_between(
 def test_looks_that_only_look_change_no_id() -> None:
     assert WatchSpec(every=7, suite="s.yaml", margin=0.1).content("12ab") == {}
     found = WatchSpec(every=7, suite="s.yaml", margin=0.1, stop=True).content("12ab")
-    assert found["suite"] == "12ab"
-    assert found["margin"] == 0.1
+    assert (found["rules"], found["every"]) == ("12ab", 7)
     assert "prompts" not in found
 
 
 class TestInAChain:
     def test_the_chains_is_every_stages_unless_it_has_its_own(self, chain: Any) -> None:
         chain.chain["watch"] = {"every": 5}
-        chain.chain["gate"] = {"margin": 0.07}
         chain.stages["dpo"]["watch"] = {"every": 9, "margin": 0.01}
         chain.stages["grpo"]["watch"] = False
         plan = chain.plan()
         watched = {node.name: node.spec.watch for node in plan.nodes[1:]}
-        assert (watched["sft"].every, watched["sft"].margin) == (5, 0.07)
+        assert (watched["sft"].every, watched["sft"].margin) == (5, None)
         assert (watched["dpo"].every, watched["dpo"].margin) == (9, 0.01)
         assert watched["grpo"] is None
 

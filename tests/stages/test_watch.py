@@ -8,6 +8,7 @@ import pytest
 
 import stages.run as runner
 from cpt.data_spec import DataSpec
+from cpt.errors import ProbeError
 from cpt.watch import WatchSpec
 from stages.base import Job
 from stages.drift import Drift
@@ -93,6 +94,9 @@ def test_a_stage_ends_where_a_look_says_so(stages: TinyStages) -> None:
     runner.run(job, said.append, make_look=seen([], stop_at=2))
     ended = read(job)
     assert ended.manifest["num_steps"] == 2
+    whole = stages.train(stages.job("sft")).manifest
+    half = whole["data"][0]["epochs"] / 2
+    assert ended.manifest["data"][0]["epochs"] == pytest.approx(half, abs=1e-3)
     assert ended.manifest["checks"]["stopped_at"] == 2
     assert "watch ended the stage at step 2 of 4" in ended.manifest["notes"]
     assert any("watch: ends the stage at step 2: facts fell" in line for line in said)
@@ -125,6 +129,23 @@ def test_an_interrupted_stage_ends_at_the_same_step(
     assert equal(read(job).weights, read(whole).weights)
     assert steps == [2]  # continued behind step 1
     assert [row["step"] for row in looks_of(job.output)] == [0, 2]
+
+
+def test_a_look_without_a_usable_number_ends_no_stage(stages: TinyStages) -> None:
+    def make(num_steps: int) -> Any:
+        def look(*given: Any) -> Any:
+            raise ProbeError("probe reads: acc is nan, not a finite number")
+
+        return look
+
+    said: list[str] = []
+    job = watched(stages.job("sft"), stages)
+    runner.run(job, said.append, make_look=make)
+    assert read(job).manifest["num_steps"] == 4
+    assert all("kl" in row and "probe/facts" not in row for row in looks_of(job.output))
+    assert any("watch: step 2: no scores: probe reads: acc is nan" in line for line in said)
+    with pytest.raises(ProbeError):
+        runner.run(watched(stages.job("sft"), stages, stop=True), said.append, make_look=make)
 
 
 def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:

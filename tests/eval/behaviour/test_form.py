@@ -63,3 +63,8 @@ def test_every_form_is_tested_and_every_prompt_asks_for_one_that_is_there() -> N
 def test_an_unknown_form_is_an_error() -> None:
     with pytest.raises(ValueError, match="no form 'rhyme'; known: begins with, "):
         follows("rhyme", "x")
+
+
+def test_a_model_that_falls_into_brackets_has_no_form() -> None:
+    assert not follows("json:", "[" * 3000)
+    assert not follows("json list:3", "[" * 3000)
