@@ -13,7 +13,8 @@ from launch.backend import accelerate_command, environment
 from launch.console import Console
 from launch.group import run_group
 from launch.opening import Chain, shown
-from launch.record import is_current, is_linked, link, sibling
+from launch.record import is_current, is_linked, link
+from launch.sibling import sibling
 from launch.spent import Spent
 from stages.base import Job
 from stages.candidates import FOLDER as CANDIDATES

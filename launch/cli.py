@@ -115,7 +115,7 @@ def _report(given: argparse.Namespace) -> int:
     from eval.report.terminal import terminal
     from eval.report.write import write_report
     from launch.naming import chain_folder
-    from launch.record import sibling
+    from launch.sibling import sibling
 
     folder = chain_folder(given.chain, Store(given.runs).root)
     store = Store(folder.parent.parent)

@@ -1,7 +1,7 @@
 """What a chain leaves for its report and for people: `chain.json`, `recipe.yaml` and numbered links."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,10 @@ import yaml
 
 from cpt import plan as plans
 from cpt.chain_file import REPORTED, read_chain
-from cpt.errors import StoreError
 from cpt.ids import atomic_write
 from eval.probe import result_path
 from launch.opening import Chain, shown
-
-#: Of several that have run, the first is the one that a report shows; `cpt report --against` names another.
-BASELINES = ("naive", "joint")
+from launch.sibling import sibling
 
 
 def describe(chain: Chain) -> dict[str, Any]:
@@ -136,31 +133,3 @@ def is_current(folder: Path, chain: Chain, nodes: Sequence[plans.Node]) -> bool:
             shown += [stage / "manifest.json"]
             shown += [result_path(stage, chain.suite)] if chain.suite else []
     return all(file.stat().st_mtime <= report.stat().st_mtime for file in shown if file.is_file())
-
-
-def sibling(folder: Path, say: Callable[[str], None]) -> Path | None:
-    """A chain's baseline, or the chain that it is the baseline of: where it has run, and compares.
-
-    Args:
-        folder: the chain's.
-        say: told why a sibling that is there is left out.
-    """
-    chain = read_chain(folder / "chain.json", REPORTED)
-    baseline = chain.get("baseline")
-    own = chain["name"]
-    names = [own.removesuffix(f"-{baseline}")] if baseline else [f"{own}-{b}" for b in BASELINES]
-    there = [name for name in names if (folder.with_name(name) / "chain.json").is_file()]
-    if not there:
-        return None
-    name, other = there[0], folder.with_name(there[0])
-    try:
-        hashes = [
-            tree["suite"]["hash"] for tree in (chain, read_chain(other / "chain.json", REPORTED))
-        ]
-    except StoreError as error:
-        say(f"not compared with {name}: {error}")
-        return None
-    if len(set(hashes)) > 1:
-        say(f"not compared with {name}: it was measured with another suite; run it again")
-        return None
-    return other
