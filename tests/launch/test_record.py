@@ -16,6 +16,7 @@ from launch import cli, record
 from launch.backend import ROOT
 from launch.console import Console
 from launch.opening import Chain, open_chain
+from launch.sibling import sibling
 
 SMOKE = ROOT / "recipes" / "smoke" / "chain.yaml"
 Open = Callable[..., Chain]
@@ -143,15 +144,15 @@ def test_a_sibling_that_cannot_be_compared_is_left_out_aloud(opened: Open) -> No
     main, naive = opened(), opened("baseline=naive")
     folder, other = record.link(main), record.link(naive)
     said: list[str] = []
-    assert record.sibling(folder, said.append) == other
-    assert record.sibling(other, said.append) == folder
+    assert sibling(folder, said.append) == other
+    assert sibling(other, said.append) == folder
     assert said == []
     tree = json.loads((other / "chain.json").read_text())
     tree["suite"]["hash"] = "0"
     (other / "chain.json").write_text(json.dumps(tree))
-    assert record.sibling(folder, said.append) is None
+    assert sibling(folder, said.append) is None
     (other / "chain.json").write_text("{")
-    assert record.sibling(folder, said.append) is None
+    assert sibling(folder, said.append) is None
     assert "smoke-naive: it was measured with another suite; run it again" in said[0]
     assert "smoke-naive: " in said[1]
     assert "is damaged" in said[1]
