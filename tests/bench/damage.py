@@ -76,7 +76,8 @@ def main() -> int:
     table.TABLE["damage"] = "tests.bench.damage:Damage"
     story = _run(_recipe(given, folder), folder / "runs")
     result = outcome(story)
-    result["command"] = f"python -m tests.bench.damage --scale {given.scale} --layer {given.layer}"
+    settings = f"--scale {given.scale} --layer {given.layer} --limit {given.limit}"
+    result["command"] = f"python -m tests.bench.damage {settings}"
     given.results.mkdir(parents=True, exist_ok=True)
     (given.results / "damage.json").write_text(json.dumps(result, indent=1) + "\n")
     (given.results / "damage.md").write_text(markdown(result))
