@@ -6,7 +6,6 @@ Each part leaves a trace in `<id>.partial`, and an interrupted stage continues b
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +48,7 @@ from stages.opening import (
 )
 from stages.progress import replace_bars
 from stages.publish import describe, save_checkpoint, write_lines
+from stages.seen import ended
 from stages.shapes import check_shapes
 from stages.trainer_config import trainer_config
 from stages.watch import Look, watch
@@ -265,25 +265,21 @@ class _StageRun:
             self._note_check("eos_rate_after", after)
             note = eos_note(read_checks(partial).get("eos_rate_before", 0.0), after)
             self.data.notes.extend([note] if note else [])
+        checks = read_checks(partial)
+        if (stopped := checks.get("stopped_at")) is not None:
+            most = self.job.spec.exemplars
+            self.data = ended(self.data, partial / "data", stopped, most)
         write_lines(partial / past.EXEMPLARS, self.data.exemplars)
         remove_unfinished(partial)
         if steps := list(kept(partial)):
             self._note_check("candidates", steps)
         checkpoint.sync(partial)  # what the manifest vouches for
         self.clock.lap("save")
-        data, planned = self.data, self.data.num_steps
-        if (stopped := read_checks(partial).get("stopped_at")) is not None:
-            part = stopped / planned
-            seen = [
-                {**entry, "epochs": round(entry["epochs"] * part, 3)} for entry in data.description
-            ]
-            data = replace(data, num_steps=stopped, description=seen)
-            data.notes.append(f"watch ended the stage at step {stopped} of {planned}")
         describe(
             self.job,
             self.kind,
             self.before,
-            data,
+            self.data,
             self.hooks,
             self.world,
             self.clock.seconds,
