@@ -51,7 +51,7 @@ from stages.publish import describe, save_checkpoint, write_lines
 from stages.seen import ended
 from stages.shapes import check_shapes
 from stages.trainer_config import trainer_config
-from stages.watch import Look, watch
+from stages.watch import COST, Look, watch
 
 NUM_SAMPLES = 16
 
@@ -203,6 +203,7 @@ class _StageRun:
         watcher = self._watch(trainer)
         trainer.train(resume_from_checkpoint=resume)
         if watcher is not None:
+            # Not where a run that was killed later had ended it.
             if watcher.stopped_at is not None or "stopped_at" in read_checks(self.partial):
                 self._note_check("stopped_at", watcher.stopped_at)
             self.looking = watcher.seconds
@@ -269,6 +270,8 @@ class _StageRun:
         if (stopped := checks.get("stopped_at")) is not None:
             most = self.job.spec.exemplars
             self.data = ended(self.data, partial / "data", stopped, most)
+        if cost := checks.get(COST):
+            self.data.notes.append(cost)
         write_lines(partial / past.EXEMPLARS, self.data.exemplars)
         remove_unfinished(partial)
         if steps := list(kept(partial)):

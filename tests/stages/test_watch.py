@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import stages.look_cost as look_cost
 import stages.run as runner
 from cpt.data_spec import DataSpec
 from cpt.errors import ProbeError
@@ -171,6 +172,47 @@ def test_an_interrupted_stage_ends_at_the_same_step(
     assert equal(read(job).weights, read(whole).weights)
     assert steps == [2]  # continued behind step 1
     assert [row["step"] for row in looks_of(job.output)] == [0, 2]
+
+
+def test_looks_that_cost_much_are_told_of_early(
+    stages: TinyStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(look_cost, "LITTLE", 0.0)
+    monkeypatch.setattr(look_cost, "DEAR", 1e-9)
+    said: list[str] = []
+    job = watched(stages.job("sft"), stages, every=1)
+    runner.run(job, said.append, make_look=seen([]))
+    told = next(number for number, line in enumerate(said) if "watch: 5 looks of" in line)
+    assert not any("step 3/4" in line for line in said[:told])  # after the second step
+    notes = read(job).manifest["notes"]
+    assert any(note.startswith("watch: 5 looks of") for note in notes)
+
+
+def test_answers_are_drawn_from_the_base_models_own_distribution(stages: TinyStages) -> None:
+    """Not from what its generation config, made for answering people, bends it to."""
+    from transformers import GenerationConfig
+
+    from cpt.checkpoint import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(str(stages.base / "checkpoint"))
+    prompts = [[5, 6, 7], [9, 8]]
+    drawn = []
+    bent = GenerationConfig(
+        repetition_penalty=5.0,
+        min_p=0.5,
+        top_p=0.1,
+        temperature=0.1,
+        no_repeat_ngram_size=1,
+        suppress_tokens=[*range(40)],
+        bad_words_ids=[[50]],
+    )
+    for config in (GenerationConfig(), bent):
+        base = load_model(str(stages.base / "checkpoint")).eval()
+        base.generation_config = config
+        drift = Drift(base, tokenizer, prompts, [], seed=1)
+        assert base.generation_config is config
+        drawn.append([whole.tolist() for whole, _, _ in drift.answered])
+    assert drawn[0] == drawn[1]
 
 
 def test_a_look_without_a_usable_number_ends_no_stage(stages: TinyStages) -> None:
