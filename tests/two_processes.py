@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,9 @@ def interrupting() -> Iterator[None]:
 def main(file: Path) -> None:
     import stages.run as runner
     from cpt.world import leave
+    from launch.console import Console
     from launch.stage import job_from_json
+    from launch.watching import looker
 
     runner.NUM_SAMPLES = 2
     said = []
@@ -112,7 +115,8 @@ def main(file: Path) -> None:
         if line["interrupted"]:
             with interrupting():
                 runner.run(job, sentences.append)
-        model, _ = runner.run(job, sentences.append)
+        look = partial(looker, job, Console())
+        model, _ = runner.run(job, sentences.append, make_look=look)
         said.append(report(model, sentences))
     (file.parent / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(said))
     leave()
