@@ -103,12 +103,13 @@ def interrupting() -> Iterator[None]:
 
 def main(file: Path) -> None:
     import stages.run as runner
+    import stages.under_way as under_way
     from cpt.world import leave
     from launch.console import Console
     from launch.stage import job_from_json
     from launch.watching import looker
 
-    runner.NUM_SAMPLES = 2
+    under_way.NUM_SAMPLES = 2
     said = []
     for line in map(json.loads, file.read_text().splitlines()):
         job, sentences = job_from_json(line["job"]), list[str]()

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+import stages.ending as ending
 import stages.look_cost as look_cost
 import stages.run as runner
+import stages.training as training
 from cpt.data_spec import DataSpec
 from cpt.errors import ProbeError
 from cpt.hooks.context import Mixture, StageContext
@@ -162,8 +164,8 @@ def test_an_interrupted_stage_ends_at_the_same_step(
         raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "save_checkpoint", killed)
-        patch.setattr(runner, "save_trained", killed)
+        patch.setattr(ending, "save_checkpoint", killed)
+        patch.setattr(training, "save_trained", killed)
         with pytest.raises(Interrupted):
             runner.run(job, lambda line: None, make_look=seen([], stop_at=2))
     assert not (job.output / "manifest.json").exists()
