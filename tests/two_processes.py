@@ -34,7 +34,7 @@ def run_on_two(
     Returns: for each job what each rank says of it; see `report`.
     """
     from launch.backend import accelerate_command, backend, environment
-    from launch.stage import job_to_json
+    from launch.job_file import job_to_json
 
     file = folder / "jobs.jsonl"
     lines = [{"job": job_to_json(job), "interrupted": job in interrupted} for job in jobs]
@@ -106,7 +106,7 @@ def main(file: Path) -> None:
     import stages.under_way as under_way
     from cpt.world import leave
     from launch.console import Console
-    from launch.stage import job_from_json
+    from launch.job_file import job_from_json
     from launch.watching import looker
 
     under_way.NUM_SAMPLES = 2
