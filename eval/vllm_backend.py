@@ -13,7 +13,7 @@ from eval.suite import Suite
 def vllm_model(
     path_or_hub_id: str, suite: Suite, *, dtype: str, revision: str | None, trust_remote_code: bool
 ) -> Any:
-    """A checkpoint folder or hub model in vLLM, over all GPUs that are visible.
+    """A checkpoint folder or hub model in vLLM, over the suite's `tensor_parallel` GPUs.
 
     Raises:
         ProbeError: vLLM is not installed, or cannot serve the model.
@@ -25,8 +25,7 @@ def vllm_model(
             f"suite {suite.name} has `backend: vllm`, and vLLM cannot be imported ({error}); "
             f"pip install vllm on a machine with a GPU, or say `backend: hf`"
         ) from None
-    import torch
-
+    num_gpus = suite.tensor_parallel or _most_gpus(path_or_hub_id, revision, trust_remote_code)
     try:
         return VLLM(
             pretrained=path_or_hub_id,
@@ -35,8 +34,31 @@ def vllm_model(
             tokenizer_revision=revision,
             trust_remote_code=trust_remote_code,
             max_model_len=suite.max_length,
-            tensor_parallel_size=max(1, torch.cuda.device_count()),
+            tensor_parallel_size=num_gpus,
             batch_size="auto",
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise ProbeError(f"{path_or_hub_id}: vLLM cannot serve it: {error}") from error
+        raise ProbeError(
+            f"{path_or_hub_id}: vLLM cannot serve it on {num_gpus} GPUs (tensor_parallel): {error}"
+        ) from error
+
+
+def dtype_of(engine: Any) -> str:
+    """The number type that vLLM loaded, such as bfloat16; `auto` leaves the choice to it."""
+    return str(engine.model.llm_engine.model_config.dtype)
+
+
+def _most_gpus(path_or_hub_id: str, revision: str | None, trust_remote_code: bool) -> int:
+    """The largest number of visible GPUs that divides the attention heads, as vLLM wants it."""
+    import torch
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            path_or_hub_id, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ProbeError(f"{path_or_hub_id}: cannot be loaded: {error}") from None
+    heads = getattr(config.get_text_config(), "num_attention_heads", None) or 1
+    counts = range(1, torch.cuda.device_count() + 1)
+    return max((count for count in counts if heads % count == 0), default=1)
