@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -249,7 +249,8 @@ class _Remedy:
         return self.place.partial / ATTEMPTS / f"{key}.json"
 
     def _row(self, name: str, file: Path) -> Row:
-        return read_row(name, name, file, self.suite.hash)
+        row = read_row(name, name, file, self.suite.hash)
+        return replace(row, templates=self.chain.gate.templates)
 
     def _sum(self, what: str) -> float:
         return round(sum(float(attempt[what]) for attempt in self.attempts), 2)
