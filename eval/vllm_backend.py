@@ -4,16 +4,24 @@ vLLM has kernels of its own, so its numbers are not those of `backend: hf` to th
 part of a probe's fingerprint, and results of different ones are not compared.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from cpt.errors import ProbeError
 from eval.suite import Suite
 
 
-def vllm_model(
-    path_or_hub_id: str, suite: Suite, *, dtype: str, revision: str | None, trust_remote_code: bool
-) -> Any:
-    """A checkpoint folder or hub model in vLLM, over the suite's `tensor_parallel` GPUs.
+@dataclass(frozen=True)
+class Served:
+    """What is known of a model whose weights vLLM has: the number type that it loaded."""
+
+    dtype: Any
+
+
+def served(
+    path_or_hub_id: str, revision: str | None, trust_remote_code: bool, suite: Suite, dtype: str
+) -> tuple[Served, Any]:
+    """A checkpoint folder or hub model in vLLM, over the suite's `tensor_parallel` GPUs: (model, engine).
 
     Raises:
         ProbeError: vLLM is not installed, or cannot serve the model.
@@ -27,7 +35,7 @@ def vllm_model(
         ) from None
     num_gpus = suite.tensor_parallel or _most_gpus(path_or_hub_id, revision, trust_remote_code)
     try:
-        return VLLM(
+        engine = VLLM(
             pretrained=path_or_hub_id,
             dtype=dtype,
             revision=revision,
@@ -41,11 +49,7 @@ def vllm_model(
         raise ProbeError(
             f"{path_or_hub_id}: vLLM cannot serve it on {num_gpus} GPUs (tensor_parallel): {error}"
         ) from error
-
-
-def dtype_of(engine: Any) -> str:
-    """The number type that vLLM loaded, such as bfloat16; `auto` leaves the choice to it."""
-    return str(engine.model.llm_engine.model_config.dtype)
+    return Served(engine.model.llm_engine.model_config.dtype), engine
 
 
 def _most_gpus(path_or_hub_id: str, revision: str | None, trust_remote_code: bool) -> int:

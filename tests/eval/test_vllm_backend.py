@@ -74,7 +74,7 @@ def test_settings_of_the_other_backend_are_refused(suite: Path) -> None:
     assert load_suite(suite, "hf").batch_size == 8
     suite.write_text(SUITE.replace("vllm", "hf") + "tensor_parallel: 2\n")
     for backend in (None, "vllm"):
-        with pytest.raises(ProbeError, match="tensor_parallel: 2: only vLLM .* backend: vllm too"):
+        with pytest.raises(ProbeError, match=r"tensor_parallel: 2: only vLLM .* backend: vllm too"):
             load_suite(suite, backend)
     suite.write_text(SUITE.replace("vllm", "hf") + "batch_size: 8\n")
     assert load_suite(suite, "vllm").backend == "vllm"  # written for hf
@@ -109,23 +109,31 @@ def test_vllm_answers_in_place_of_the_model(
 
     def served(**settings: Any) -> Any:
         given.append(settings)
-        return SimpleNamespace(name="v")
+        config = SimpleNamespace(dtype=torch.bfloat16)
+        model = SimpleNamespace(llm_engine=SimpleNamespace(model_config=config))
+        return SimpleNamespace(name="v", model=model, world_size=1)
 
     fake = ModuleType("lm_eval.models.vllm_causallms")
     monkeypatch.setattr(fake, "VLLM", served, raising=False)
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
     asked: list[Any] = []
 
-    def measured(harness: Any, tokenizer: Any, probe: Any, folder: Path) -> Any:
+    def measured(harness: Any, probe: Any, tasks: Any) -> Any:
         asked.append((harness.name, probe.name))
+        return "found"
+
+    def cell(found: Any, probe: Any, since: float, dtype: str, tokenizer: Any) -> Any:
+        asked.append(dtype)
         raise ProbeError("so far")
 
-    monkeypatch.setattr("eval.probe._measure", measured)
+    monkeypatch.setattr("eval.measuring.load_tasks", lambda *given: {"tasks": {}})
+    monkeypatch.setattr("eval.measuring.measure", measured)
+    monkeypatch.setattr("eval.measuring.cell", cell)
     with pytest.raises(ProbeError, match="so far"):
-        probe_checkpoint(str(tiny_folder), load_suite(suite), cache=tmp_path, dtype="bfloat16")
-    assert asked == [("v", "arc_easy")]
+        probe_checkpoint(str(tiny_folder), load_suite(suite), cache=tmp_path, dtype="auto")
+    assert asked == [("v", "arc_easy"), "torch.bfloat16"]  # the one that it loaded
     assert given[0]["pretrained"] == str(tiny_folder)
-    assert (given[0]["dtype"], given[0]["max_model_len"]) == ("bfloat16", 64)
+    assert (given[0]["dtype"], given[0]["max_model_len"]) == ("auto", 64)
     assert given[0]["tensor_parallel_size"] == 1
 
 
