@@ -26,6 +26,17 @@ from eval.progress import Meter
 from eval.ranks import together
 from eval.scoring import Answer, Scorer, refuse_unscorable
 
+#: What lm-eval and datasets raise where a task or its data is not there, or not in order.
+CANNOT_LOAD = (
+    OSError,
+    ValueError,
+    ImportError,
+    KeyError,
+    AttributeError,
+    RuntimeError,
+    DatasetsError,
+)
+
 
 class Model(SharedPrompts):
     """HFLM on a model in memory, which computes once what requests share, where the model can.
@@ -210,10 +221,9 @@ def load_tasks(probe: str, task: str, folder: Path | None) -> Any:
     if task not in manager.task_index:
         near = did_you_mean(task, manager.all_tasks).partition("; known")[0]
         raise ProbeError(f"probe {probe}: lm-eval has no task {task!r}{near}")
-    known = (OSError, ValueError, ImportError, KeyError, AttributeError, RuntimeError)
     try:
         return manager.load([task])
-    except (*known, DatasetsError) as error:
+    except CANNOT_LOAD as error:
         raise ProbeError(
             f"probe {probe}: task {task} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
