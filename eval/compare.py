@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from cpt.errors import ProbeError
-from eval.matrix import Item, Row, Score, check_score
+from eval.matrix import Row
 from eval.means import paired_difference, ratio_stderr, weighted_mean
 from eval.paired import compare
+from eval.pairs import paired_items
 from eval.power import detectable, items_needed
 
 if TYPE_CHECKING:
@@ -163,49 +164,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
-
-
-def paired_items(before: Row, after: Row, probe: str) -> tuple[list[Item], list[Item]]:
-    """The items of a probe that both rows have, in the order of `before`.
-
-    Raises:
-        ProbeError: the probe was measured differently in the two rows, or they share no item.
-    """
-    old, new = before.scores[probe], after.scores[probe]
-    for score in (old, new):
-        check_score(score)
-    _check_same(before, after, old, new)
-    later = {item.id: item for item in new.items}
-    shared = [item for item in old.items if item.id in later]
-    if not shared:
-        raise ProbeError(f"probe {old.probe}: {before.stage} and {after.stage} share no item")
-    return shared, [later[item.id] for item in shared]
-
-
-def _check_same(before: Row, after: Row, old: Score, new: Score) -> None:
-    """Refuse scores that were measured differently, and name what differs where that is known."""
-    both = [key for key in old.parts if key in new.parts]
-    differing = [key for key in both if old.parts[key] != new.parts[key]]
-    if old.fingerprint == new.fingerprint and not differing:
-        return
-    if differing:
-        what = "; ".join(_differs(key, old.parts[key], new.parts[key]) for key in differing)
-        raise ProbeError(
-            f"probe {old.probe} was measured differently for {before.stage} and {after.stage} "
-            f"({what}); probe both again"
-        )
-    raise ProbeError(
-        f"probe {old.probe} was measured differently for {before.stage} ({old.fingerprint}) "
-        f"and {after.stage} ({new.fingerprint}): its task, data, shots or template changed; "
-        f"probe both again"
-    )
-
-
-def _differs(key: str, old: str, new: str) -> str:
-    """Such as `shots: 0, not 5`; without texts that are alike as far as they are shown."""
-    lines = [" ".join(text.split()) for text in (old, new)]
-    brief = [line if len(line) <= 40 else f"{line[:37]}..." for line in lines]
-    return f"{key} differs" if brief[0] == brief[1] else f"{key}: {brief[0]}, not {brief[1]}"
 
 
 def _change(

@@ -5,12 +5,12 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cpt import checkpoint, ids, manifest
+from cpt import ids, manifest
 from cpt.actions import REMEDIES
 from cpt.plan import Node
 from cpt.store import replacing
@@ -18,6 +18,7 @@ from eval.choice import Chooser, Look
 from eval.matrix import Row, read_row
 from eval.probe import probe_model
 from launch.console import Console
+from launch.in_memory import load
 from launch.opening import Chain
 
 FOLDER, CANDIDATE = "attempts", "candidate"
@@ -100,9 +101,7 @@ class Attempts:
     def _measured(self, folder: Path, label: str) -> dict[str, Any]:
         import torch
 
-        model = checkpoint.load_model(str(folder), **self.load)
-        trust = bool(self.load.get("trust_remote_code", False))
-        tokenizer = checkpoint.load_tokenizer(str(folder), trust)
+        model, tokenizer = load(str(folder), self.load)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         result = probe_model(
             model,
@@ -118,4 +117,5 @@ class Attempts:
         return result
 
     def _row(self, name: str, file: Path) -> Row:
-        return read_row(name, name, file, self.suite.hash)
+        row = read_row(name, name, file, self.suite.hash)
+        return replace(row, templates=self.chain.gate.templates)

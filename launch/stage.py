@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cpt import ids
 from cpt.errors import ProbeError
 from cpt.memory import keep_freed_memory
 from cpt.replay.hygiene import ProbeItems
@@ -26,6 +25,7 @@ from launch.backend import assert_topology, backend
 from launch.by_hand import job_by_hand
 from launch.console import Console, guarded
 from launch.group import work_in_group
+from launch.in_memory import accelerator_of, cache_of, load
 from launch.job_file import job_from_json
 from launch.untrained import make_merge
 from launch.watching import looker
@@ -74,9 +74,7 @@ def probe_items(job: Job) -> ProbeItems:
     """What the job's suite asks, for the hygiene of its data."""
     from eval.contents import item_texts
 
-    return ProbeItems(
-        item_texts(_suite(job), Store(job.store).cache if job.store else ids.cache_dir())
-    )
+    return ProbeItems(item_texts(_suite(job), cache_of(job)))
 
 
 def _suite(job: Job) -> Suite:
@@ -126,12 +124,7 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
         live = (None, None)
     elif live is None:
         checkpoint.verify_stage(job.output)  # a number of damaged weights would be kept for good
-        folder = str(job.output / "checkpoint")
-        load = dict(job.load)
-        live = (
-            checkpoint.load_model(folder, **load),
-            checkpoint.load_tokenizer(folder, load.get("trust_remote_code", False)),
-        )
+        live = load(str(job.output / "checkpoint"), job.load)
     model, tokenizer = live
     if model and world.accelerator is not None and str(world.accelerator.device) != "cpu":
         model.to(world.accelerator.device)
@@ -140,9 +133,9 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
             model,
             tokenizer,
             suite,
-            cache=Store(job.store).cache if job.store else ids.cache_dir(),
+            cache=cache_of(job),
             stage_id=job.id,
-            accelerator=_accelerator() if world.size > 1 else None,
+            accelerator=accelerator_of(world),
             progress=console.progress(f"{job.name}{', again' if is_second else ''}: "),
             verbose=job.verbose,
             known={} if is_second else known,
@@ -150,12 +143,6 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
         if world.is_main:
             write_result(job.output, result, is_second)
         world.barrier()
-
-
-def _accelerator() -> Any:
-    from accelerate import Accelerator
-
-    return Accelerator()
 
 
 def _lock(job: Job, console: Console) -> AbstractContextManager[Any]:

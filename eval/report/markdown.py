@@ -22,6 +22,7 @@ from eval.report.words import (
     value,
     word,
 )
+from eval.template import note
 
 _PM = "\u00b1"
 # Underscores inside of words, as in names of probes, are no emphasis.
@@ -39,6 +40,7 @@ def markdown(story: Story) -> str:
     if story.matrix.rows:
         parts += ["## Stages x probes", _matrix(story), _legend(story)]
         parts += [escape(sentence(story.noise))] if story.noise else []
+        parts += [escape(asked)] if (asked := note(story.matrix.rows)) else []
     if story.comparison:
         parts += [f"## Against {escape(story.comparison.other.name)}", _comparison(story)]
     if story.continual:

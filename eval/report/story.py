@@ -21,6 +21,7 @@ from eval.noise import Noise, read_noise
 from eval.report.columns import Probe, columns
 from eval.report.ledger import Entry, entry
 from eval.report.series import Series, read_series
+from eval.template import across, declared_in
 
 Status = Literal["probed", "trained", "unfinished", "to do"]
 
@@ -148,7 +149,8 @@ def gather(chain_folder: Path, stages_folder: Path, compare_with: Path | None = 
     declared = suite.get("probes") or {}
     margins = {name: p["margin"] for name, p in declared.items() if p.get("margin") is not None}
     matrix = relabelled(read_matrix(results, suite["name"], suite["hash"]), declared)
-    matrix = reported(matrix, margins)
+    templates = declared_in(stages_folder / node["id"] for node in nodes)
+    matrix = across(reported(matrix, margins), templates)
     noise = read_noise(results[0][2], suite["hash"]) if results[0][2].is_file() else {}
     num_stages = sum("stands_for" not in node for node in nodes) - 1
     stages = [
@@ -277,5 +279,6 @@ def _compare(story: Story, other: Story) -> Story:
     pair = next(iter(pairs), None)
     if pair is None:
         return story
-    found = changes(pair[0], pair[1], story.margin)
+    theirs = replace(pair[0], templates=frozenset())  # declared changes are those within a chain
+    found = changes(theirs, pair[1], story.margin)
     return replace(story, comparison=Comparison(other, pair[0], pair[1], found))
