@@ -108,7 +108,7 @@ def _legend(story: Story) -> str:
     points = f", {compact(100 * story.margin)} points where scores are in %" if percent else ""
     return (
         f"{_PM} is one standard error, of the paired difference for changes. {MARKS['improved']} "
-        f"improved: the 95 % interval lies above 0. {MARKS['regressed']} regressed: worse than the "
+        f"improved: a rise is shown, corrected likewise. {MARKS['regressed']} regressed: worse than the "
         f"margin ({scalar(story.margin)}{points}) allows, Holm-corrected over probes and stages. Held: "
         f"shown to be no worse than the margin. Undecided: too few items to tell."
     )
