@@ -93,8 +93,8 @@ def test_on_two_processes_too(suite: Path, stages: TinyStages, tmp_path: Path) -
     ended = [ruined(stages, suite, number) for number in (2, 1)]
     ranks = run_on_two([*jobs, ended[0]], tmp_path)
     for number in (0, 2):
-        plain, looked_at = read(jobs[number]), read(jobs[number + 1])
-        assert equal(looked_at.weights, plain.weights)
+        unseen, seen = (read(job).weights for job in jobs[number : number + 2])
+        assert equal(seen, unseen)
         digests = {rank["weights"] for job in ranks[number : number + 2] for rank in job}
         assert len(digests) == 1
         rows = looks_of(jobs[number + 1].output)
