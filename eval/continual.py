@@ -3,7 +3,7 @@
 A probe may have an owner, the stage that teaches what it asks. Transfer and forgetting are of owned
 probes; the tax is of probes without an owner whose group is not `domain`: what nobody taught. Numbers
 of different units, such as shares of right answers and bits per byte, are never averaged. Probes for
-which neither higher nor lower is better are left to `eval.drift`.
+which neither higher nor lower is better are left out (`eval.compare.shifts`).
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cpt.errors import ProbeError
 from eval import metrics
 from eval.matrix import Matrix, Score
-from eval.resample import NUM_RESAMPLES, Estimate, estimate, over_seeds, resample
+from eval.resample import Estimate, Resamples, estimate, over_seeds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,19 +60,20 @@ class Continual:
     absent: dict[str, str]
 
 
-def continual(
-    matrix: Matrix, num_resamples: int = NUM_RESAMPLES, seed: int = 0
-) -> tuple[Continual, ...]:
+def continual(matrix: Matrix, resamples: Resamples | None = None) -> tuple[Continual, ...]:
     """Metrics of a matrix whose first row is the base, for each unit in the order of the probes.
+
+    Args:
+        resamples: of this very matrix, where others read them too; drawn here unless given.
 
     Raises:
         ProbeError: fewer than two rows, or a row lacks a probe or was measured differently.
     """
     check_rows(matrix)
+    resamples = resamples or Resamples(matrix)
     found = []
     for unit, probes in grouped(matrix, unit_of).items():
-        scores = resample(matrix, probes, num_resamples, seed)
-        found.append(_continual(matrix, unit, probes, scores))
+        found.append(_continual(matrix, unit, probes, resamples.scores(probes)))
     return tuple(found)
 
 

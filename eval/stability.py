@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cpt.errors import ProbeError
 from eval.matrix import Matrix
 from eval.metrics import upwards
-from eval.resample import NUM_RESAMPLES, Estimate, estimate, resample
+from eval.resample import Estimate, Resamples, estimate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,8 +95,7 @@ def gaps(
     *,
     window: int = 1,
     tolerance: float = 0.0,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
+    resamples: Resamples | None = None,
 ) -> tuple[Gap, ...]:
     """The gap of every probe, of a matrix whose rows are evaluations within one stage.
 
@@ -106,6 +105,7 @@ def gaps(
         steps: the optimizer step of each row; the first row is of the model before the stage.
         window: of the windowed forgetting, in evaluations.
         tolerance: how near to its start a probe is recovered, where it has no margin of its own.
+        resamples: of this very matrix, where others read them too; drawn here unless given.
 
     Raises:
         ProbeError: fewer than two rows, or not a step for each.
@@ -120,7 +120,7 @@ def gaps(
     if not probes:
         return ()
     higher = [base[probe].higher_is_better for probe in probes]
-    scores = upwards(resample(matrix, probes, num_resamples, seed), higher)
+    scores = upwards((resamples or Resamples(matrix)).scores(probes), higher)
     found = []
     for index, probe in enumerate(probes):
         series, margin = scores[..., index], base[probe].margin

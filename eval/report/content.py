@@ -7,7 +7,7 @@ from eval.compare import Change
 from eval.report.story import Stage, Story
 from eval.report.words import sentences
 
-VERSION = 1
+VERSION = 2
 
 
 def content(story: Story) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def content(story: Story) -> dict[str, Any]:
         "matrix": story.matrix.to_json(),
         "noise": {name: asdict(floor) for name, floor in story.noise.items()},
         "continual": [asdict(one) for one in story.continual],
-        "drift": [asdict(one) for one in story.drift],
+        "groups": [asdict(one) for one in story.groups],
         "stages": [_stage(stage) for stage in story.stages],
         "comparison": comparison
         and {

@@ -43,9 +43,9 @@ def markdown(story: Story) -> str:
         parts += [f"## Against {escape(story.comparison.other.name)}", _comparison(story)]
     if story.continual:
         metrics = [[*map(escape, line)] for line in kept.rows(story.continual)]
-        groups = [[*map(escape, line)] for line in kept.drift_rows(story.drift)]
+        groups = [[*map(escape, line)] for line in kept.group_rows(story.groups)]
         parts += ["## What the chain kept", table(kept.HEADS, metrics)]
-        parts += [escape(kept.reasons(story.continual)), table(kept.DRIFT_HEADS, groups)]
+        parts += [escape(kept.reasons(story.continual)), table(kept.GROUP_HEADS, groups)]
     for stage in story.stages:
         if stage.from_base:
             parts += [f"## After {escape(stage.name)}", *_stage(story, stage)]

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from cpt.actions import REMEDIES, Action
 from cpt.chain_file import REPORTED, read_chain, read_manifest
+from eval.by_group import GroupChange, by_group
 from eval.compare import Change, changes, shifts
 from eval.continual import Continual, continual
-from eval.drift import Drift, drift
 from eval.gate import Verdict, judge, reported
 from eval.labels import relabelled
 from eval.looks import Looks, read_looks
@@ -21,6 +21,7 @@ from eval.noise import Noise, read_noise
 from eval.report.columns import Probe, columns
 from eval.report.ledger import Entry, entry
 from eval.report.series import Series, read_series
+from eval.resample import Resamples
 
 Status = Literal["probed", "trained", "unfinished", "to do"]
 
@@ -92,22 +93,27 @@ class Story:
     @cached_property
     def continual(self) -> tuple[Continual, ...]:
         """Transfer, forgetting and tax, by unit; none before a stage is probed."""
-        return continual(self._whole) if self._whole else ()
+        return continual(self._whole, self._resamples) if self._whole else ()
 
     @cached_property
-    def drift(self) -> tuple[Drift, ...]:
+    def groups(self) -> tuple[GroupChange, ...]:
         """Relative change of every group of probes; then of what a model can, will and how it does it."""
         if self._whole is None:
             return ()
-        groups = drift(self._whole)
+        groups = by_group(self._whole, resamples=self._resamples)
         if not any(score.facet for score in self._whole.rows[0].scores.values()):
             return groups
-        facets = drift(self._whole, lambda score: score.facet or "")
+        facets = by_group(self._whole, lambda score: score.facet or "", self._resamples)
         return groups + tuple(
             replace(one, group=f"{one.group.upper()} (CapTrack)") for one in facets if one.group
         )
 
-    @property
+    @cached_property
+    def _resamples(self) -> Resamples:
+        assert self._whole is not None
+        return Resamples(self._whole)
+
+    @cached_property
     def _whole(self) -> Matrix | None:
         """The chain's own rows, without those that a gate has replaced, where none lacks a probe."""
         made = [stage for stage in self.stages if stage.kind in REMEDIES]

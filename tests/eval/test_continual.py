@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from cpt.errors import ProbeError
+from eval.by_group import by_group
 from eval.continual import Continual, across_seeds, continual
-from eval.drift import drift
 from eval.matrix import Item, Matrix, Row, Score
 from eval.means import ratio_stderr, weighted_mean
-from eval.resample import Estimate
+from eval.resample import Estimate, Resamples
 
 STAGES = ("base", "first", "second", "third")
 # of methods card A16: base, then rows after each stage
@@ -144,8 +144,9 @@ def test_intervals_are_paired() -> None:
 
 
 def test_the_same_matrix_gives_the_same_numbers() -> None:
+    table = matrix(taught())
     assert continual(matrix(taught())) == continual(matrix(taught()))
-    assert continual(matrix(taught()), seed=1) != continual(matrix(taught()))
+    assert continual(table, Resamples(table, seed=1)) != continual(table)
 
 
 def test_a_missing_cell_is_refused() -> None:
@@ -162,7 +163,8 @@ def test_seeds_give_student_s_interval() -> None:
     for last in (0.60, 0.70, 0.65):
         columns = taught()
         columns[0][3] = score("a", shares(last), "first")
-        chains += continual(matrix(columns), num_resamples=50)
+        chain = matrix(columns)
+        chains += continual(chain, Resamples(chain, 50))
     found = across_seeds(chains)
     assert value(found.backward_transfer) == pytest.approx(-0.1)
     half = 4.302653 * 0.025 / math.sqrt(3)  # t(0.975, 2) s / sqrt(n)
@@ -182,5 +184,7 @@ def test_what_is_neither_better_nor_worse_is_no_tax() -> None:
     facts = [score("facts", shares(v), group="knowledge") for v in (0.5, 0.4)]
     (found,) = continual(matrix([lengths, facts]))
     assert found.probes == ("facts",)
-    drifts = {each.group: each.absolute["share"].value for each in drift(matrix([lengths, facts]))}
+    drifts = {
+        each.group: each.absolute["share"].value for each in by_group(matrix([lengths, facts]))
+    }
     assert drifts == pytest.approx({"knowledge": -0.1})

@@ -1,14 +1,16 @@
 """Resampled items: paired over rows, in clusters, and intervals of known width."""
 
 import math
+import zlib
 
 import numpy as np
 import pytest
 
 from cpt.errors import ProbeError
+from eval import resample
 from eval.matrix import Item, Matrix, Row, Score
 from eval.means import ratio_stderr, weighted_mean
-from eval.resample import common_items, estimate, over_seeds, resample
+from eval.resample import Resamples, common_items, estimate, over_seeds
 
 
 def row(stage: str, items: list[Item], fingerprint: str = "f") -> Row:
@@ -32,11 +34,43 @@ def test_the_first_scores_are_those_measured_and_rows_share_their_items() -> Non
         row("base", items(values, weights)),
         row("sft", items([v + 1 for v in values], weights)),
     )
-    scores = resample(Matrix("small", "0", rows, ("text",)), ["text"], 200)
+    scores = Resamples(Matrix("small", "0", rows, ("text",)), 200).scores(["text"])
     assert scores.shape == (201, 2, 1)
     assert scores[0, :, 0] == pytest.approx([3.1, 4.1])
     assert scores[:, 1, 0] - scores[:, 0, 0] == pytest.approx(np.ones(201))
     assert len(set(scores[:, 0, 0].round(9))) > 5
+
+
+def test_a_part_at_a_time_draws_what_one_draw_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, weights = [float(n % 3) for n in range(30)], [1.0 + n for n in range(30)]
+    rows = (row("base", items(values, weights)), row("sft", items(values[::-1], weights)))
+    matrix = Matrix("small", "0", rows, ("text",))
+    drawn = np.random.default_rng([3, zlib.crc32(b"text")]).integers(0, 30, (50, 30))
+    expected = [
+        [
+            sum(weights[i] * v[i] for i in one) / sum(weights[i] for i in one)
+            for v in (values, values[::-1])
+        ]
+        for one in drawn.tolist()
+    ]
+    for most in (1, 100, 10**6):
+        monkeypatch.setattr(resample, "MOST_DRAWN", most)
+        scores = Resamples(matrix, 50, seed=3).scores(["text"])
+        assert scores[1:, :, 0] == pytest.approx(np.array(expected), abs=1e-12)
+
+
+def test_a_probe_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = Matrix("small", "0", (row("base", items([1.0, 2.0], [1.0] * 2)),), ("text",))
+    drawn, draw = [], resample._resampled
+
+    def counted(matrix: Matrix, probe: str, num_resamples: int, seed: int) -> object:
+        drawn.append(probe)
+        return draw(matrix, probe, num_resamples, seed)
+
+    monkeypatch.setattr(resample, "_resampled", counted)
+    found = Resamples(matrix, 20)
+    assert (found.scores(["text"]) == found.scores(["text"])).all()
+    assert drawn == ["text"]
 
 
 def test_items_of_a_cluster_are_drawn_together() -> None:
@@ -44,7 +78,7 @@ def test_items_of_a_cluster_are_drawn_together() -> None:
     spreads = []
     for size in (0, 5):
         rows = (row("base", items(values, [1.0] * 100, size)),)
-        scores = resample(Matrix("small", "0", rows, ("text",)), ["text"], 2000)
+        scores = Resamples(Matrix("small", "0", rows, ("text",)), 2000).scores(["text"])
         spreads.append(float(scores[1:, 0, 0].std()))
         assert spreads[-1] == pytest.approx(rows[0].scores["text"].stderr, rel=0.1)
     assert spreads[1] > 2 * spreads[0]
