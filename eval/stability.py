@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cpt.errors import ProbeError
+from eval.continual import grouped, unit_of
 from eval.matrix import Matrix
 from eval.metrics import upwards
 from eval.resample import Estimate, Resamples, estimate
@@ -44,6 +45,25 @@ class Gap:
     def time_to_recover(self) -> int | None:
         """Steps from the lowest score until it is recovered."""
         return None if self.recovered_at is None else self.recovered_at - self.lowest_at
+
+
+@dataclass(frozen=True)
+class Lowest:
+    """min-ACC and WC-ACC of a stage over the probes of one unit, losses negated.
+
+    Args:
+        unit: `share` of 1, or the metric's name.
+        old: probes that the stage does not teach.
+        own: probes that name the stage as their owner; together they are the task just learnt.
+        min_accuracy: mean over `old` of the lowest score after the start.
+        worst_case: None where no probe is `own`.
+    """
+
+    unit: str
+    old: tuple[str, ...]
+    own: tuple[str, ...]
+    min_accuracy: Estimate
+    worst_case: Estimate | None
 
 
 def minimum(series: "Series") -> "Series":
@@ -134,6 +154,42 @@ def gaps(
                 windowed=estimate(windowed_forgetting(series, window)),
                 recovery=estimate(recovery(series)),
                 recovered_at=recovered_at(told, steps, tolerance if margin is None else margin),
+            )
+        )
+    return tuple(found)
+
+
+def lowest(matrix: Matrix, stage: str, resamples: Resamples | None = None) -> tuple[Lowest, ...]:
+    """min-ACC and WC-ACC of the looks at one stage, by unit; none of a unit that the stage teaches alone.
+
+    Of this stage alone: what a probe lost in an earlier one is in its start.
+
+    Args:
+        matrix: a row for each look; the first is of the model before the stage's first step.
+        stage: by which probes name their owner.
+        resamples: of this very matrix, where others read them too; drawn here unless given.
+
+    Raises:
+        ProbeError: a row lacks a probe, or was measured differently.
+    """
+    resamples = resamples or Resamples(matrix)
+    base, found = matrix.rows[0].scores, []
+    for unit, probes in grouped(matrix, unit_of).items():
+        own = [probe for probe in probes if base[probe].owner == stage]
+        old = [probe for probe in probes if probe not in own]
+        if not old:
+            continue
+        higher = [base[probe].higher_is_better for probe in (*old, *own)]
+        scores = upwards(resamples.scores([*old, *own]), higher)
+        low, last = min_accuracy(scores[..., : len(old)]), scores[:, -1, len(old) :]
+        worst = worst_case_accuracy(last.mean(-1), low, len(old) + 1) if own else None
+        found.append(
+            Lowest(
+                unit=unit,
+                old=tuple(old),
+                own=tuple(own),
+                min_accuracy=estimate(low),
+                worst_case=None if worst is None else estimate(worst),
             )
         )
     return tuple(found)

@@ -55,9 +55,11 @@ def _stage(stage: Stage) -> dict[str, Any]:
             "suite": stage.looks.suite,
             "series": {
                 one.name: list(zip(one.steps, one.values, strict=True))
-                for one in (*stage.looks.drift, *stage.looks.probes)
+                for one in (*stage.looks.signals, *stage.looks.probes)
             },
             "gaps": [asdict(gap) for gap in stage.looks.gaps],
+            "lowest": [asdict(one) for one in stage.looks.lowest],
+            "unreadable": list(stage.looks.unreadable),
         },
         "cost": {key: value for key, value in asdict(stage.cost).items() if key != "stage"},
         "notes": [str(note) for note in stage.manifest.get("notes") or []],

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 
 from eval.compare import Change
 from eval.noise import sentence
-from eval.report import kept, ledger
+from eval.report import kept, ledger, watched
 from eval.report.columns import Probe
 from eval.report.facts import data_lines, gate_lines, hook_lines
 from eval.report.story import Stage, Story
 from eval.report.text import clean, compact, scalar
-from eval.report.watched import GAP_HEADS, gap_cells
 from eval.report.words import (
     AGAINST_OTHER,
     MARKS,
@@ -176,8 +175,15 @@ def _stage(story: Story, stage: Stage) -> list[str]:
         said = [*stage.verdict.messages, *gate_lines(stage)]
         parts.append("\n".join([gate, "", *(f"- {escape(m)}" for m in said)]))
     if stage.looks.gaps:
-        rows = [[*map(escape, gap_cells(gap))] for gap in stage.looks.gaps]
-        parts += [f"While it trained, suite {escape(stage.looks.suite)}:", table(GAP_HEADS, rows)]
+        rows = [[*map(escape, watched.gap_cells(gap))] for gap in stage.looks.gaps]
+        parts += [
+            f"While it trained, suite {escape(stage.looks.suite)}:",
+            table(watched.GAP_HEADS, rows),
+        ]
+    if stage.looks.lowest:
+        rows = [[*map(escape, line)] for line in watched.lowest_rows(stage.looks)]
+        parts += [table(watched.LOWEST_HEADS, rows), watched.ABOUT]
+    parts += [f"Not read: {escape(problem)}" for problem in stage.looks.unreadable]
     return parts
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -223,7 +224,12 @@ def _stage(
         manifest=manifest,
         series=read_series((folder if folder.is_dir() else partial) / "metrics.jsonl"),
         probe_seconds=probed,
-        looks=read_looks(folder if folder.is_dir() else partial),
+        looks=read_looks(
+            folder if folder.is_dir() else partial,
+            node["name"],
+            [one.stage for one in takewhile(lambda one: one.stage != node["name"], matrix.rows)],
+            stages_folder / start.id if start else None,
+        ),
         cost=entry(node["name"], manifest, seconds, manifest.get("memory") or {}, folder),
         row=row,
         predecessor=predecessor,

@@ -31,6 +31,21 @@ class TestLooks:
         text = markdown(gather(fake.chain, fake.stages))
         assert re.search(r"\| facts \| 0\.900 \| 0\.400 \(.*\| 10 \| 0\.500 \(.*\| never \|", text)
 
+    def test_lowest_scores_are_on_the_page_and_in_markdown(self, fake_chain: Any) -> None:
+        fake = fake_chain(watched=True)
+        story = gather(fake.chain, fake.stages)
+        assert re.search(r"\| min-ACC \| 0\.400 \| .* \| facts; shares of 1 \|", markdown(story))
+        assert html(story).count(">min-ACC<") == 8  # four stages, two units
+        assert story.stages[1].looks.lowest[0].worst_case is None
+
+    def test_a_damaged_look_is_told_and_ends_nothing(self, fake_chain: Any) -> None:
+        fake = fake_chain(watched=True)
+        (file,) = fake.stages.glob("sft-*/watch/*/step-000010.json")
+        file.write_text("{")
+        story = gather(fake.chain, fake.stages)
+        for text in (html(story), markdown(story)):
+            assert text.count("is not a whole probe result") == 1
+
     def test_nothing_of_it_where_nobody_looked(self, fake_chain: Any) -> None:
         fake = fake_chain()
         story = gather(fake.chain, fake.stages)
