@@ -20,6 +20,7 @@ from eval.looks import Looks, read_looks
 from eval.matrix import Matrix, Row, read_matrix
 from eval.noise import Noise, read_noise
 from eval.report.columns import Probe, columns
+from eval.report.flips import Flips, flips
 from eval.report.ledger import Entry, entry
 from eval.report.series import Series, read_series
 from eval.resample import Resamples
@@ -52,6 +53,13 @@ class Stage:
     from_predecessor: tuple[Change, ...]
     verdict: Verdict | None
     shifted: tuple[Change, ...] = ()
+
+    @cached_property
+    def flips(self) -> Flips:
+        """Items that were right in its predecessor's row and are wrong in its own, or the other way round."""
+        if self.row is None or self.predecessor is None:
+            return Flips((), ())
+        return flips(self.predecessor, self.row)
 
     @property
     def gate(self) -> dict[str, Any]:
@@ -132,6 +140,14 @@ class Story:
     def last_probed(self) -> Stage | None:
         """The latest stage that has probe results, the base model too."""
         return next((stage for stage in reversed(self.stages) if stage.row), None)
+
+    @cached_property
+    def flips(self) -> Flips:
+        """Items that flipped from the base model to the last checkpoint that is probed."""
+        last = self.last_probed
+        if last is None or last.row is None or not last.from_base:
+            return Flips((), ())
+        return flips(self.matrix.rows[0], last.row)
 
     def probe(self, name: str) -> Probe:
         """The column of that name."""
