@@ -34,6 +34,7 @@ from stages.interruption import (
 from stages.labels_only import labels_only
 from stages.log import StageLog
 from stages.material import stage_supply
+from stages.memory import forget_peak, peaks
 from stages.metrics import is_measured, record_metrics
 from stages.notes import Clock, note_check, read_checks
 from stages.opening import (
@@ -101,6 +102,7 @@ class _StageRun:
         self.partial = job.partial
         self.clock = Clock()
         self.looking = 0.0
+        forget_peak()
         self.kind = kind_of(job.spec.kind, job.spec.file or job.name)
         self.before = past_of(job)
         self.start = start_folder(self.before)
@@ -133,6 +135,7 @@ class _StageRun:
         else:
             self._merge(self._trained())
         self.world.barrier()
+        self.memory = peaks(self.world)  # of every rank
         if self.world.is_main and not (partial / "manifest.json").is_file():
             self._describe()
         for note in self.data.notes:
@@ -288,6 +291,7 @@ class _StageRun:
             self.world,
             self.clock.seconds,
             read_checks(partial),
+            self.memory,
         ).write(partial)
 
     def _note_look(self, look: SourceHygiene) -> None:

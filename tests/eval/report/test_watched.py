@@ -138,7 +138,7 @@ class TestLedger:
         ]
         both = [of({"train": 2.0, "probe": 3.0}, {"peak": 2.0**30}), of({"merge": 1.0}, {})]
         heads = ledger.heads(both)
-        assert heads[2:] == ["train", "merge", "probe", "total", "peak memory", "disk"]
+        assert heads[2:] == ["train", "merge", "probe", "total", "peak memory, host", "disk"]
         assert ledger.cells(both[0], heads) == [
             "2",
             "10",
@@ -146,9 +146,14 @@ class TestLedger:
             "",
             "3.0 s",
             "5.0 s",
-            "peak 1.00 GiB",
+            "1.00 GiB",
             "",
         ]
+        on_a_gpu = of({}, {"peak": 2.0**30, "accelerator": 2.0**31})
+        heads = ledger.heads([on_a_gpu, *both])
+        assert heads[-3:] == ["peak memory, host", "peak memory, accelerator", "disk"]
+        assert ledger.cells(on_a_gpu, heads)[-3:] == ["1.00 GiB", "2.00 GiB", ""]
+        assert ledger.cells(both[0], heads)[-3:] == ["1.00 GiB", "", ""]
         assert ledger.total(both).startswith("All together 6.0 s, 50% of it probes; 20 tokens")
 
 
