@@ -26,6 +26,8 @@ def write_report(
     atomic_write(chain_folder / "report.md", markdown(story))
     if card := model_card(story):
         atomic_write(chain_folder / "model_card.md", card)
+    else:  # of results that are gone
+        (chain_folder / "model_card.md").unlink(missing_ok=True)
     atomic_write(
         chain_folder / "report.html", html(story)
     )  # last: its time tells whether all is new

@@ -211,6 +211,22 @@ class TestModelCard:
         assert front["tags"] == ["continual-post-training", "pretrain", "sft", "dpo", "grpo"]
         assert "| python\\_qa" in text or "python_qa" in text
 
+    def test_it_names_no_data_set_that_is_none_and_the_base_s_revision(
+        self, fake_chain: Any
+    ) -> None:
+        fake = fake_chain()
+        story = gather(fake.chain, fake.stages)
+        recipe = {"model": {"path": "org/model", "revision": "ab12"}}
+        text = model_card(replace(story, recipe=recipe))
+        front = yaml.safe_load(text.split("---\n")[1])
+        assert front["base_model"] == "org/model"
+        (dataset, *_) = [result["dataset"] for result in front["model-index"][0]["results"]]
+        assert dataset["type"] == "cpt probe suite quickstart"
+        assert dataset["args"] == {"suite": "quickstart", "suite_hash": "5d2e91ab"}
+        assert "Base model: `org/model`, revision `ab12`." in text
+        local = {"model": {"path": "./here", "revision": "ab12"}}
+        assert "Base model" not in model_card(replace(story, recipe=local))
+
     def test_there_is_none_before_a_stage_is_probed(self, fake_chain: Any) -> None:
         fake = fake_chain(probed=1)
         assert model_card(gather(fake.chain, fake.stages)) == ""
