@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from eval.report.story import Stage
+from eval.report.story import Stage, Story
 from eval.report.text import settings, shorten
 
 
@@ -69,6 +69,15 @@ def gate_lines(stage: Stage) -> list[str]:
         skill = f"new skill {attempt.get('skill', 0.0):+.2f} margins"
         told.append(f"attempt {number}: {what}: {skill}; beyond its margin: {beyond}")
     return told
+
+
+def packages(story: Story) -> dict[str, list[str]]:
+    """Name -> versions with which stages were made, in the order of the names."""
+    found: dict[str, dict[str, None]] = {}
+    for stage in story.stages:
+        for name, version in (stage.manifest.get("packages") or {}).items():
+            found.setdefault(str(name), {})[str(version)] = None
+    return {name: list(found[name]) for name in sorted(found)}
 
 
 def data_lines(stage: Stage) -> list[str]:
