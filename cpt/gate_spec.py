@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from cpt.actions import Action
+from cpt.actions import MARGIN, Action
 from cpt.settings import Settings
 
 
@@ -24,7 +24,9 @@ class GateSpec(Settings):
     """
 
     margin: float = Field(
-        default=0.02, ge=0, description="fall that is tolerated, in the probe's unit"
+        default=MARGIN,
+        ge=0,
+        description="fall that is tolerated, in the probe's unit; of probes without a margin of their own",
     )
     on_regression: Action = "warn"
     probes: dict[str, ProbeGate] = Field(

@@ -189,10 +189,11 @@ def _check_same(before: Row, after: Row, old: Score, new: Score) -> None:
     if old.fingerprint == new.fingerprint and not differing:
         return
     if differing:
+        hint = " with one --dtype" if "dtype" in differing else ""
         what = "; ".join(_differs(key, old.parts[key], new.parts[key]) for key in differing)
         raise ProbeError(
             f"probe {old.probe} was measured differently for {before.stage} and {after.stage} "
-            f"({what}); probe both again"
+            f"({what}); probe both again{hint}"
         )
     raise ProbeError(
         f"probe {old.probe} was measured differently for {before.stage} ({old.fingerprint}) "
@@ -229,6 +230,10 @@ def _change(
     low, high = (found.low, found.high) if sign == 1 else (-found.high, -found.low)
     # A drift is tested on both sides, of which the one it moved to has the smaller p-value.
     p_value = min(1.0, 2 * found.worse) if new.is_drift else found.worse
+    not_worse = found.not_worse
+    if new.is_drift:  # it must be shown on both sides that it lies within the margin
+        other = compare(old_items, new_items, -sign, margin, floor.stderr if floor else 0.0)
+        not_worse = max(not_worse, other.not_worse)
     return Change(
         probe=probe,
         before=before.stage,
@@ -241,7 +246,7 @@ def _change(
         margin=margin,
         p_value=p_value,
         p_holm=p_value,
-        verdict="held" if found.not_worse < level else "undecided",
+        verdict="held" if not_worse < level else "undecided",
         improved=not new.is_drift and found.low > _ROUNDING,
         detectable=detectable(found, len(new_items), margin, tested),
         level=tested,

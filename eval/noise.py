@@ -7,6 +7,7 @@ from pathlib import Path
 from eval.compare import paired_items
 from eval.matrix import Row, read_row
 from eval.means import paired_difference
+from eval.split import only
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,19 @@ def firsts(results: Iterable[Path]) -> list[Path]:
 def read_noise(result: Path, suite_hash: str) -> dict[str, Noise]:
     """The noise floor of a checkpoint that was measured twice; empty where it was not.
 
+    Over the items that are reported, as verdicts are: more items would seem to be quieter than these.
+
     Raises:
         ProbeError: a file is damaged, or the two were measured differently.
     """
     second = second_of(result)
     if not second.is_file():
         return {}
-    return noise_floor(
-        read_row("first", "", result, suite_hash), read_row("second", "", second, suite_hash)
+    first, again = (
+        only(read_row(name, "", file, suite_hash), "test")
+        for name, file in (("first", result), ("second", second))
     )
+    return noise_floor(first, again)
 
 
 def sentence(noise: Mapping[str, Noise]) -> str:

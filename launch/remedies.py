@@ -15,20 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from cpt import checkpoint, ids, manifest
-from cpt.actions import REMEDIES
 from cpt.errors import StoreError
 from cpt.plan import Node
 from cpt.store import replacing
 from eval.choice import Chooser, Look
 from eval.matrix import Row, read_row
 from eval.probe import probe_model, result_path
+from launch import attempts
 from launch.console import Console
 from launch.opening import Chain, shown
 from stages.candidates import kept, write_candidate
 from stages.remedy import Place, finish, take, take_parent
-from stages.repair import Shares, num_groups, search, write_average
+from stages.repair import ROUNDING, Shares, num_groups, search, write_average
 
-ATTEMPTS, CANDIDATE = "attempts", "candidate"
+CANDIDATE = "candidate"
+#: Of an attempt, beside its probe result: seconds that its weights took.
+MERGING = "merging"
 
 
 def make_remedy(chain: Chain, node: Node, load: dict[str, Any], console: Console) -> None:
@@ -41,7 +43,7 @@ def make_remedy(chain: Chain, node: Node, load: dict[str, Any], console: Console
         console: told what happens.
 
     Raises:
-        StoreError: a checkpoint is damaged, or candidates are gone that the node's id promises.
+        StoreError: a checkpoint is damaged, or another chain removed candidates since the plan was made.
         EdgeError: parent and result cannot be averaged.
     """
     with chain.store.lock(node.id, console.say):
@@ -57,7 +59,6 @@ class _Remedy:
     load: dict[str, Any]
     console: Console
     attempts: list[dict[str, Any]] = field(default_factory=list)
-    merging: float = 0.0
 
     def make(self) -> None:
         """Choose, write, publish."""
@@ -66,6 +67,7 @@ class _Remedy:
         keep_freed_memory()
         place = self.place
         place.partial.mkdir(parents=True, exist_ok=True)
+        attempts.begin(place.partial, self.stage.id)
         checkpoint.verify_stage(place.result)
         checkpoint.verify_stage(place.parent)
         gate, stage = self.chain.gate, self.stage
@@ -75,25 +77,33 @@ class _Remedy:
         self.console.say(f"the gate acts after {stage.name}: {place.kind}{told}")
         chosen = self._rollback() if place.kind == "rollback" else self._repair()
         result = json.loads(chosen.result.read_text(encoding="utf-8"))
-        result |= {
-            "stage": self.node.id,
-            "seconds": 0.0,
-        }  # those of the attempts are in the manifest
+        # The seconds of its attempts are in the manifest.
+        result |= {"stage": self.node.id, "seconds": 0.0}
+        result.pop(MERGING, None)
         own = result_path(place.partial, self.suite)
         ids.atomic_write(own, json.dumps(result, ensure_ascii=False, allow_nan=False))
         made = {
             "verdict": gate.record(stage, verdict),
             "chosen_on": "dev" if self.chooser.is_split else "all",
+            "without_dev": self.chooser.without_dev,
             "attempts": self.attempts,
-            "earlier": self._earlier(),
+            "earlier": attempts.earlier(self.chain.store.stages, self.stage.id, place.partial),
             "chosen": chosen.what,
             "shares": list(chosen.shares),
             "step": chosen.step,
         }
-        seconds = {"merge": self.merging, "probe attempts": self._sum("seconds")}
-        leftovers = (ATTEMPTS, CANDIDATE, f"{CANDIDATE}.partial", "checkpoint.partial")
+        seconds = {"merge": self._sum(MERGING), "probe attempts": self._sum("seconds")}
+        leftovers = (attempts.FOLDER, CANDIDATE, f"{CANDIDATE}.partial", "checkpoint.partial")
         note = f"{len(self.attempts)} attempts; taken: {chosen.what}"
-        finish(place, self.node.inputs, made, [note], seconds, leftovers)
+        notes = [note]
+        if chosen.is_parent:
+            notes.append(
+                f"rows, adapter and memory are still those of {stage.name}, whose weights are gone: later "
+                f"stages that recall it rehearse what it was trained on"
+            )
+        if without := self.chooser.without_dev:
+            notes.append(f"without dev items, chosen on what is reported: {', '.join(without)}")
+        finish(place, self.node.inputs, made, notes, seconds, leftovers)
         self.console.say(f"{self.node.name}: {note}, in {shown(place.output)}")
 
     @cached_property
@@ -129,7 +139,11 @@ class _Remedy:
         return self.chain.plan.nodes[0].id, self.node.merged[1]
 
     def _rollback(self) -> "_Chosen":
-        """The candidate with the most new skill that passes, else the parent."""
+        """The candidate with the most new skill that passes, else the parent.
+
+        It must keep every margin on the items for choosing, and pass the gate on those that are reported; and
+        learn no less than the parent, whose new skill is 0.
+        """
         there, result = self._candidates(), self.place.result / "checkpoint"
         start = self.place.start if there else ""
 
@@ -140,15 +154,13 @@ class _Remedy:
         for number, step in enumerate(there, start=1):
             label = f"attempt {number} of {len(there)}: step {step}"
             seen[step] = self._attempt(f"step-{step}", label, {"step": step}, writes(step))
-        fit = [step for step, look in seen.items() if look.is_within]
-        best = max(fit, key=lambda step: (seen[step].skill, step), default=None)
-        if best is None:
-            return self._parent()
-        verdict = self.chain.gate.verdict_on(f"step {best}", self._file(f"step-{best}"))
-        if verdict.action not in ("pass", "warn"):  # on the items that are reported
-            return self._parent()
-        take(self.place, writes(best))
-        return _Chosen(f"step {best} of {self.stage.name}", self._file(f"step-{best}"), step=best)
+        fit = [step for step, look in seen.items() if look.is_within and look.skill >= -ROUNDING]
+        for step in sorted(fit, key=lambda step: (seen[step].skill, step), reverse=True):
+            file = self._file(f"step-{step}")
+            if self.chain.gate.verdict_on(f"step {step}", file).action in ("pass", "warn"):
+                take(self.place, writes(step))
+                return _Chosen(f"step {step} of {self.stage.name}", file, step=step)
+        return self._parent()
 
     def _candidates(self) -> dict[int, Path]:
         """The checkpoints of the stage that the node's id promises to look at."""
@@ -158,9 +170,9 @@ class _Remedy:
         }
         if lost := [step for step in promised if step not in there]:
             raise StoreError(
-                f"{self.stage.name}: its candidates (step {', '.join(map(str, lost))}) were removed "
-                f"after an earlier verdict; write gate.candidates=0 to go back to its parent, or move "
-                f"{shown(self.place.result)} away and run again, and it is trained anew"
+                f"{self.stage.name}: its candidates (step {', '.join(map(str, lost))}) were removed by "
+                f"another chain's verdict meanwhile; run the same command again to go back to its parent, "
+                f"or move {shown(self.place.result)} away first, and it is trained anew"
             )
         return there
 
@@ -190,8 +202,14 @@ class _Remedy:
     def _parent(self) -> "_Chosen":
         take_parent(self.place)
         name = manifest.read(self.place.parent).name
-        self.console.say(f"{self.node.name}: none keeps every margin; {name} is taken")
-        return _Chosen(f"the parent, {name}", self.chain.gate.result(self.node.merged[1]))
+        why = "none keeps every margin and learned something"
+        if not self.attempts:
+            why = f"nothing is left between it and {self.stage.name}"
+        elif not any(attempt["is_within"] for attempt in self.attempts):
+            why = "none keeps every margin"
+        self.console.say(f"{self.node.name}: {why}; {name} is taken")
+        result = self.chain.gate.result(self.node.merged[1])
+        return _Chosen(f"the parent, {name}", result, is_parent=True)
 
     def _attempt(
         self, key: str, label: str, what: dict[str, Any], write: Callable[[Path], None]
@@ -202,13 +220,14 @@ class _Remedy:
             since = time.monotonic()
             with replacing(self.place.partial / CANDIDATE) as empty:
                 write(empty)
-            self.merging = round(self.merging + time.monotonic() - since, 2)
-            result = self._measured(self.place.partial / CANDIDATE, label)
+            merging = round(time.monotonic() - since, 2)
+            result = self._measured(self.place.partial / CANDIDATE, label) | {MERGING: merging}
             ids.atomic_write(file, json.dumps(result, ensure_ascii=False, allow_nan=False))
             shutil.rmtree(self.place.partial / CANDIDATE)
         look = self.chooser.look(self._row(key, file))
-        seconds = json.loads(file.read_text(encoding="utf-8"))["seconds"]
-        self.attempts.append({**what, **look.told(), "seconds": seconds})
+        result = json.loads(file.read_text(encoding="utf-8"))
+        took = {"seconds": result["seconds"], MERGING: result.get(MERGING, 0.0)}
+        self.attempts.append({**what, **look.told(), **took})
         verdict = "within every margin" if look.is_within else f"beyond: {', '.join(look.beyond)}"
         self.console.say(
             f"{self.node.name}: {label}: {verdict}; new skill {look.skill:+.2f} margins"
@@ -235,18 +254,8 @@ class _Remedy:
         gc.collect()
         return result
 
-    def _earlier(self) -> dict[str, int]:
-        """Attempts that other rules made on the same result: whoever turns them until it passes shows it."""
-        found = {}
-        for kind in REMEDIES:
-            for file in sorted(self.chain.store.stages.glob(f"{kind}-*/manifest.json")):
-                entry = manifest.read(file.parent)
-                if entry.parents.get("result") == self.stage.id:
-                    found[entry.id] = len(entry.checks.get("gate", {}).get("attempts", ()))
-        return found
-
     def _file(self, key: str) -> Path:
-        return self.place.partial / ATTEMPTS / f"{key}.json"
+        return self.place.partial / attempts.FOLDER / f"{key}.json"
 
     def _row(self, name: str, file: Path) -> Row:
         return read_row(name, name, file, self.suite.hash)
@@ -263,6 +272,7 @@ class _Chosen:
     result: Path
     shares: Shares = ()
     step: int | None = None
+    is_parent: bool = False
 
 
 def _told(shares: Shares) -> str:

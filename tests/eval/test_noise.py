@@ -98,3 +98,20 @@ def test_a_report_takes_it_in(tmp_path: Path) -> None:
     for text in (html(story), markdown(story)):
         assert "Measured twice, the base model" in text
     assert content(story)["noise"]["python_qa"]["num_differing"] == 1
+
+
+def test_the_floor_is_of_the_items_that_are_reported(tmp_path: Path) -> None:
+    """More items than a verdict has would seem to be quieter."""
+    from tests.eval.report.conftest import make_chain
+
+    fake = make_chain(tmp_path, probed=1)
+    (first,) = fake.stages.glob("base-*/probes/*.json")
+    tree = json.loads(first.read_text())
+    items = tree["probes"]["python_qa"]["items"]
+    for number, item in enumerate(items):
+        item["split"] = "dev" if number % 4 else "test"
+    first.write_text(json.dumps(tree))
+    items[1]["value"] = 1 - items[1]["value"]  # a dev item
+    second_of(first).write_text(json.dumps(tree))
+    assert read_noise(first, SUITE_HASH)["python_qa"].num_items == len(items) // 4
+    assert is_silent(read_noise(first, SUITE_HASH))
