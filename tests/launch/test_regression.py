@@ -174,11 +174,14 @@ def test_a_drift_with_a_margin_of_its_own_is_judged(call: Call, tmp_path: Path) 
 
 
 def test_the_junit_property_reproduces_the_run(call: Call) -> None:
-    call("sft-1", *SMALL, "--margin", "0.03", "--dtype", "float32", "--junit", "x.xml")
+    write(Path("base.json"), BASE)
+    write(Path("new.json"), WORSE)
+    against = ("--against", "base.json", "--suite", "small")
+    call("new.json", *against, "--margin", "0.03", "--dtype", "float32", "--junit", "x.xml")
     properties = {
         p.get("name"): p.get("value") for p in ElementTree.parse("x.xml").iter("property")
     }
-    asked = "cpt probe sft-1 --against base-1 --suite small --margin 0.03 --dtype float32"
+    asked = "cpt probe new.json --against base.json --suite small --margin 0.03 --dtype float32"
     assert properties["command"] == asked
 
 
