@@ -46,7 +46,11 @@ def describe(chain: Chain) -> dict[str, Any]:
         "recipe_path": shown(Path(recipe.file)),
         "command": chain.command,
         "suite": suite,
-        "gate": {**recipe.gate.model_dump(), "actions": dict(chain.gate.rules.actions)},
+        "gate": {
+            **recipe.gate.model_dump(),
+            **({"on_regression": "warn"} if recipe.baseline else {}),
+            "actions": dict(chain.gate.rules.actions),
+        },
     }
 
 

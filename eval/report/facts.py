@@ -56,6 +56,8 @@ def gate_lines(stage: Stage) -> list[str]:
     if not gate:
         return []
     where = "dev items" if gate.get("chosen_on") == "dev" else "the items that are reported"
+    if where == "dev items" and (without := gate.get("without_dev")):
+        where += f" ({', '.join(without)} on those that are reported)"
     attempts = gate.get("attempts") or []
     told = [f"taken: {gate.get('chosen')}; {len(attempts)} attempts, chosen on {where}"]
     if earlier := gate.get("earlier") or {}:

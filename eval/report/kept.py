@@ -14,7 +14,8 @@ GROUP_HEADS = ("group", "relative, %", "95 % interval", "absolute")
 _ABOUT = (
     "Above 0 is better, but for tax, forgetting and the worst drop, where it is loss. Probes that name the "
     "stage which teaches them (owner) count for transfer and forgetting; the tax is of those that nobody "
-    "teaches. All but the hops is of the stages that led to the last one. Intervals resample items, the same for all rows."
+    "teaches. All but the hops is of the stages that led to the last one. Intervals resample items, the "
+    "same for all rows."
 )
 
 

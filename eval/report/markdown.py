@@ -127,7 +127,7 @@ def _legend(story: Story) -> str:
     return (
         f"{_PM} is one standard error, of the paired difference for changes. {MARKS['improved']} "
         f"improved: a rise is shown, corrected likewise. {MARKS['regressed']} regressed: worse than the "
-        f"margin ({scalar(story.margin)}{points}) allows, Holm-corrected over probes and stages. Held: "
+        f"margin ({scalar(story.margin)}{points}) allows, Holm-corrected over probes and verdicts. Held: "
         f"shown to be no worse than the margin. Undecided: too few items to tell."
     )
 

@@ -14,7 +14,7 @@ from cpt.chain_file import REPORTED, read_chain, read_manifest
 from eval.by_group import GroupChange, by_group
 from eval.compare import Change, changes, shifts
 from eval.continual import Continual, continual
-from eval.gate import Verdict, judge, reported
+from eval.gate import Verdict, judge, num_verdicts, reported
 from eval.labels import relabelled
 from eval.looks import Looks, read_looks
 from eval.matrix import Matrix, Row, read_matrix
@@ -244,7 +244,8 @@ def _stage(
         next((rows[parent] for parent in parents if parent in rows), None) if row else None
     )
     later = row if row and start and row is not start else None
-    tested: dict[str, Any] = {"num_pairs": num_stages, "noise": noise}
+    acts = [gate["on_regression"], *(gate.get("actions") or {}).values()]
+    tested: dict[str, Any] = {"num_pairs": num_verdicts(num_stages, acts), "noise": noise}
     from_base = changes(start, later, margin, **tested) if start and later else ()
     from_predecessor = from_base
     if row and predecessor is not start:
