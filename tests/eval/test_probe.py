@@ -460,8 +460,8 @@ def test_the_chat_template_is_part_of_what_is_compared(
     assert asked == [hashed(TEMPLATE), hashed(TEMPLATE.replace("<|", "<"))]
     with pytest.raises(ProbeError, match=rf"template: {asked[0]}, not {asked[1]}.*--any-template"):
         changes(rows[0], rows[1], 0.0)
-    first, second = any_template(rows)
-    assert len(changes(first, second, 0.0)) == 2
+    before, after = any_template(rows)
+    assert len(changes(before, after, 0.0)) == 2
 
 
 def test_a_metric_that_is_no_mean_over_items_is_refused(

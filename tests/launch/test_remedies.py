@@ -401,7 +401,8 @@ def test_the_time_of_averaging_outlives_an_interruption(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(remedies, "take", killed)
+        for taking in ("take", "take_parent"):
+            patched.setattr(remedies, taking, killed)
         with pytest.raises(KeyboardInterrupt):
             runs.run(REPAIR, "gate.attempts=1")
     chain = runs.open(REPAIR, "gate.attempts=1")
