@@ -12,7 +12,8 @@ from typing import Any, Literal
 from cpt.actions import REMEDIES, Action
 from cpt.chain_file import REPORTED, read_chain, read_manifest
 from eval.by_group import GroupChange, by_group
-from eval.compare import Change, changes, shifts
+from eval.change import Change
+from eval.compare import changes, shifts
 from eval.continual import Continual, continual
 from eval.gate import Verdict, judge, num_verdicts, reported
 from eval.labels import relabelled
