@@ -34,12 +34,22 @@ def known_results(files: Iterable[Path], suite: Suite) -> dict[str, dict[str, An
     return known_cells(files, suite, {"version": VERSION, "packages": packages_of(suite)})
 
 
+def head_of(file: Path) -> dict[str, Any]:
+    """What a result file says before its probes, whose items are megabytes.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    with file.open(encoding="utf-8") as opened:
+        head, found, _ = opened.read(_HEAD).partition(', "probes": ')
+    told: dict[str, Any] = json.loads(head + "}" if found else file.read_text("utf-8"))
+    return told
+
+
 def is_current(file: Path, suite: Suite) -> bool:
     """Whether a suite's result is there and would be made with the same packages now."""
     try:
-        with file.open(encoding="utf-8") as opened:
-            head, found, _ = opened.read(_HEAD).partition(', "probes": ')
-        told: dict[str, Any] = json.loads(head + "}" if found else file.read_text("utf-8"))
+        told = head_of(file)
     except (OSError, ValueError):
         return False
     return (told.get("version"), told.get("packages")) == (VERSION, packages_of(suite))
