@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from cpt.errors import ProbeError
+from eval.head import head_of
 from eval.matrix import read_row
 from eval.suite import Suite
 
 VERSION = 1
 PACKAGES = ("lm_eval", "transformers", "torch", "datasets")
-#: Of a result's file, before its probes, whose items are megabytes.
-_HEAD = 4000
 
 
 def result(suite: Suite, stage_id: str, seconds: float, cells: dict[str, Any]) -> dict[str, Any]:
@@ -32,18 +31,6 @@ def result(suite: Suite, stage_id: str, seconds: float, cells: dict[str, Any]) -
 def known_results(files: Iterable[Path], suite: Suite) -> dict[str, dict[str, Any]]:
     """Cells of earlier results of the same model, made with the same packages; see `known_cells`."""
     return known_cells(files, suite, {"version": VERSION, "packages": packages_of(suite)})
-
-
-def head_of(file: Path) -> dict[str, Any]:
-    """What a result file says before its probes, whose items are megabytes.
-
-    Raises:
-        OSError, ValueError: it cannot be read.
-    """
-    with file.open(encoding="utf-8") as opened:
-        head, found, _ = opened.read(_HEAD).partition(', "probes": ')
-    told: dict[str, Any] = json.loads(head + "}" if found else file.read_text("utf-8"))
-    return told
 
 
 def is_current(file: Path, suite: Suite) -> bool:

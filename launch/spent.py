@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from cpt import manifest
 from cpt.plan import Node
-from eval.known import head_of
+from eval.head import head_of
 from eval.probe import result_path
 from eval.report.text import duration
 from launch.opening import Chain

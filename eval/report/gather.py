@@ -9,7 +9,7 @@ from typing import Any
 from cpt.chain_file import REPORTED, read_chain, read_manifest
 from eval.compare import changes, shifts
 from eval.gate import Verdict, judge, num_verdicts, reported
-from eval.known import head_of
+from eval.head import head_of
 from eval.labels import relabelled
 from eval.looks import read_looks
 from eval.matrix import Matrix, Row, read_matrix
