@@ -1,10 +1,8 @@
 """Stage folders by content. A folder that is not finished says so in its name; publishing is one rename."""
 
-import fcntl
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from typing import Any
 from cpt import ids
 from cpt.checkpoint import sync
 from cpt.errors import StoreError
+from cpt.locks import Owner, locked, read_owner
 
 
 class Store:
@@ -68,21 +67,27 @@ class Store:
     def lock(self, stage_id: str, waiting: Callable[[str], None]) -> Iterator[int]:
         """Hold a stage for this process; a second run of the same stage waits here.
 
-        The lock is the kernel's (flock) and ends with the process, however it ends.
-
         Args:
             stage_id: which stage.
-            waiting: called once with a sentence when another process holds it.
+            waiting: told whom it waits for; see `cpt.locks.locked`.
 
         Yields: the lock's descriptor; a child that inherits it holds the lock too.
         """
-        with locked(self.root / "locks" / stage_id, stage_id, waiting) as descriptor:
+        with locked(self._lock(stage_id), stage_id, waiting) as descriptor:
             yield descriptor
+
+    def holder(self, stage_id: str) -> Owner | None:
+        """Who says that it makes a stage now, and has not ended as far as one can tell."""
+        owner = read_owner(self._lock(stage_id))
+        return None if owner is None or owner.has_ended else owner
+
+    def _lock(self, stage_id: str) -> Path:
+        return self.root / "locks" / stage_id
 
     @contextmanager
     def chain_lock(self, name: str) -> Iterator[None]:
         """Hold a chain's links and report for this process; two runs write them one after the other."""
-        with locked(self.root / "locks" / f"chain-{name}", name, lambda text: None):
+        with locked(self._lock(f"chain-{name}"), name, lambda text: None):
             yield
 
     def link_chain(
@@ -123,24 +128,6 @@ def labels(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
         number += not node.get("stands_for")
         found.append(f"{number}-{node['name']}")
     return found
-
-
-@contextmanager
-def locked(path: Path, label: str, waiting: Callable[[str], None]) -> Iterator[int]:
-    """Hold a lock file; see `Store.lock`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            waiting(f"{label} is being made by {holder}; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield file.fileno()
 
 
 def publish(partial: Path, final: Path) -> Path:

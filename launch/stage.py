@@ -23,11 +23,12 @@ from cpt import read_recipe as recipes
 from cpt.errors import ProbeError
 from cpt.gate_spec import GateSpec
 from cpt.joint import Joined
+from cpt.locks import locked
 from cpt.memory import keep_freed_memory
 from cpt.model_source import materialise
 from cpt.model_spec import ModelSpec
 from cpt.replay.hygiene import ProbeItems
-from cpt.store import Store, locked
+from cpt.store import Store
 from eval.suite import Suite, load_suite
 from launch.backend import assert_topology, backend
 from launch.by_hand import job_by_hand
