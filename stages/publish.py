@@ -118,7 +118,7 @@ def describe(
         memory={"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024},
         checks={**checks, "tokenizer": tokenizer_digest(tokenizer)},
         notes=tuple(data.notes),
-        files=checkpoint.digests(job.partial / "checkpoint"),
+        files=checkpoint.digests_of_stage(job.partial),
         start=start,
         finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
