@@ -85,7 +85,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def digests_of_stage(stage: Path) -> dict[str, str]:
     """Name -> sha256 of every file that a stage leaves; names are relative to its folder."""
-    found = {}
+    found = dict[str, str]()
     for name in LEFT:
         place = stage / name
         if (

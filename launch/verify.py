@@ -53,8 +53,8 @@ def _chosen(names: Sequence[str], runs: Path) -> tuple[list[Path], list[str]]:
         return sorted(p for p in every if p.is_dir() and p.suffix in ("", ".partial")), lines
     stages = list[Path]()
     for name in names:
-        if folder := stage_folder(name, runs):
-            stages.append(folder)
+        if stage := stage_folder(name, runs):
+            stages.append(stage)
         else:
             more, problems = _of_chain(chain_folder(name, runs))
             stages += more

@@ -100,8 +100,12 @@ def test_a_stage_is_verified_by_its_manifest(folder: Path) -> None:
 
 def test_all_that_a_stage_leaves_has_a_digest(folder: Path) -> None:
     stage = folder.parent
-    left = ("adapter/adapter_model.safetensors", "memory/si/omega.safetensors", "exemplars.jsonl")
-    left += ("candidates/step-4/model.safetensors",)
+    left = (
+        "adapter/adapter_model.safetensors",
+        "memory/si/omega.safetensors",
+        "candidates/step-4/model.safetensors",
+        "exemplars.jsonl",
+    )
     curves = ("metrics.jsonl", "watch/watch.jsonl")
     passing = ("log.txt", "probes/core.json", "gate/core.json", "trainer/checkpoint-4/optimizer.pt")
     for name in (*left, *curves, *passing):
