@@ -79,6 +79,7 @@ def read(folder: Path) -> Manifest:
         if tree.get("version", 1) < 2:
             files = tree.get("files", {}).items()
             tree["files"] = {f"checkpoint/{name}": digest for name, digest in files}
+            tree["version"] = VERSION  # as it would be written now
         manifest = Manifest(past=past, **tree)
     except FileNotFoundError:
         raise StoreError(f"{folder}: has no manifest.json, so it is no finished stage") from None

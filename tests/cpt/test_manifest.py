@@ -70,6 +70,8 @@ def test_files_of_an_earlier_version_were_those_of_the_checkpoint(tmp_path: Path
     entry = read(tmp_path)
     assert entry.files == {"checkpoint/config.json": "12"}
     assert entry.checkpoint_files == {"config.json": "12"}
+    entry.write(tmp_path)
+    assert read(tmp_path) == entry
     later = Manifest("a-1", "a", "a", files={"exemplars.jsonl": "3", "checkpoint/x.json": "4"})
     later.write(tmp_path)
     assert read(tmp_path) == later
