@@ -8,7 +8,8 @@ from typing import Any
 from cpt import ids
 from cpt.errors import StoreError
 
-VERSION = 1
+#: 2: `files` are relative to the stage's folder and all that it left; until then those of `checkpoint/`.
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,16 @@ class Manifest:
     finished: str = ""
     version: int = VERSION
 
+    @property
+    def checkpoint_files(self) -> dict[str, str]:
+        """Name in `checkpoint/` -> sha256: what the stage's model is, wherever the stage lies."""
+        start = "checkpoint/"
+        return {
+            name.removeprefix(start): digest
+            for name, digest in self.files.items()
+            if name.startswith(start)
+        }
+
     def write(self, folder: Path) -> None:
         """Write into a stage folder, atomically."""
         ids.atomic_write(folder / "manifest.json", json.dumps(asdict(self), indent=1) + "\n")
@@ -65,6 +76,10 @@ def read(folder: Path) -> Manifest:
         past = tuple(Ancestor(**ancestor) for ancestor in tree.pop("past", ()))
         for key in ("hooks", "data", "notes"):
             tree[key] = tuple(tree.get(key, ()))
+        if tree.get("version", 1) < 2:
+            files = tree.get("files", {}).items()
+            tree["files"] = {f"checkpoint/{name}": digest for name, digest in files}
+            tree["version"] = VERSION  # as it would be written now
         manifest = Manifest(past=past, **tree)
     except FileNotFoundError:
         raise StoreError(f"{folder}: has no manifest.json, so it is no finished stage") from None

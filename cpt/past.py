@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt import ids, manifest
-from cpt.checkpoint import fingerprint
+from cpt.checkpoint import fingerprint, verify_part
 from cpt.errors import HookError, StoreError
 from cpt.settings import did_you_mean
 
@@ -28,9 +28,12 @@ class PastStage:
 
     @property
     def adapter(self) -> Path | None:
-        """Folder of the stage's adapter, if it trained one."""
-        folder = self.folder / "adapter" if self.folder else None
-        return folder if folder and folder.is_dir() else None
+        """Folder of the stage's adapter, if it trained one.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        return self._left("adapter")
 
     @property
     def identity(self) -> list[Any]:
@@ -41,12 +44,22 @@ class PastStage:
             return [fingerprint(place) if place.is_dir() else self.checkpoint]
         entry = manifest.read(self.folder)
         file = self.folder / EXEMPLARS
-        return [self.id, entry.files, ids.sha256_file(file) if file.is_file() else ""]
+        return [self.id, entry.checkpoint_files, ids.sha256_file(file) if file.is_file() else ""]
 
     def memory(self, key: str) -> Path | None:
-        """What a hook of the stage kept for later ones."""
-        folder = self.folder / "memory" / key if self.folder else None
-        return folder if folder and folder.is_dir() else None
+        """What a hook of the stage kept for later ones.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        return self._left(f"memory/{key}")
+
+    def _left(self, name: str) -> Path | None:
+        """A folder that the stage left, checked against the stage's manifest."""
+        if self.folder is None:
+            return None
+        verify_part(self.folder, name)
+        return self.folder / name if (self.folder / name).is_dir() else None
 
     @property
     def num_seen(self) -> int:
@@ -66,6 +79,8 @@ class PastStage:
             StoreError: the file is damaged.
         """
         file = self.folder / EXEMPLARS if self.folder else None
+        if self.folder is not None:
+            verify_part(self.folder, EXEMPLARS)
         if file is None or not file.is_file():
             return []
         try:

@@ -1,4 +1,4 @@
-"""The command line: cpt plan | run | probe | compare | report | ls | diff | adapters | schema."""
+"""The command line: the verbs of `launch.parser`, each in a module that is imported when it is called."""
 
 import argparse
 import json
@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "ls": _ls,
         "diff": _diff,
         "adapters": _adapters,
+        "verify": _verify,
+        "gc": _gc,
+        "export": _export,
         "schema": _schema,
         "methods": _methods,
     }
@@ -181,6 +184,24 @@ def _adapters(given: argparse.Namespace) -> int:
     folder = None if Path(given.chain).is_file() else chain_folder(given.chain, given.runs)
     print(adapters(Path(given.chain), folder, given.runs, given.output))
     return 0
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from launch.verify import verify
+
+    return verify(given.names, given.runs, lambda line: print(line, flush=True))
+
+
+def _gc(given: argparse.Namespace) -> int:
+    from launch.gc import gc
+
+    return gc(given)
+
+
+def _export(given: argparse.Namespace) -> int:
+    from launch.export import export
+
+    return export(given)
 
 
 def _schema(given: argparse.Namespace) -> int:

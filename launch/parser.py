@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from cpt import __version__
+from launch.care_options import EXPORT, GC, VERIFY, add_export, add_gc, add_verify
 from launch.options import COMPARE, MARGIN, add_any_template, add_compare, add_loading, amount
 
 EXAMPLES = {
@@ -46,6 +47,9 @@ worse than its margin allows, tested item by item and corrected after Holm; unde
   cpt adapters tasks --output served
 one folder of PEFT adapters, named by stage, of the stages that keep theirs apart (lora: {after: keep} or
 {after: continue}); in Python, cpt.adapters.open_registry(folder) loads their base and routes by name""",
+    "verify": VERIFY,
+    "gc": GC,
+    "export": EXPORT,
     "schema": """examples:
   cpt schema > recipe.schema.json
   cpt schema --stage > stage.schema.json
@@ -145,6 +149,9 @@ def parser() -> argparse.ArgumentParser:
     adapters.add_argument(
         "--output", type=Path, metavar="FOLDER", help="default: adapters in the chain's folder"
     )
+    add_verify(verb("verify", "read every byte of stages, and name what is damaged"))
+    add_gc(verb("gc", "remove what nobody needs any more"))
+    add_export(verb("export", "write a stage as a plain Hugging Face folder, or upload it"))
     schema = verb("schema", "print the JSON schema of a recipe, for editors")
     which = schema.add_mutually_exclusive_group()
     which.add_argument("--stage", action="store_true", help="of one stage file instead")

@@ -122,7 +122,7 @@ def describe(
         memory=dict(memory),
         checks={**checks, "tokenizer": tokenizer_digest(tokenizer)},
         notes=tuple(data.notes),
-        files=checkpoint.digests(job.partial / "checkpoint"),
+        files=checkpoint.digests_of_stage(job.partial),
         start=start,
         finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )

@@ -100,7 +100,6 @@ def finish(
                 _link_tree(source, folder)
     for name in leftovers:
         _remove(partial / name)
-    folder = partial / "checkpoint"
     checkpoint.sync(partial)
     replace(
         entry,
@@ -116,7 +115,7 @@ def finish(
         memory={},
         checks={"tokenizer": _tokenizer(place), "gate": dict(gate)},
         notes=tuple(notes),
-        files=checkpoint.digests(folder),
+        files=checkpoint.digests_of_stage(partial),
         start="checkpoint",
         finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     ).write(partial)
