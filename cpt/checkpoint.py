@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from cpt import ids, manifest
 from cpt.errors import StoreError
+from cpt.names import below
+from cpt.safe_weights import check_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,6 +27,8 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
+    if Path(path).is_dir():
+        check_weights(Path(path))
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             path,
@@ -96,7 +100,7 @@ def verify(folder: Path, expected: dict[str, str], stage_id: str) -> None:
         StoreError: a file is missing or has other bytes than were written.
     """
     for name, digest in expected.items():
-        path = folder / name
+        path = below(folder, name, f"{folder.parent.name}: files")
         if not path.is_file():
             problem = "is missing"
         elif ids.sha256_file(path) != digest:

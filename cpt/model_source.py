@@ -6,6 +6,7 @@ from typing import Any
 from cpt import ids
 from cpt.errors import RecipeError, StoreError
 from cpt.model_spec import Gguf, ModelChange, ModelSpec, RandomModel, TinyTokenizer
+from cpt.safe_weights import check_weights
 
 
 def materialise(spec: ModelSpec, folder: Path) -> Path:
@@ -37,6 +38,7 @@ def materialise(spec: ModelSpec, folder: Path) -> Path:
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
     else:
         local = Path(str(spec.path)) if spec.is_local else _snapshot(spec)
+        check_weights(local)
         if not changed:
             folder.symlink_to(local.resolve(), target_is_directory=True)
             return folder

@@ -1,8 +1,10 @@
 """A checkpoint's model and tokenizer, to be measured or asked."""
 
+from pathlib import Path
 from typing import Any
 
 from cpt.errors import ProbeError
+from cpt.safe_weights import check_weights
 
 
 def load(
@@ -27,6 +29,8 @@ def load(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if Path(name).is_dir():
+        check_weights(Path(name))
     options: dict[str, Any] = {"revision": revision} if revision else {}
     options["trust_remote_code"] = trust_remote_code
     try:
