@@ -8,7 +8,8 @@ from typing import Any
 from cpt import ids
 from cpt.errors import StoreError
 
-VERSION = 1
+#: 2 added how, machine, environment and load; a manifest of version 1 has them empty.
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Manifest:
     files: dict[str, str] = field(default_factory=dict)
     start: str = "checkpoint"
     finished: str = ""
+    how: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    load: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
 
     def write(self, folder: Path) -> None:

@@ -13,7 +13,7 @@ from launch.backend import accelerate_command, environment
 from launch.console import Console
 from launch.group import run_group
 from launch.opening import Chain, shown
-from launch.record import is_current, is_linked, link
+from launch.record import how, is_current, is_linked, link
 from launch.sibling import sibling
 from launch.spent import Spent
 from stages.base import Job
@@ -119,7 +119,7 @@ def _make(chain: Chain, node: plans.Node, console: Console, verbose: bool) -> No
 
         hush_bars(verbose)
         try:
-            make_base(chain.plan.recipe.model, chain.store, console)
+            make_base(chain.plan.recipe.model, chain.store, console, job.how)
         except RecipeError as error:
             raise RecipeError(f"{chain.plan.recipe.file}: {error}") from error
     if chain.backend.name == "single":
@@ -213,6 +213,7 @@ def _job(chain: Chain, node: plans.Node, verbose: bool) -> Job:
         gate=recipe.gate,
         twice=recipe.gate.noise if node.kind == "base" else False,
         candidates=_num_candidates(chain, node),
+        how=how(chain),
     )
 
 

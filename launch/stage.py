@@ -11,11 +11,12 @@ import gc
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cpt import ids
@@ -75,14 +76,20 @@ def execute(job: Job, console: Console, is_held: bool = False) -> None:
     gc.collect()
 
 
-def make_base(spec: ModelSpec, store: Store, console: Console) -> None:
-    """Put the base model into the store: convert it, or link to where it is."""
+def make_base(
+    spec: ModelSpec, store: Store, console: Console, how: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Put the base model into the store: convert it, or link to where it is.
+
+    Args:
+        how: recipe and command, for the manifest.
+    """
     from datetime import UTC, datetime
 
     from cpt.checkpoint import digests, load_tokenizer
     from cpt.manifest import Manifest
     from stages.opening import tokenizer_digest
-    from stages.publish import code, packages
+    from stages.provenance import provenance
 
     stage_id = spec.id()
     with store.lock(stage_id, console.say):
@@ -100,8 +107,7 @@ def make_base(spec: ModelSpec, store: Store, console: Console) -> None:
             kind="base",
             name="base",
             inputs=spec.content(),
-            packages=packages(),
-            code=code(),
+            **provenance(how, {"dtype": spec.dtype, "trust_remote_code": spec.trust_remote_code}),
             checks={"tokenizer": tokenizer_digest(tokenizer)},
             files=digests(folder),
             finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -44,6 +44,7 @@ LIGHT = (
     "launch.methods",
     "launch.methods_text",
     "launch.regression",
+    "launch.reproduce",
     "cpt.estimate",
     "cpt.plan_table",
     "stages.workload",

@@ -125,11 +125,28 @@ def _recipe(story: Story) -> Markup:
     )
 
 
+#: Packages whose versions a report shows.
+_TOLD = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "lm_eval",
+    "deepspeed",
+    "bitsandbytes",
+    "vllm",
+)
+
+
 def _packages(story: Story) -> Markup:
     versions: dict[str, dict[str, None]] = {}
     for stage in story.stages:
         packages: dict[str, Any] = stage.manifest.get("packages") or {}
         for name, version in packages.items():
+            if name.replace("-", "_") not in _TOLD:  # a manifest has all that was installed
+                continue
             versions.setdefault(name, {})[str(version)] = None
     if not versions:
         return Markup()

@@ -62,3 +62,14 @@ def test_differences_are_leaves_with_their_paths() -> None:
         ("g", None, "x"),
     ]
     assert differences(one, one) == []
+
+
+def test_a_manifest_of_version_1_is_read_with_what_came_later_empty(tmp_path: Path) -> None:
+    WHOLE.write(tmp_path)
+    tree = json.loads((tmp_path / "manifest.json").read_text())
+    for key in ("how", "machine", "environment", "load"):
+        del tree[key]
+    (tmp_path / "manifest.json").write_text(json.dumps({**tree, "version": 1}))
+    old = read(tmp_path)
+    assert old.version == 1
+    assert old.how == old.machine == old.environment == old.load == {}
