@@ -8,7 +8,7 @@ Files that the code reads back, such as job files, are not touched: `secrets_in`
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -74,6 +74,29 @@ def _without_value(found: re.Match[str]) -> str:
     if found["value"].lower() in _NO_SECRET:
         return found[0]
     return f"{found['name']}{found['between']}{REDACTED}"
+
+
+class RedactingStream:
+    """A text stream that takes secrets out of what is written to it, line or not; all else is the stream's.
+
+    What libraries print for themselves goes this way too.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write without secrets. Returns: letters that were given."""
+        self._stream.write(redact(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def redact_tree(tree: Any, environment: Mapping[str, str] = os.environ) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 
 from cpt.errors import CptError
-from cpt.redact import redact
+from cpt.redact import RedactingStream, redact
 
 PREEMPTED = 4
 
@@ -73,7 +73,8 @@ def guarded(work: Callable[[], int], verbose: bool) -> int:
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, preempted)
     try:
-        return work()
+        with redirect_stderr(RedactingStream(sys.stderr)):
+            return work()
     except CptError as error:
         if verbose:
             print_traceback()

@@ -23,7 +23,7 @@ from typing import IO, Any
 from cpt import errors
 from cpt.errors import CptError
 from cpt.ids import atomic_write
-from cpt.redact import redact, redact_tree
+from cpt.redact import RedactingStream, redact, redact_tree
 from launch.console import PREEMPTED, place_problem, print_traceback, storage_problem
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG in linux/prctl.h
@@ -163,7 +163,8 @@ def work_in_group(work: Callable[[], int], file: Path, verbose: bool) -> int:
     if not verbose:
         os.dup2(1, 2)
     try:
-        return work()
+        with contextlib.redirect_stderr(RedactingStream(sys.stderr)):
+            return work()
     except CptError as error:
         if verbose:
             print_traceback()

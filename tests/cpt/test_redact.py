@@ -1,9 +1,10 @@
+import io
 import json
 from typing import Any
 
 import pytest
 
-from cpt.redact import redact, redact_tree, secret_values, secrets_in
+from cpt.redact import RedactingStream, redact, redact_tree, secret_values, secrets_in
 
 SECRETS = {
     "HF_TOKEN": "canary-of-the-hub-1",
@@ -103,3 +104,15 @@ def test_a_recipe_is_told_where_it_holds_a_secret() -> None:
         "stages.sft.train.hub_token": "a credential",
         "stages.sft.train.run_name": "the value of $HF_TOKEN",
     }
+
+
+def test_a_stream_takes_them_out_and_is_otherwise_the_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRETS["HF_TOKEN"])
+    below = io.StringIO()
+    stream = RedactingStream(below)
+    assert stream.write("at canary-of-the-hub-1") == 22
+    stream.writelines(["\r", "canary-of-the-hub-1\n"])
+    assert below.getvalue() == "at [redacted:HF_TOKEN]\r[redacted:HF_TOKEN]\n"
+    assert stream.isatty() is False
