@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt.errors import ProbeError
+from cpt.net import retried
 from cpt.safe_weights import check_weights
 
 
@@ -34,9 +35,12 @@ def load(
     options: dict[str, Any] = {"revision": revision} if revision else {}
     options["trust_remote_code"] = trust_remote_code
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        model = engine or AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, **options
+        tokenizer = retried(lambda: AutoTokenizer.from_pretrained(name, **options), name)
+        model = engine or retried(
+            lambda: AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype, use_safetensors=True, **options
+            ),
+            name,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise ProbeError(f"{name}: cannot be loaded: {error}") from None
