@@ -4,6 +4,7 @@ What a stage was made of is in its manifest (`how`, `packages`, `code`, `machine
 that an earlier version of cpt wrote, in a chain of its store. Printing needs no torch.
 """
 
+import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
@@ -29,7 +30,12 @@ from stages.candidates import link_or_copy
 from stages.provenance import code, environment, packages
 
 #: Of these a stage's numbers do not depend, or they are told in another way.
-_IGNORED = ("environment.CPT_RUNS", "environment.CPT_CACHE", "environment.SLURM_JOB_ID")
+_IGNORED = ("CPT_RUNS", "CPT_CACHE", "SLURM_JOB_ID")
+#: What `cpt run` sets for one process, and what accelerate and torchrun set for several.
+_BY_RUNNER = re.compile(r"CUDA_VISIBLE_DEVICES|TOKENIZERS_PARALLELISM")
+_BY_LAUNCHER = re.compile(
+    r"OMP_NUM_THREADS|WORLD_SIZE|LOCAL_WORLD_SIZE|ACCELERATE_\w+|TORCH_NCCL_\w+|NCCL_ASYNC_\w+"
+)
 _MOST = 12  # packages that are named one by one
 
 
@@ -163,14 +169,26 @@ def differences(entry: Manifest) -> list[str]:
         found.append(f"package {name}: made with {then}, here is {now_version or 'none'}")
     if len(other) > _MOST:
         found.append(f"packages: {len(other) - _MOST} more are of other versions")
-    for part, then, now_tree in (
-        ("machine", entry.machine, machine()),
-        ("environment", entry.environment, environment()),
-    ):
-        for path, left, right in manifest.differences(then, now_tree) if then else ():
-            if f"{part}.{path}" not in _IGNORED:
-                found.append(f"{part} {path}: made with {_brief(left)}, here is {_brief(right)}")
+    trees: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+        "machine": (entry.machine, machine()),
+        "environment": (entry.environment, environment()),
+    }
+    launched = entry.how.get("launch", "single") != "single"
+    for part, (before, here_now) in trees.items():
+        for path, left, right in manifest.differences(before, here_now) if before else ():
+            if part == "environment" and _is_set_anew(path, right, launched):
+                continue
+            found.append(f"{part} {path}: made with {_brief(left)}, here is {_brief(right)}")
     return found
+
+
+def _is_set_anew(variable: str, here: Any, launched: bool) -> bool:
+    """Whether a variable decides nothing, or has the value again once the stage runs."""
+    if variable in _IGNORED:
+        return True
+    return here is None and bool(
+        _BY_RUNNER.fullmatch(variable) or (launched and _BY_LAUNCHER.fullmatch(variable))
+    )
 
 
 def _brief(value: Any) -> str:

@@ -41,7 +41,7 @@ def provenance(how: Mapping[str, Any], load: Mapping[str, Any]) -> dict[str, Any
 
 def packages() -> dict[str, str]:
     """Every installed package and its version: any of them can be what made the difference."""
-    found = {}
+    found: dict[str, str] = {}
     for distribution in metadata.distributions():
         if name := distribution.metadata["Name"]:  # none: a folder that was half removed
             found.setdefault(str(name), distribution.version)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from cpt import net
 from cpt.data import load_rows
 from cpt.data_spec import DataSpec
 from cpt.errors import DataError, StoreError
@@ -32,7 +31,7 @@ class ReadTimeout(Exception):  # noqa: N818 - as httpx calls it
 def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that would have been waited; online."""
     found: list[float] = []
-    monkeypatch.setattr(net.time, "sleep", found.append)
+    monkeypatch.setattr("cpt.net.time.sleep", found.append)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     return found
 

@@ -167,3 +167,13 @@ def test_which_tensor_differs_and_by_how_much(tmp_path: Path) -> None:
     ]
     (other / "exemplars.jsonl").unlink()
     assert f"exemplars.jsonl: is in {one} only" in files_that_differ(one, other, sha256_file)
+
+
+def test_what_a_launcher_sets_is_no_difference(chain: Chain, tmp_path: Path) -> None:
+    entry = manifest.read(sft(chain))
+    more = {"CUDA_VISIBLE_DEVICES": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}
+    variables = {**entry.environment, **more, "SLURM_JOB_ID": "7", "NCCL_ALGO": "Ring"}
+    edit(chain, environment=variables, how={**entry.how, "launch": "ddp"})
+    found = reproduce.differences(manifest.read(sft(chain)))
+    others = [line for line in found if "CUDA_VISIBLE_DEVICES" not in line]  # another test set it
+    assert others == ["environment NCCL_ALGO: made with Ring, here is none"]
