@@ -39,8 +39,8 @@ def check_weights(folder: Path) -> None:
                 raise StoreError(f"{index}: weight_map: {name!r} is no .safetensors file")
     elif pickled := _pickled(folder):
         raise StoreError(
-            f"{pickled}: pickled weights are not loaded, since they can run any code; convert them with "
-            f"save_pretrained(..., safe_serialization=True) where you trust them"
+            f"{folder}: {pickled.name}: pickled weights are not loaded, since they can run any code; convert "
+            f"them to safetensors with save_pretrained where you trust them"
         )
 
 
