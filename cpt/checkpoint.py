@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cpt import ids, manifest
 from cpt.errors import StoreError
+from cpt.safe_weights import check_weights
 from cpt.verified import damages
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
+    if Path(path).is_dir():
+        check_weights(Path(path))
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             path,

@@ -8,7 +8,8 @@ from typing import Any
 from cpt import ids
 from cpt.errors import StoreError
 
-#: 2: `files` are relative to the stage's folder and all that it left; until then those of `checkpoint/`.
+#: 2: `files` are relative to the stage's folder and all that it left, until then those of `checkpoint/`;
+#: how, machine, environment and load came with it, and are empty in a manifest of version 1.
 VERSION = 2
 
 
@@ -45,6 +46,10 @@ class Manifest:
     files: dict[str, str] = field(default_factory=dict)
     start: str = "checkpoint"
     finished: str = ""
+    how: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    load: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
 
     @property

@@ -1,6 +1,7 @@
 """What a stage may recall of the stages before it: a pure function of their artifacts."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,6 +11,7 @@ from typing import Any
 from cpt import ids, manifest
 from cpt.checkpoint import fingerprint, verify_part
 from cpt.errors import HookError, StoreError
+from cpt.names import check_part
 from cpt.settings import did_you_mean
 
 EXEMPLARS = "exemplars.jsonl"
@@ -50,8 +52,9 @@ class PastStage:
         """What a hook of the stage kept for later ones.
 
         Raises:
-            StoreError: it is damaged.
+            StoreError: it is damaged, or the key is no plain name.
         """
+        check_part(key, "memory")
         return self._left(f"memory/{key}")
 
     def _left(self, name: str) -> Path | None:
@@ -138,12 +141,28 @@ def of_folder(folder: Path) -> Past:
     entry = manifest.read(folder)
     stages = []
     for ancestor in entry.past:
-        place = (folder / ancestor.folder).resolve()
+        place = _place_of(ancestor, folder)
         stages.append(
             PastStage(ancestor.name, ancestor.id, ancestor.kind, place, str(place / "checkpoint"))
         )
     stages.append(PastStage(entry.name, entry.id, entry.kind, folder, str(folder / "checkpoint")))
     return Past(tuple(stages))
+
+
+def _place_of(ancestor: manifest.Ancestor, folder: Path) -> Path:
+    """The folder of an ancestor, which a manifest names as seen from its own.
+
+    Raises:
+        StoreError: it leads to what is another stage or none. One that is gone is told when it is needed.
+    """
+    place = (folder / ancestor.folder).resolve()
+    is_there = place.is_dir() and any(place.iterdir())
+    if os.path.isabs(ancestor.folder) or (is_there and manifest.read(place).id != ancestor.id):
+        raise StoreError(
+            f"{folder / 'manifest.json'}: past: {ancestor.name}: {ancestor.folder} is not the folder of "
+            f"{ancestor.id}; move {folder.name} away and run again"
+        )
+    return place
 
 
 def union(pasts: Sequence[Past]) -> Past:

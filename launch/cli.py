@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "report": _report,
         "ls": _ls,
         "diff": _diff,
+        "reproduce": _reproduce,
         "adapters": _adapters,
         "verify": _verify,
         "gc": _gc,
@@ -163,7 +164,7 @@ def _diff(given: argparse.Namespace) -> int:
             hint = did_you_mean(name, known) if known else "; there are none yet"
             raise RecipeError(f"{stages}: no finished stage {name!r}{hint}")
         folders.append(folder)
-    hidden = ("files", "seconds", "finished", "memory")
+    hidden = ("files", "seconds", "finished", "memory", "how")  # of the recipe the inputs tell
     one, other = (
         {k: v for k, v in asdict(read(folder)).items() if k not in hidden} for folder in folders
     )
@@ -202,6 +203,16 @@ def _export(given: argparse.Namespace) -> int:
     from launch.export import export
 
     return export(given)
+
+
+def _reproduce(given: argparse.Namespace) -> int:
+    from launch.reproduce import find, reproduce, told
+
+    made = find(given.stage, given.runs)
+    if given.run is not None:
+        return reproduce(made, given.run, Console(given.verbose))
+    print(told(made, given.runs))
+    return 0
 
 
 def _schema(given: argparse.Namespace) -> int:

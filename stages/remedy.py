@@ -17,7 +17,7 @@ from cpt.past import EXEMPLARS
 from cpt.store import publish, replacing
 from stages.candidates import link_or_copy
 from stages.opening import start_folder, tokenizer_digest
-from stages.publish import code, packages
+from stages.provenance import provenance
 
 #: Of the stage that it stands for.
 LEFT = (EXEMPLARS, "adapter", "memory")
@@ -107,8 +107,7 @@ def finish(
         kind=place.kind,
         parents={**entry.parents, "result": entry.id},
         inputs={**inputs, "stands_for": {"name": entry.name, "kind": entry.kind}},
-        packages=packages(),
-        code=code(),
+        **provenance(entry.how, place.load),
         world={"backend": "single", "size": 1},
         seconds=dict(seconds),
         num_steps=0,

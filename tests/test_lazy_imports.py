@@ -51,6 +51,7 @@ LIGHT = (
     "cpt.verified",
     "cpt.reachable",
     "cpt.retention",
+    "launch.reproduce",
     "cpt.estimate",
     "cpt.plan_table",
     "stages.workload",

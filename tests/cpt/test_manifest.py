@@ -76,3 +76,14 @@ def test_files_of_an_earlier_version_were_those_of_the_checkpoint(tmp_path: Path
     later.write(tmp_path)
     assert read(tmp_path) == later
     assert later.checkpoint_files == {"x.json": "4"}
+
+
+def test_a_manifest_of_version_1_is_read_with_what_came_later_empty(tmp_path: Path) -> None:
+    WHOLE.write(tmp_path)
+    tree = json.loads((tmp_path / "manifest.json").read_text())
+    for key in ("how", "machine", "environment", "load"):
+        del tree[key]
+    (tmp_path / "manifest.json").write_text(json.dumps({**tree, "version": 1}))
+    old = read(tmp_path)
+    assert old.version == 1
+    assert old.how == old.machine == old.environment == old.load == {}
