@@ -70,6 +70,11 @@ def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
     return _NAMED.sub(_without_value, text)
 
 
+def holds_credential(text: str) -> bool:
+    """Whether something in the text has a form that only credentials have, whatever its name."""
+    return bool(_FORM.search(text) or _BEARER.search(text) or _USER_INFO.search(text))
+
+
 def _without_value(found: re.Match[str]) -> str:
     if found["value"].lower() in _NO_SECRET:
         return found[0]
@@ -130,7 +135,7 @@ def secrets_in(
         known = (name for value, name in secret_values(environment).items() if value in tree)
         if name := next(known, None):
             yield path, f"the value of ${name}"
-        elif _FORM.search(tree) or _USER_INFO.search(tree) or _is_named(path, tree):
+        elif holds_credential(tree) or _is_named(path, tree):
             yield path, "a credential"
 
 

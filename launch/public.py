@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from cpt.errors import StoreError
+from cpt.redact import holds_credential, secret_values
 
 #: `/a/b` where a place begins, and not in the middle of a URL.
 _PLACE = re.compile(r"(?<![\w:/.~-])(?:~|\.{1,2})?/(?:[^\s/\"'`|<>:,;)\]]+/)*[^\s/\"'`|<>:,;)\]]+")
 #: Texts that are part of a model: any words may be in them.
 VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json")
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
-_SECRET = re.compile(
-    r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bAKIA[0-9A-Z]{16}\b"
-    r"|\bBearer +[A-Za-z0-9._~+/-]{16,}|://[^/\s:@]+:[^/\s:@]+@"
-)
 
 
 def public(tree: Any) -> Any:
@@ -54,10 +50,10 @@ def check_public(folder: Path) -> None:
 
 def _found(text: str) -> Iterator[str]:
     home, host = str(Path.home()), socket.gethostname()
-    if _SECRET.search(text):
+    if holds_credential(text):
         yield "what looks like a secret"
-    for name, value in os.environ.items():
-        if _SECRET_NAME.search(name) and len(value) >= 8 and value in text:
+    for value, name in secret_values(os.environ).items():
+        if value in text:
             yield f"the value of the environment's {name}"
     for place in {home, str(Path.cwd())} - {"/"}:
         if re.search(rf"(?<![\w/]){re.escape(place)}(?![\w-])", text):
