@@ -206,7 +206,8 @@ def _export(given: argparse.Namespace) -> int:
 
 
 def _reproduce(given: argparse.Namespace) -> int:
-    from launch.reproduce import find, reproduce, told
+    from launch.made import find
+    from launch.reproduce import reproduce, told
 
     made = find(given.stage, given.runs)
     if given.run is not None:
