@@ -114,6 +114,9 @@ class Recipe(Settings):
     num_processes: int | None = Field(default=None, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)
     trackers: list[str] = Field(default_factory=list, description="wandb, tensorboard, ...")
+    deterministic: bool = Field(
+        default=False, description="only kernels that give the same bits each time; no part of ids"
+    )
     baseline: Literal["naive", "joint"] | None = Field(
         default=None,
         description="naive: the chain without hooks; joint: without hooks, and each stage on labelled "

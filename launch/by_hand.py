@@ -48,6 +48,7 @@ OWN = (
     "suite",
     "dtype",
     "attention",
+    "deterministic",
 )
 
 
@@ -166,7 +167,14 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
         load=load,
         suite=suite,
         how={"command": _command(arguments, chosen.name, size)},
+        deterministic=_flag(given.get("deterministic", False), f"{file}: deterministic"),
     )
+
+
+def _flag(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise RecipeError(f"{where}: {value!r} is neither true nor false")
+    return value
 
 
 def _command(arguments: Sequence[str], launch: str, size: int) -> str:

@@ -55,7 +55,7 @@ def _plan(given: argparse.Namespace) -> int:
     from launch.installed import missing
     from launch.opening import open_chain, show
 
-    chain = open_chain(given.recipe, given.changes, given.runs, given.launch)
+    chain = open_chain(given.recipe, given.changes, given.runs, given.launch, given.deterministic)
     lacking = missing(chain.plan, chain.is_finished)
     print(show(chain))
     for sentence in lacking:  # a plan may be made for another machine
@@ -68,7 +68,7 @@ def _run(given: argparse.Namespace) -> int:
     from launch.installed import missing, refuse_missing
     from launch.opening import open_chain
 
-    chain = open_chain(given.recipe, given.changes, given.runs, given.launch)
+    chain = open_chain(given.recipe, given.changes, given.runs, given.launch, given.deterministic)
     refuse_missing(missing(chain.plan, chain.is_finished))
     for warning in chain.plan.warnings:
         print(f"cpt: warning: {warning}", file=sys.stderr)

@@ -88,35 +88,42 @@ def planned(made: Made, runs: Path, recipe_file: Path | None = None) -> tuple[Ch
         StoreError: today's code, data or recipe give another stage; tells in what they differ.
     """
     problems = []
-    for path, changes, launch in _recipes(made, recipe_file):
+    for path, changes, launch, deterministic in _recipes(made, recipe_file):
         try:
-            chain = open_chain(path, changes, runs, launch)
+            chain = open_chain(path, changes, runs, launch, deterministic)
         except CptError as error:
             problems.append(str(error))
             continue
         node = node_of(chain, made)
-        if node is not None and node.id == made.entry.id:
+        if chain.plan.recipe.deterministic != bool(made.recipe.get("deterministic")):
+            problems.append(f"{path}: makes it in the other of two modes, deterministic or not")
+        elif node is not None and node.id == made.entry.id:
             options = [] if launch is None else ["--launch", launch]
+            options += ["--deterministic"] if deterministic else []
             until = ["--until", node.stands_for or node.name]
             return chain, shlex.join(["cpt", "run", shown(path), *changes, *options, *until])
-        problems.append(f"{path}: {_why_another(made, node)}")
+        else:
+            problems.append(f"{path}: {_why_another(made, node)}")
     raise StoreError(f"{made.entry.id}: cannot be planned again:\n" + "\n".join(problems))
 
 
-def _recipes(made: Made, recipe_file: Path | None) -> Iterator[tuple[Path, list[str], str | None]]:
-    """(recipe, overrides, launch) of every recipe that may make the stage."""
+def _recipes(
+    made: Made, recipe_file: Path | None
+) -> Iterator[tuple[Path, list[str], str | None, bool]]:
+    """(recipe, overrides, launch, deterministic) of every recipe that may make the stage."""
     from launch.parser import parser
 
     if made.command.startswith("cpt run "):
         given = parser().parse_args(shlex.split(made.command)[1:])
         if given.recipe.is_file():
-            yield given.recipe, given.changes, given.launch
+            yield given.recipe, given.changes, given.launch, given.deterministic
     if recipe_file is not None and made.recipe:
         text = runnable(
             {"recipe": made.recipe, "recipe_path": made.entry.how.get("recipe_path", "")}
         )
         atomic_write(recipe_file, text)
-        yield recipe_file, [], made.entry.how.get("launch")
+        # The kept recipe says itself whether it was deterministic.
+        yield recipe_file, [], made.entry.how.get("launch"), False
 
 
 def node_of(chain: Chain, made: Made) -> Node | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cpt import plan as plans
 from cpt import read_recipe as recipes
+from cpt.determinism import set_variables
 from cpt.errors import CptError, PlanError, RecipeError
 from cpt.estimate import estimate
 from cpt.plan_table import table_of
@@ -63,13 +64,28 @@ class Chain:
         return second_of(result_path(self.store.stage(node.id), self.suite)).is_file()
 
 
-def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | None = None) -> Chain:
+def open_chain(
+    path: Path,
+    changes: Sequence[str],
+    runs: Path,
+    launch: str | None = None,
+    deterministic: bool = False,
+) -> Chain:
     """Read and check everything, importing neither torch nor TRL.
+
+    Args:
+        path: the recipe.
+        changes: `path=value` each.
+        runs: the store's folder.
+        launch: backend instead of the recipe's.
+        deterministic: the recipe's `deterministic`, whatever it says.
 
     Raises:
         CptError: whatever is wrong, before any weights load.
     """
     recipe = recipes.load(path, changes)
+    if deterministic:
+        recipe = recipe.model_copy(update={"deterministic": True})
     chosen = backend(launch or recipe.launch)
     problems: list[CptError] = [
         RecipeError(f"{path}: {place}: holds {what}; credentials belong into the environment alone")
@@ -109,9 +125,12 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
     if problems:
         raise type(problems[0])("\n".join(str(problem) for problem in problems))
     options = ["--launch", launch] if launch else []
+    options += ["--deterministic"] if deterministic else []
     command = shlex.join(map(redact, ["cpt", "run", shown(path), *changes, *options]))
     if chosen.name == "single":
         os.environ.update(environment(chosen))  # one GPU, before torch looks
+        if recipe.deterministic:
+            set_variables()
     return Chain(plan, suite, chosen, size, Store(runs), command)
 
 

@@ -106,6 +106,11 @@ def parser() -> argparse.ArgumentParser:
         chain.add_argument("recipe", type=Path, help="a chain.yaml")
         chain.add_argument("changes", nargs="*", metavar="path=value", help="overrides")
         chain.add_argument("--launch", help="backend instead of the recipe's: single, ddp, ...")
+        chain.add_argument(
+            "--deterministic",
+            action="store_true",
+            help="only kernels that give the same bits again",
+        )
         if name == "run":
             chain.add_argument("--until", metavar="STAGE", help="stop after this stage")
             chain.add_argument(

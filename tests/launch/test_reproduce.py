@@ -9,6 +9,7 @@ import pytest
 
 from cpt import manifest
 from cpt.checkpoint import digests
+from cpt.determinism import VARIABLES
 from cpt.errors import RecipeError, StoreError
 from cpt.manifest import Manifest
 from launch import made as made_before
@@ -179,3 +180,27 @@ def test_what_a_launcher_sets_is_no_difference(chain: Chain, tmp_path: Path) -> 
     found = differences(manifest.read(sft(chain)))
     others = [line for line in found if "CUDA_VISIBLE_DEVICES" not in line]  # another test set it
     assert others == ["environment NCCL_ALGO: made with Ring, here is none"]
+
+
+def test_a_deterministic_stage_is_made_again_in_that_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "1")  # what opening sets ends with this test
+        monkeypatch.delenv(name)
+    chain = open_chain(SMOKE, [], tmp_path / "runs", deterministic=True)
+    make(chain, "base", "pretrain", "sft")
+    made = made_before.find(sft(chain).name, tmp_path / "runs")
+    found, line = made_before.planned(made, tmp_path / "runs")
+    assert found.plan.recipe.deterministic
+    assert line.endswith("--deterministic --until sft")
+    # The command is another one now: the recipe that the manifest keeps still says how it was.
+    how = manifest.read(sft(chain)).how
+    edit(chain, how={**how, "command": how["command"].replace(" --deterministic", "")})
+    made = made_before.find(sft(chain).name, tmp_path / "runs")
+    with pytest.raises(
+        StoreError, match="makes it in the other of two modes, deterministic or not"
+    ):
+        made_before.planned(made, tmp_path / "runs")
+    found, line = made_before.planned(made, tmp_path / "runs", tmp_path / "new" / "recipe.yaml")
+    assert found.plan.recipe.deterministic
