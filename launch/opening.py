@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,21 +12,28 @@ from cpt import plan as plans
 from cpt import read_recipe as recipes
 from cpt.errors import CptError, PlanError, RecipeError
 from cpt.estimate import estimate
+from cpt.hooks import table
+from cpt.hooks.base import Hook
+from cpt.hooks.stack import in_order
 from cpt.plan_table import table_of
-from cpt.recipe import Recipe
+from cpt.recipe import Recipe, StageSpec
 from cpt.store import Store
 from eval.noise import second_of
 from eval.probe import result_path
 from eval.suite import Suite, load_suite
 from launch.backend import Backend, backend, environment
-from launch.checks import check_backend, check_batches, check_owners, check_usable
+from launch.checks import asked, check_batches, check_owners, num_processes
 from launch.gate_rules import check_gate, warnings, without_effect
+from launch.nearest import check_stages
 from launch.steering import steering
 from launch.verdicts import Gate
 from launch.watching import watching
 from stages import kind_of
 from stages.trl_fields import check_train
 from stages.workload import workload
+
+#: A stage that trains or merges, and its hooks by key.
+Stage = tuple[StageSpec, Sequence[tuple[str, Hook]]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Chain:
     def again(self) -> "Chain":
         """The chain planned anew, now that more verdicts are known; the recipe as it was read."""
         recipe = self.plan.recipe
-        return replace(self, plan=_plan(recipe, self.backend, self.suite, self.store))
+        return replace(self, plan=_plan(recipe, self.suite, self.store))
 
     def probed(self, stage_id: str) -> bool:
         """Whether the suite's result is there."""
@@ -71,10 +79,6 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
     recipe = recipes.load(path, changes)
     chosen = backend(launch or recipe.launch)
     problems: list[CptError] = []
-    try:
-        check_usable(chosen)
-    except PlanError as error:
-        problems.append(error)
     suite = None
     if recipe.probes:
         try:
@@ -86,24 +90,16 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
         check_gate(recipe, suite)
     except RecipeError as error:
         problems.append(error)
-    size = recipe.num_processes or chosen.num_processes
-    if chosen.name == "single" and size != 1:
-        problems.append(
-            PlanError(f"num_processes: {size}: single runs one process; use launch: ddp")
-        )
+    plan = None
     try:
-        plan = _plan(recipe, chosen, suite, Store(runs))
-        for node in plan.nodes:
-            if node.spec is None:
-                continue
-            every = node.spec.checkpoint_every or recipe.checkpoint_every
-            kind = kind_of(node.spec.kind, node.spec.file)
-            check_batches(node.spec, kind, size, every)
-            check_backend(node.spec, node.hooks, chosen)
+        plan = _plan(recipe, suite, Store(runs))
     except CptError as error:
         problems.insert(0, error)
-    if problems:
+    stages = _stages(recipe, plan)
+    problems += [*_misfits(recipe, stages, chosen), *_refusals(recipe, stages, chosen)]
+    if problems or plan is None:
         raise type(problems[0])("\n".join(str(problem) for problem in problems))
+    size = num_processes(chosen, recipe.num_processes)
     options = ["--launch", launch] if launch else []
     command = shlex.join(["cpt", "run", shown(path), *changes, *options])
     if chosen.name == "single":
@@ -111,13 +107,60 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
     return Chain(plan, suite, chosen, size, Store(runs), command)
 
 
-def _plan(recipe: Recipe, chosen: Backend, suite: Suite | None, store: Store) -> plans.Plan:
+def _stages(recipe: Recipe, plan: plans.Plan | None) -> list[Stage]:
+    """What a backend is asked about; of a chain that cannot be planned those that can be read."""
+    if plan is not None:
+        return [(node.spec, node.hooks) for node in plan.nodes if node.spec is not None]
+    found: list[Stage] = []
+    for name, spec in recipe.stages.items():
+        where = spec.file or f"{recipe.file}: stages.{name}"
+        with suppress(CptError):  # told of by the plan
+            kind = kind_of(spec.kind, where)
+            train = check_train(kind.config, spec.train, where) if kind.trains else spec.train
+            listed = [] if recipe.baseline else spec.hooks
+            hooks = [table.build(hook.name, dict(hook.settings), where) for hook in listed]
+            found.append(
+                (spec.model_copy(update={"train": train, "file": where}), tuple(in_order(hooks)))
+            )
+    return found
+
+
+def _misfits(recipe: Recipe, stages: Sequence[Stage], chosen: Backend) -> list[CptError]:
+    """Why the number of processes, or a stage's batches, do not suit a backend."""
+    try:
+        size = num_processes(chosen, recipe.num_processes)
+    except PlanError as error:
+        return [error]
+    found: list[CptError] = []
+    for spec, _ in stages:
+        every = spec.checkpoint_every or recipe.checkpoint_every
+        try:
+            check_batches(spec, kind_of(spec.kind, spec.file), size, every)
+        except CptError as error:
+            found.append(error)
+    return found
+
+
+def _refusals(recipe: Recipe, stages: Sequence[Stage], chosen: Backend) -> list[CptError]:
+    """What a backend cannot honour, and the nearest one that can, with no misfit that is not told anyhow."""
+
+    def misfits(other: Backend) -> set[str]:
+        return {str(error) for error in _misfits(recipe, stages, other)}
+
+    try:
+        wishes = [asked(spec, hooks) for spec, hooks in stages]
+        check_stages(chosen, wishes, lambda other: misfits(other) <= misfits(chosen))
+    except CptError as error:
+        return [error]
+    return []
+
+
+def _plan(recipe: Recipe, suite: Suite | None, store: Store) -> plans.Plan:
     gate = Gate(recipe, suite, store)
     plan = plans.make(
         recipe,
         kind_of,
         check_train,
-        chosen,
         suite.hash if suite else "",
         partial(steering, suite=suite),
         partial(watching, gate=recipe.gate),
