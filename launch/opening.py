@@ -3,37 +3,31 @@
 import os
 import shlex
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 from cpt import plan as plans
 from cpt import read_recipe as recipes
-from cpt.errors import CptError, PlanError, RecipeError
-from cpt.estimate import estimate
-from cpt.hooks import table
-from cpt.hooks.base import Hook
-from cpt.hooks.stack import in_order
+from cpt.errors import CptError, RecipeError
+from cpt.estimate import Estimate, estimate
+from cpt.machine import Machine, this_machine
 from cpt.plan_table import table_of
-from cpt.recipe import Recipe, StageSpec
+from cpt.recipe import Recipe
 from cpt.store import Store
 from eval.noise import second_of
 from eval.probe import result_path
 from eval.suite import Suite, load_suite
 from launch.backend import Backend, backend, environment
-from launch.checks import asked, check_batches, check_owners, num_processes
+from launch.checks import check_owners, num_processes
 from launch.gate_rules import check_gate, warnings, without_effect
-from launch.nearest import check_stages
+from launch.honoured import misfits_and_refusals, others_for
 from launch.steering import steering
 from launch.verdicts import Gate
 from launch.watching import watching
 from stages import kind_of
 from stages.trl_fields import check_train
 from stages.workload import workload
-
-#: A stage that trains or merges, and its hooks by key.
-Stage = tuple[StageSpec, Sequence[tuple[str, Hook]]]
 
 
 @dataclass(frozen=True)
@@ -60,6 +54,21 @@ class Chain:
     def probed(self, stage_id: str) -> bool:
         """Whether the suite's result is there."""
         return self.suite is None or result_path(self.store.stage(stage_id), self.suite).is_file()
+
+    def needs(self, machine: Machine | None = None) -> Estimate:
+        """Memory, disk and time of what is to do, on a machine; None for this one."""
+        result = result_path(Path(), self.suite).name if self.suite else ""
+        return estimate(
+            self.plan,
+            self.store,
+            self.backend.name,
+            self.num_processes,
+            workload,
+            result,
+            machine or this_machine(self.store.root),
+            self.backend.num_machines,
+            others_for(self.plan, self.backend) if self.num_processes > 1 else (),
+        )
 
     def is_finished(self, node: plans.Node) -> bool:
         """Whether a stage is made and measured, the base model twice where the recipe says so."""
@@ -95,8 +104,7 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
         plan = _plan(recipe, suite, Store(runs))
     except CptError as error:
         problems.insert(0, error)
-    stages = _stages(recipe, plan)
-    problems += [*_misfits(recipe, stages, chosen), *_refusals(recipe, stages, chosen)]
+    problems += misfits_and_refusals(recipe, plan, chosen)
     if problems or plan is None:
         raise type(problems[0])("\n".join(str(problem) for problem in problems))
     size = num_processes(chosen, recipe.num_processes)
@@ -105,54 +113,6 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
     if chosen.name == "single":
         os.environ.update(environment(chosen))  # one GPU, before torch looks
     return Chain(plan, suite, chosen, size, Store(runs), command)
-
-
-def _stages(recipe: Recipe, plan: plans.Plan | None) -> list[Stage]:
-    """What a backend is asked about; of a chain that cannot be planned those that can be read."""
-    if plan is not None:
-        return [(node.spec, node.hooks) for node in plan.nodes if node.spec is not None]
-    found: list[Stage] = []
-    for name, spec in recipe.stages.items():
-        where = spec.file or f"{recipe.file}: stages.{name}"
-        with suppress(CptError):  # told of by the plan
-            kind = kind_of(spec.kind, where)
-            train = check_train(kind.config, spec.train, where) if kind.trains else spec.train
-            listed = [] if recipe.baseline else spec.hooks
-            hooks = [table.build(hook.name, dict(hook.settings), where) for hook in listed]
-            found.append(
-                (spec.model_copy(update={"train": train, "file": where}), tuple(in_order(hooks)))
-            )
-    return found
-
-
-def _misfits(recipe: Recipe, stages: Sequence[Stage], chosen: Backend) -> list[CptError]:
-    """Why the number of processes, or a stage's batches, do not suit a backend."""
-    try:
-        size = num_processes(chosen, recipe.num_processes)
-    except PlanError as error:
-        return [error]
-    found: list[CptError] = []
-    for spec, _ in stages:
-        every = spec.checkpoint_every or recipe.checkpoint_every
-        try:
-            check_batches(spec, kind_of(spec.kind, spec.file), size, every)
-        except CptError as error:
-            found.append(error)
-    return found
-
-
-def _refusals(recipe: Recipe, stages: Sequence[Stage], chosen: Backend) -> list[CptError]:
-    """What a backend cannot honour, and the nearest one that can, with no misfit that is not told anyhow."""
-
-    def misfits(other: Backend) -> set[str]:
-        return {str(error) for error in _misfits(recipe, stages, other)}
-
-    try:
-        wishes = [asked(spec, hooks) for spec, hooks in stages]
-        check_stages(chosen, wishes, lambda other: misfits(other) <= misfits(chosen))
-    except CptError as error:
-        return [error]
-    return []
 
 
 def _plan(recipe: Recipe, suite: Suite | None, store: Store) -> plans.Plan:
@@ -176,8 +136,8 @@ def _plan(recipe: Recipe, suite: Suite | None, store: Store) -> plans.Plan:
     )
 
 
-def show(chain: Chain) -> str:
-    """The plan as text."""
+def show(chain: Chain, machine: Machine | None = None) -> str:
+    """The plan as text, with what it needs of a machine; None for this one."""
     num_probes = len(chain.suite.probes) if chain.suite else 0
     probed = chain.probed if chain.suite else None
     where = (
@@ -185,11 +145,7 @@ def show(chain: Chain) -> str:
         if chain.num_processes > 1
         else chain.backend.name
     )
-    result = result_path(Path(), chain.suite).name if chain.suite else ""
-    needs = estimate(
-        chain.plan, chain.store, chain.backend.name, chain.num_processes, workload, result
-    )
-    return table_of(chain.plan, chain.store, probed, num_probes, where, needs)
+    return table_of(chain.plan, chain.store, probed, num_probes, where, chain.needs(machine))
 
 
 def shown(path: Path) -> str:

@@ -44,9 +44,7 @@ def wishes(hooks: list[tuple[str, dict[str, Any]]]) -> Iterator[Asked]:
     built = [table.build(name, settings, "") for name, settings in hooks]
     for name, train in itertools.product(TRAINED, TRAINS):
         kind = kind_of(name, "")
-        spec = check_stage(
-            {"kind": name, "data": DATA, "train": train}, f"{name}.yaml"
-        )
+        spec = check_stage({"kind": name, "data": DATA, "train": train}, f"{name}.yaml")
         try:
             check_hooks(built, spec, kind, f"{name}.yaml", [])
         except CptError:
