@@ -10,7 +10,7 @@ from cpt.first_guess import guess
 from cpt.fitting import Needs, Shortfall, remedy, shortfall
 from cpt.footprint import BYTES, Footprint, footprint, merge_footprint
 from cpt.gate_spec import GateSpec
-from cpt.machine import HERE, Machine
+from cpt.machine_spec import HERE, Machine
 from cpt.model_size import ModelSize, size_of
 from cpt.model_spec import ModelSpec
 from cpt.plan import Node, Plan

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cpt.hooks.base import Hook, points
 from cpt.hooks.lora import is_adapter
-from cpt.machine import Machine
+from cpt.machine_spec import Machine
 from cpt.plan import Node
 from cpt.workload import Workload
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from cpt.footprint import Footprint
 from cpt.hooks.lora import Lora, is_adapter
-from cpt.machine import Machine
+from cpt.machine_spec import Machine
 from cpt.plan import Node
 from cpt.workload import Workload
 

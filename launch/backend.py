@@ -77,7 +77,7 @@ class Backend:
         """Machines that its processes are on."""
         return num_machines(int(self._config["num_machines"])) if self.nodes else 1
 
-    @property
+    @functools.cached_property
     def deepspeed(self) -> dict[str, Any]:
         """DeepSpeed's own settings; empty without it."""
         file = self.deepspeed_file

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(given: argparse.Namespace) -> int:
-    from cpt.machine import declared
+    from cpt.machine_spec import declared
     from launch.installed import missing
     from launch.opening import open_chain, show
 

@@ -11,7 +11,7 @@ from cpt import plan as plans
 from cpt import read_recipe as recipes
 from cpt.errors import CptError, RecipeError
 from cpt.estimate import Estimate, estimate
-from cpt.machine import Machine, this_machine
+from cpt.machine_spec import Machine, this_machine
 from cpt.plan_table import table_of
 from cpt.recipe import Recipe
 from cpt.store import Store

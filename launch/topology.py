@@ -106,7 +106,8 @@ def launched(size: int, variables: Mapping[str, str] = os.environ) -> str:
     """
     if variables.get("ACCELERATE_USE_DEEPSPEED") == "true":
         stage, offloads = int(variables.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")), False
-        if file := variables.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
+        file = variables.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+        if file != "none":
             settings = json.loads(Path(file).read_text(encoding="utf-8"))
             stage = int(settings.get("zero_optimization", {}).get("stage", 0))
             offloads = bool(_of_deepspeed(settings))

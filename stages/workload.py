@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cpt.machine import ACCELERATORS
+from cpt.machine_spec import ACCELERATORS
 from cpt.workload import Workload
 from stages import kind_of
 from stages.trl_args import batch_layout

@@ -49,7 +49,7 @@ LIGHT = (
     "launch.methods_text",
     "launch.regression",
     "cpt.estimate",
-    "cpt.machine",
+    "cpt.machine_spec",
     "cpt.plan_table",
     "stages.workload",
     "stages.candidates",

@@ -133,7 +133,7 @@ def taken(file: Path, changes: Sequence[str], folder: Path, stage: str) -> dict[
 
 def machine(folder: Path) -> dict[str, Any]:
     """Where it was measured."""
-    from cpt.machine import this_machine
+    from cpt.machine_spec import this_machine
 
     return dict(this_machine(folder).model_dump())
 

@@ -8,7 +8,7 @@ from cpt.estimate import Estimate, Forecast
 from cpt.estimate_text import columns, disk_left, duration, gigabytes, lines, shortfalls
 from cpt.fitting import Shortfall
 from cpt.footprint import Footprint
-from cpt.machine import Machine
+from cpt.machine_spec import Machine
 from cpt.model_size import ModelSize
 from cpt.workload import Workload
 

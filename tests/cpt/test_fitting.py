@@ -10,7 +10,7 @@ from cpt.estimate_text import shortfalls
 from cpt.fitting import Shortfall, shortfall
 from cpt.footprint import Footprint
 from cpt.hooks.table import build
-from cpt.machine import Machine
+from cpt.machine_spec import Machine
 from launch.opening import open_chain
 
 # Llama-3.1-8B: the weights are on the hub, and the plan has only its config to go by.

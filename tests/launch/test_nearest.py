@@ -1,5 +1,6 @@
 """Whatever a backend refuses, it says why, and the way out that it names plans."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -52,6 +53,13 @@ def wishes(hooks: list[tuple[str, dict[str, Any]]]) -> Iterator[Asked]:
         yield asked(spec, in_order(built))
 
 
+@functools.cache
+def every_wish() -> list[Asked]:
+    """Of every hook alone and with an adapter, in every kind of stage."""
+    pairs = itertools.product(EVERY, ([], [("lora", {})]))
+    return [stage for hook, second in pairs for stage in wishes([hook, *second])]
+
+
 def check(chosen: Backend, stages: list[Asked]) -> Backend | None:
     """Assert that a refusal gives its reasons and a way that plans; returns that way."""
     reasons = [each.reason for stage in stages for each in refused(chosen, stage)]
@@ -75,15 +83,11 @@ def check(chosen: Backend, stages: list[Asked]) -> Backend | None:
 
 @pytest.mark.parametrize("chosen", BACKENDS.values(), ids=lambda chosen: chosen.name)
 def test_every_hook_plans_or_is_refused_with_a_way_that_plans(chosen: Backend) -> None:
-    found = 0
-    for hook in EVERY:
-        for second in ([], [("lora", {})]):
-            for stage in wishes([hook, *second]):
-                other = check(chosen, [stage])
-                found += 1
-                # Machines are there or they are not: the way out is on as many.
-                assert other is None or other.nodes == chosen.nodes
-    assert found > 200
+    assert len(every_wish()) > 200
+    for stage in every_wish():
+        other = check(chosen, [stage])
+        # Machines are there or they are not: the way out is on as many.
+        assert other is None or other.nodes == chosen.nodes
 
 
 def test_a_way_for_every_stage_of_a_chain_at_once() -> None:

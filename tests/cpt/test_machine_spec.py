@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from cpt import machine as machines
+from cpt import machine_spec as machines
 from cpt.errors import RecipeError
-from cpt.machine import FOLDER, Machine, declared, this_machine
+from cpt.machine_spec import FOLDER, Machine, declared, this_machine
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
