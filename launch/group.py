@@ -23,7 +23,8 @@ from typing import IO, Any
 from cpt import errors
 from cpt.errors import CptError
 from cpt.ids import atomic_write
-from launch.console import PREEMPTED, place_problem, storage_problem
+from cpt.redact import RedactingStream, redact, redact_tree
+from launch.console import PREEMPTED, place_problem, print_traceback, storage_problem
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG in linux/prctl.h
 _ASKED_TO_END = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
@@ -77,6 +78,7 @@ def run_group(
     if code == 0:
         log.unlink()
         return
+    atomic_write(log, redact(log.read_text(errors="replace")))
     notes = [json.loads(note.read_text()) for note in _notes(file)]
     _remove_notes(file)
     raise _failure(notes, name, code, log)
@@ -87,12 +89,23 @@ def _shown_too(group: "subprocess.Popen[bytes]", said: IO[bytes]) -> threading.T
     assert group.stderr is not None
     pipe = group.stderr
 
+    def show(text: bytes) -> None:
+        text = redact(text.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+        os.write(2, text)
+        with contextlib.suppress(ValueError):  # closed: a process outlived its launcher
+            said.write(text)
+            said.flush()
+
     def copy() -> None:
+        rest = b""
         while text := os.read(pipe.fileno(), 65536):
-            os.write(2, text)
-            with contextlib.suppress(ValueError):  # closed: a process outlived its launcher
-                said.write(text)
-                said.flush()
+            # Whole lines, and a bar's carriage returns: a secret may lie across two reads.
+            end = max((rest + text).rfind(b"\n"), (rest + text).rfind(b"\r")) + 1
+            whole, rest = (rest + text)[:end], (rest + text)[end:]
+            if whole:
+                show(whole)
+        if rest:
+            show(rest)
 
     thread = threading.Thread(target=copy, daemon=True)
     thread.start()
@@ -150,10 +163,11 @@ def work_in_group(work: Callable[[], int], file: Path, verbose: bool) -> int:
     if not verbose:
         os.dup2(1, 2)
     try:
-        return work()
+        with contextlib.redirect_stderr(RedactingStream(sys.stderr)):
+            return work()
     except CptError as error:
         if verbose:
-            traceback.print_exc()
+            print_traceback()
         kind = next(base for base in type(error).__mro__ if base.__module__ == errors.__name__)
         _leave_note(file, kind.__name__, str(error))
         return error.exit_code
@@ -178,9 +192,9 @@ def _leave_note(file: Path, kind: str, message: str, trace: str | None = None) -
         "time": time.time(),
     }
     try:
-        atomic_write(file.with_suffix(f".ended-{rank}.json"), json.dumps(note))
+        atomic_write(file.with_suffix(f".ended-{rank}.json"), json.dumps(redact_tree(note)))
     except OSError:  # a full disk; then this is the only place for it
-        print(f"cpt: {message}", file=sys.stderr)
+        print(f"cpt: {redact(message)}", file=sys.stderr)
 
 
 def _notes(file: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from cpt.estimate import Estimate, estimate
 from cpt.machine_spec import Machine, this_machine
 from cpt.plan_table import table_of
 from cpt.recipe import Recipe
+from cpt.redact import redact, secrets_in
 from cpt.store import Store
 from eval.noise import second_of
 from eval.probe import result_path
@@ -87,7 +88,10 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
     """
     recipe = recipes.load(path, changes)
     chosen = backend(launch or recipe.launch)
-    problems: list[CptError] = []
+    problems: list[CptError] = [
+        RecipeError(f"{path}: {place}: holds {what}; credentials belong into the environment alone")
+        for place, what in secrets_in(recipe.model_dump(mode="json", by_alias=True))
+    ]
     suite = None
     if recipe.probes:
         try:
@@ -109,7 +113,7 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
         raise type(problems[0])("\n".join(str(problem) for problem in problems))
     size = num_processes(chosen, recipe.num_processes)
     options = ["--launch", launch] if launch else []
-    command = shlex.join(["cpt", "run", shown(path), *changes, *options])
+    command = shlex.join(map(redact, ["cpt", "run", shown(path), *changes, *options]))
     if chosen.name == "single":
         os.environ.update(environment(chosen))  # one GPU, before torch looks
     return Chain(plan, suite, chosen, size, Store(runs), command)
