@@ -23,12 +23,13 @@ from cpt.memory import keep_freed_memory
 from cpt.replay.hygiene import ProbeItems
 from cpt.store import Store
 from eval.suite import Suite, load_suite
-from launch.backend import assert_topology, backend
+from launch.backend import backend
 from launch.by_hand import job_by_hand
 from launch.console import Console, guarded
 from launch.group import work_in_group
 from launch.in_memory import accelerator_of, cache_of, load
 from launch.job_file import job_from_json
+from launch.topology import assert_topology
 from launch.untrained import make_merge
 from launch.watching import looker
 from stages.base import Job
