@@ -17,6 +17,7 @@ from stages.metrics import is_measured, record_metrics
 from stages.notes import read_checks
 from stages.opening import checkpoint_of, reference_loader
 from stages.progress import replace_bars
+from stages.step_end import settle_each_step
 from stages.trainer_config import trainer_config
 from stages.under_way import UnderWay
 from stages.watch import Look, watch
@@ -81,6 +82,7 @@ def _train(
     keep_candidates(trainer, stage.partial, steps, resume, stage.world.is_main)
     kind = stage.kind
     trainer.attach(stage.hooks, kind.loss_mask, kind.reduction, kind.sequences_per_row)
+    settle_each_step(trainer, stage)
     # The Trainer measures the held-out loss before the first step, but not after each interruption.
     trainer.args.eval_on_start = data.held_out is not None and resume is None
     if resume is None:
