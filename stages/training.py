@@ -18,6 +18,7 @@ from stages.notes import read_checks
 from stages.opening import checkpoint_of, reference_loader
 from stages.progress import replace_bars
 from stages.step_end import settle_each_step
+from stages.stopping import heeding
 from stages.trainer_config import trainer_config
 from stages.under_way import UnderWay
 from stages.watch import Look, watch
@@ -92,7 +93,8 @@ def _train(
         stage.log.say(f"{job.name}: continuing at step {step} of {data.num_steps}")
         continue_counts(trainer, Path(resume))
     watcher = _watch(stage, trainer, make_look)
-    trainer.train(resume_from_checkpoint=resume)
+    with heeding():
+        trainer.train(resume_from_checkpoint=resume)
     stopped_at = watcher.stopped_at if watcher is not None else None
     if stopped_at is not None or "stopped_at" in read_checks(stage.partial):
         stage.note_check("stopped_at", stopped_at)  # none where a run that was killed had ended it

@@ -27,6 +27,8 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Breaks a number from the third step on: `planted(place)`."""
     import trl
 
+    loss_of: Any
+    penalty: Any
     loss_of, penalty, pull = trl.SFTTrainer.compute_loss, KL.penalty, L2SP.pull
     track = HookStack.track
 
@@ -157,7 +159,7 @@ class _Trainer(SimpleNamespace):
 )
 def test_norms(norm: Any, fp16: bool, is_broken: bool) -> None:
     job: Any = SimpleNamespace(name="sft", partial=Path("nowhere"))
-    trainer = _Trainer(norm, fp16)
+    trainer: Any = _Trainer(norm, fp16)
     finite = Finite(trainer, job, World())
     assert trainer._get_grad_norm("model") == norm
     assert finite.step().tolist() == [0.0, 0.0, float(is_broken)]
