@@ -18,7 +18,19 @@ from launch.parser import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
 SMOKE = str(ROOT / "recipes" / "smoke" / "chain.yaml")
-VERBS = ("plan", "run", "probe", "compare", "report", "ls", "diff", "adapters", "schema", "methods")
+VERBS = (
+    "plan",
+    "run",
+    "slurm",
+    "probe",
+    "compare",
+    "report",
+    "ls",
+    "diff",
+    "adapters",
+    "schema",
+    "methods",
+)
 
 Call = Callable[..., tuple[int, str, str]]
 
