@@ -25,6 +25,7 @@ from cpt import errors
 from cpt.errors import CptError
 from cpt.ids import atomic_write
 from launch.console import place_problem, storage_problem
+from launch.hang import forget_signs, give_signs_in_group, wait
 from launch.signals import forget_workers, heed_in_group, ignored_by_launcher, passing_on
 from stages.stopping import PREEMPTED, REQUEST
 
@@ -40,6 +41,7 @@ def run_group(
     name: str,
     lock: int,
     verbose: bool = False,
+    timeout: float = 0.0,
 ) -> None:
     """Start a launcher, wait for it, and fail as its workers did.
 
@@ -51,6 +53,7 @@ def run_group(
         lock: descriptor of the stage's lock, which the launcher shares: should this process be killed, the
             stage stays locked for as long as its workers live.
         verbose: show what the launcher says.
+        timeout: most seconds in which no worker gives a sign of life; 0: for ever.
 
     Raises:
         CptError: of the kind and with the message of the worker that failed first.
@@ -58,6 +61,8 @@ def run_group(
     """
     _remove_notes(file)
     forget_workers(file)
+    forget_signs(file)
+    file.with_suffix(".stacks.txt").unlink(missing_ok=True)
     log = file.with_suffix(".log")
     with log.open("wb") as said:
         group = subprocess.Popen(
@@ -71,17 +76,19 @@ def run_group(
         shown = _shown_too(group, said) if verbose else None
         try:
             with passing_on(file):
-                code = group.wait()
+                code = wait(group, file, name, timeout)
         except BaseException:  # pre-empted: the launcher ends its workers when it is asked to
             group.terminate()
             group.wait()
             _remove_notes(file)
             forget_workers(file)
+            forget_signs(file)
             raise
         finally:
             if shown:
                 shown.join(_SECONDS_TO_DRAIN)
     forget_workers(file)
+    forget_signs(file)
     notes = [json.loads(note.read_text()) for note in _notes(file)]
     _remove_notes(file)
     if REQUEST.is_made and not any(_is_clear(note) for note in notes):
@@ -166,6 +173,7 @@ def work_in_group(work: Callable[[], int], file: Path, verbose: bool) -> int:
     """
     _end_with_parent()
     heed_in_group(partial(_leave_note, file), file)
+    give_signs_in_group(file)
     if not verbose:
         os.dup2(1, 2)
     try:

@@ -8,6 +8,7 @@ from typing import Any
 from cpt import checkpoint
 from cpt.generators import untouched_generators
 from stages.base import Material
+from stages.beats import give_signs
 from stages.candidates import candidate_steps, keep_candidates
 from stages.checks import check_reference, eos_rate
 from stages.drift import drift_of
@@ -84,6 +85,7 @@ def _train(
     kind = stage.kind
     trainer.attach(stage.hooks, kind.loss_mask, kind.reduction, kind.sequences_per_row)
     settle_each_step(trainer, stage)
+    give_signs(trainer)
     # The Trainer measures the held-out loss before the first step, but not after each interruption.
     trainer.args.eval_on_start = data.held_out is not None and resume is None
     if resume is None:

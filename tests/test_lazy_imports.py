@@ -43,11 +43,16 @@ LIGHT = (
     "launch.installed",
     "launch.methods",
     "launch.methods_text",
+    "launch.slurm.command",
+    "launch.hang",
+    "launch.signals",
     "launch.regression",
     "cpt.estimate",
     "cpt.plan_table",
     "stages.workload",
     "stages.candidates",
+    "stages.beats",
+    "stages.stopping",
     "stages.repair",
 )
 
