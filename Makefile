@@ -55,9 +55,11 @@ quickstart: install $(MODEL)
 test: install $(MODEL)
 	$(PYTHON) -m pytest
 
-# Kill the smoke chain at 20 random moments; `make test` does it three times.
+# Kill the smoke chain at 60 random moments, 20 of them on two processes; `make test` does it six times.
 test-kill: install
-	CPT_TEST_KILLS=20 $(PYTHON) -m pytest -m chain tests/test_kill.py
+	rm -f tests/bench/results/kills.json
+	CPT_TEST_KILLS=40 CPT_TEST_GROUP_KILLS=20 CPT_TEST_KILL_RESULTS=tests/bench/results/kills.json \
+		$(PYTHON) -m pytest -m chain tests/test_kill.py tests/test_kill_groups.py
 
 # Backends against one another on processes of this machine; minutes on two cores.
 test-backends: install

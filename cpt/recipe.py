@@ -113,6 +113,12 @@ class Recipe(Settings):
     launch: str = Field(default="single", description="a backend: configs/accelerate/<name>.yaml")
     num_processes: int | None = Field(default=None, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)
+    timeout: float = Field(
+        default=30,
+        ge=0,
+        allow_inf_nan=False,
+        description="minutes without a sign of life after which a stage counts as hung; 0: none do",
+    )
     trackers: list[str] = Field(default_factory=list, description="wandb, tensorboard, ...")
     deterministic: bool = Field(
         default=False, description="only kernels that give the same bits each time; no part of ids"

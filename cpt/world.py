@@ -2,12 +2,16 @@
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from cpt.errors import PlanError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+#: Seconds after which a process that waits for others gives up; where unset, as the backend has it.
+COLLECTIVES = "CPT_COLLECTIVE_SECONDS"
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,16 @@ def current() -> World:
     from accelerate import PartialState
 
     announced = int(os.environ.get("WORLD_SIZE", "1"))
+    given = os.environ.get(COLLECTIVES) if announced > 1 else None
+    most = {"timeout": timedelta(seconds=float(given))} if given else {}
     if announced > 1 and not torch.cuda.is_available():
         # Without cpu=True, accelerate sets up no group on a machine without accelerators, and says nothing.
         sharded = any(
             name in os.environ for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
         )
-        state = PartialState(cpu=not sharded, backend="gloo")
+        state = PartialState(cpu=not sharded, backend="gloo", **most)
     else:
-        state = PartialState()
+        state = PartialState(**most)
     if state.num_processes != announced:
         raise PlanError(
             f"{announced} processes were started and {state.num_processes} found each other: they would "

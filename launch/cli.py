@@ -19,7 +19,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     given, more = top.parse_known_args(arguments)
     changes = [text for text in more if "=" in text and not text.startswith("-")]
     strange = [text for text in more if text not in changes]
-    if strange or (changes and given.verb not in ("plan", "run")):
+    if strange or (changes and given.verb not in ("plan", "run", "slurm")):
         top.error(f"unrecognized arguments: {' '.join(strange or changes)}")
     if changes:
         given.changes = [*given.changes, *changes]
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = {
         "plan": _plan,
         "run": _run,
+        "slurm": _slurm,
         "probe": _probe,
         "compare": _compare,
         "report": _report,
@@ -83,6 +84,12 @@ def _run(given: argparse.Namespace) -> int:
         colour=sys.stdout.isatty(),
         width=shutil.get_terminal_size().columns,
     )
+
+
+def _slurm(given: argparse.Namespace) -> int:
+    from launch.slurm.command import slurm
+
+    return slurm(given)
 
 
 def _probe(given: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import signal
 import sys
 import time
 import traceback
@@ -11,8 +10,8 @@ from contextlib import contextmanager, redirect_stderr
 
 from cpt.errors import CptError
 from cpt.redact import RedactingStream, redact
-
-PREEMPTED = 4
+from launch.signals import TOLD, listen
+from stages.stopping import PREEMPTED
 
 
 class Console:
@@ -66,13 +65,8 @@ def guarded(work: Callable[[], int], verbose: bool) -> int:
 
     0 done, 1 failed, 2 bad input, 3 stopped by the gate, 4 pre-empted (run again).
     """
-
-    def preempted(number: int, frame: object) -> None:
-        raise SystemExit(PREEMPTED)
-
-    if hasattr(signal, "SIGTERM"):
-        signal.signal(signal.SIGTERM, preempted)
     try:
+        listen()
         with redirect_stderr(RedactingStream(sys.stderr)):
             return work()
     except CptError as error:
@@ -86,7 +80,7 @@ def guarded(work: Callable[[], int], verbose: bool) -> int:
         return PREEMPTED
     except SystemExit as stop:
         if stop.code == PREEMPTED:
-            print("cpt: pre-empted; the same command continues", file=sys.stderr)
+            print(TOLD, file=sys.stderr)
         return int(stop.code or 0) if not isinstance(stop.code, str) else 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +25,10 @@ from cpt import errors
 from cpt.errors import CptError
 from cpt.ids import atomic_write
 from cpt.redact import RedactingStream, redact, redact_tree
-from launch.console import PREEMPTED, place_problem, print_traceback, storage_problem
+from launch.console import place_problem, print_traceback, storage_problem
+from launch.hang import forget_signs, give_signs_in_group, wait
+from launch.signals import forget_workers, heed_in_group, ignored_by_launcher, passing_on
+from stages.stopping import PREEMPTED, REQUEST
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG in linux/prctl.h
 _ASKED_TO_END = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
@@ -38,6 +42,7 @@ def run_group(
     name: str,
     lock: int,
     verbose: bool = False,
+    timeout: float = 0.0,
 ) -> None:
     """Start a launcher, wait for it, and fail as its workers did.
 
@@ -49,12 +54,16 @@ def run_group(
         lock: descriptor of the stage's lock, which the launcher shares: should this process be killed, the
             stage stays locked for as long as its workers live.
         verbose: show what the launcher says.
+        timeout: most seconds in which no worker gives a sign of life; 0: for ever.
 
     Raises:
         CptError: of the kind and with the message of the worker that failed first.
-        SystemExit: 4, when the launcher was told to end.
+        SystemExit: 4, when this process or the launcher was told to end.
     """
     _remove_notes(file)
+    forget_workers(file)
+    forget_signs(file)
+    file.with_suffix(".stacks.txt").unlink(missing_ok=True)
     log = file.with_suffix(".log")
     with log.open("wb") as said:
         group = subprocess.Popen(
@@ -63,24 +72,33 @@ def run_group(
             stdout=2,
             stderr=subprocess.PIPE if verbose else said,
             pass_fds=[lock],
+            preexec_fn=ignored_by_launcher,
         )
         shown = _shown_too(group, said) if verbose else None
         try:
-            code = group.wait()
+            with passing_on(file):
+                code = wait(group, file, name, timeout)
         except BaseException:  # pre-empted: the launcher ends its workers when it is asked to
             group.terminate()
             group.wait()
             _remove_notes(file)
+            forget_workers(file)
+            forget_signs(file)
             raise
         finally:
             if shown:
                 shown.join(_SECONDS_TO_DRAIN)
+    forget_workers(file)
+    forget_signs(file)
+    notes = [json.loads(note.read_text()) for note in _notes(file)]
+    _remove_notes(file)
+    if REQUEST.is_made and not any(_is_clear(note) for note in notes):
+        log.unlink()
+        raise SystemExit(PREEMPTED)
     if code == 0:
         log.unlink()
         return
     atomic_write(log, redact(log.read_text(errors="replace")))
-    notes = [json.loads(note.read_text()) for note in _notes(file)]
-    _remove_notes(file)
     raise _failure(notes, name, code, log)
 
 
@@ -124,9 +142,17 @@ def _killed(text: str, notes: list[dict[str, Any]]) -> int | None:
     return None
 
 
+def _is_clear(note: Mapping[str, Any]) -> bool:
+    """Whether a worker said what went wrong; what the end of another one did to it is a traceback."""
+    return note["traceback"] is None and note["kind"] != SystemExit.__name__
+
+
 def _failure(notes: list[dict[str, Any]], name: str, code: int, log: Path) -> CptError | SystemExit:
     """What the parent raises: clear messages, then kills, then tracebacks; of each the first failure."""
     text = log.read_text(errors="replace")
+    if any(note["kind"] == SystemExit.__name__ for note in notes):  # by a person, one by one
+        log.unlink()
+        return SystemExit(PREEMPTED)
     number = _killed(text, notes)
     first = min(notes, key=lambda note: (note["traceback"] is not None, note["time"]), default=None)
     if first and (number is None or first["traceback"] is None):
@@ -140,6 +166,8 @@ def _failure(notes: list[dict[str, Any]], name: str, code: int, log: Path) -> Cp
             f"{name}: process {first['rank']} failed: {first['message']}; what is finished is kept"
         )
     why = f"its processes ended with code {code}"
+    if code < 0:
+        why = f"its launcher was killed by {signal.Signals(-code).name}"
     if code == -signal.SIGTERM or re.search(r"got signal: (15|2|1)\b", text):
         return SystemExit(PREEMPTED)
     if number is not None:
@@ -154,17 +182,21 @@ def _failure(notes: list[dict[str, Any]], name: str, code: int, log: Path) -> Cp
 def work_in_group(work: Callable[[], int], file: Path, verbose: bool) -> int:
     """Run `work` in a worker of `run_group`, and leave a note if it fails.
 
-    A worker that is told to end does so at once: nothing on disk minds, and one that waits for others would
-    not hear it in time. It also ends with its launcher, however that ends.
+    It ends with its launcher, however that ends; see `heed_in_group` for what it is told.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
     _end_with_parent()
+    heed_in_group(partial(_leave_note, file), file)
+    give_signs_in_group(file)
     if not verbose:
         os.dup2(1, 2)
     try:
         with contextlib.redirect_stderr(RedactingStream(sys.stderr)):
             return work()
+    except SystemExit as stop:
+        if stop.code != PREEMPTED:
+            raise
+        _leave_note(file, SystemExit.__name__, "told to end")
+        return PREEMPTED
     except CptError as error:
         if verbose:
             print_traceback()

@@ -6,9 +6,11 @@ from cpt import plan as plans
 from cpt.determinism import deterministic
 from cpt.errors import CptError, RecipeError
 from cpt.ids import atomic_write
+from cpt.world import COLLECTIVES
 from launch.backend import accelerate_command, environment
 from launch.console import Console
 from launch.group import run_group
+from launch.hang import watched
 from launch.opening import Chain
 from launch.record import how
 from stages.base import Job
@@ -43,7 +45,8 @@ def make(chain: Chain, node: plans.Node, console: Console, verbose: bool) -> Non
         from launch.stage import execute
 
         hush_bars(verbose)
-        execute(job, console)
+        with watched(node.name, 60 * chain.plan.recipe.timeout, chain.store.root / "jobs"):
+            execute(job, console)
     else:
         if node.spec is not None and node.spec.merge is not None:
             _merge(chain, job, console, verbose)
@@ -90,7 +93,11 @@ def _launch(chain: Chain, job: Job, node: plans.Node, console: Console) -> None:
         atomic_write(file, job_to_json(job))
         arguments = ["--job", str(file), *(["-v"] if job.verbose else [])]
         command = accelerate_command(chain.backend, "launch.stage", arguments, chain.num_processes)
-        run_group(command, environment(chain.backend), file, node.name, lock, job.verbose)
+        seconds = 60 * chain.plan.recipe.timeout
+        variables = environment(chain.backend)
+        if seconds:  # what waits in a collective gives up, too, but says less
+            variables |= {COLLECTIVES: str(2 * seconds + 60)}
+        run_group(command, variables, file, node.name, lock, job.verbose, seconds)
         if not _is_made(chain, node):
             raise CptError(f"{node.name}: its processes ended well, but left no finished stage")
         file.unlink(missing_ok=True)

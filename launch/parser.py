@@ -22,6 +22,12 @@ plan may be for another machine; cpt run refuses it before any weights load""",
   cpt run recipes/quickstart/chain.yaml --until sft
 the same command continues an interrupted chain; exit codes: 0 done, 1 failed, 2 bad input,
 3 stopped by the gate, 4 pre-empted (run it again)""",
+    "slurm": """examples:
+  cpt slurm recipes/math-8b/chain.yaml --cluster configs/slurm/mine.yaml
+  cpt slurm recipes/math-8b/chain.yaml --cluster configs/slurm/mine.yaml --submit
+  cpt slurm recipes/math-8b/chain.yaml --cluster configs/slurm/mine.yaml --per-stage --submit
+writes scripts of jobs on one node into slurm/ of the runs folder; a job that is pre-empted, or whose time
+ends, saves its step, goes back into the queue and continues; one that fails does not""",
     "probe": """examples:
   cpt probe runs/chains/quickstart/2-sft --suite configs/probes/quickstart.yaml
   cpt probe ./my-checkpoint --suite configs/probes/quickstart.yaml --output result.json
@@ -101,6 +107,7 @@ def parser() -> argparse.ArgumentParser:
     for name, text in (
         ("plan", "check a recipe and print what would run"),
         ("run", "run a chain, or continue it"),
+        ("slurm", "write the job of a chain for SLURM, or submit it"),
     ):
         chain = verb(name, text)
         chain.add_argument("recipe", type=Path, help="a chain.yaml")
@@ -122,6 +129,15 @@ def parser() -> argparse.ArgumentParser:
             chain.add_argument(
                 "--restart", action="store_true", help="begin the first unfinished stage anew"
             )
+        if name == "slurm":
+            chain.add_argument(
+                "--cluster", type=Path, metavar="FILE", help="what jobs ask for; see configs/slurm"
+            )
+            chain.add_argument(
+                "--time", metavar="TIME", help="of one job, instead of the cluster's"
+            )
+            chain.add_argument("--per-stage", action="store_true", help="a job for each stage")
+            chain.add_argument("--submit", action="store_true", help="call sbatch")
     probe = verb("probe", "measure a suite on any checkpoint")
     probe.add_argument(
         "model", help="a stage (folder, id or link), a checkpoint folder, or a hub id"

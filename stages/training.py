@@ -8,6 +8,7 @@ from typing import Any
 from cpt import checkpoint
 from cpt.generators import untouched_generators
 from stages.base import Material
+from stages.beats import give_signs
 from stages.candidates import candidate_steps, keep_candidates
 from stages.checks import check_reference, eos_rate
 from stages.drift import drift_of
@@ -17,6 +18,8 @@ from stages.metrics import is_measured, record_metrics
 from stages.notes import read_checks
 from stages.opening import checkpoint_of, reference_loader
 from stages.progress import replace_bars
+from stages.step_end import settle_each_step
+from stages.stopping import heeding
 from stages.trainer_config import trainer_config
 from stages.under_way import UnderWay
 from stages.watch import Look, watch
@@ -81,6 +84,8 @@ def _train(
     keep_candidates(trainer, stage.partial, steps, resume, stage.world.is_main)
     kind = stage.kind
     trainer.attach(stage.hooks, kind.loss_mask, kind.reduction, kind.sequences_per_row)
+    settle_each_step(trainer, stage)
+    give_signs(trainer)
     # The Trainer measures the held-out loss before the first step, but not after each interruption.
     trainer.args.eval_on_start = data.held_out is not None and resume is None
     if resume is None:
@@ -90,7 +95,8 @@ def _train(
         stage.log.say(f"{job.name}: continuing at step {step} of {data.num_steps}")
         continue_counts(trainer, Path(resume))
     watcher = _watch(stage, trainer, make_look)
-    trainer.train(resume_from_checkpoint=resume)
+    with heeding():
+        trainer.train(resume_from_checkpoint=resume)
     stopped_at = watcher.stopped_at if watcher is not None else None
     if stopped_at is not None or "stopped_at" in read_checks(stage.partial):
         stage.note_check("stopped_at", stopped_at)  # none where a run that was killed had ended it

@@ -118,6 +118,7 @@ def trl_config(
         "save_strategy": "no" if checkpoint_every is None else "steps",
         "report_to": list(trackers) or "none",
         "disable_tqdm": disable_tqdm,
+        "logging_nan_inf_filter": False,  # it would put a mean in place of what is no number
         # Under DeepSpeed and FSDP `use_cpu` makes accelerate forget them; gloo alone does it.
         "use_cpu": use_cpu and not sharded,
         "ddp_backend": "gloo" if use_cpu and world_size > 1 else None,

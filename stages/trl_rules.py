@@ -55,6 +55,10 @@ _OWNED = (
         "eval_on_start",
     ),
     (
+        "a loss that is no finite number ends the stage, which says where it came from",
+        "logging_nan_inf_filter",
+    ),
+    (
         "means are over the whole global batch on every topology",
         "average_tokens_across_devices",
     ),

@@ -117,7 +117,7 @@ def test_sigterm_ends_all_processes(group: Group) -> None:
 def test_the_same_command_continues_to_its_end(finished: Any, group: Group) -> None:
     said = group.continued.output
     assert group.continued.code == 0, said
-    assert re.search(r"pretrain: continuing at step [24] of 6", said)
+    assert re.search(r"pretrain: continuing at step [2-6] of 6", said)
     assert "pretrain: step 1/" not in said
     assert "sft: step 6/6" in said
     assert "Traceback" not in said

@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.bench.kills import Kill, keep
 
 pytestmark = pytest.mark.chain
 
@@ -130,6 +133,14 @@ def is_over(process: Any) -> bool:
     return bool(process.poll() is not None)
 
 
+class Cold(subprocess.Popen[bytes]):
+    """A process that imports everything itself, in a group of its own."""
+
+    def kill(self, target: str = "chain") -> None:
+        """SIGKILL to it, or to its group of processes."""
+        os.killpg(self.pid, signal.SIGKILL) if target == "group" else super().kill()
+
+
 class Forked:
     """The processes of `conftest` with the three methods of `Popen` that are used here."""
 
@@ -141,16 +152,20 @@ class Forked:
         code: int | None = self.running.process.exitcode
         return code
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.running.process.kill()
+    def kill(self, target: str) -> None:
+        """SIGKILL to it, or to its group of processes."""
+        pid = self.running.process.pid
+        if target == "group":
+            os.killpg(pid, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGKILL)
 
     def wait(self, timeout: float) -> int:
         """Its exit code."""
         return int(self.running.wait(timeout).code)
 
 
-def wait_for(process: Any, is_so: Any, seconds: float = 120) -> None:
+def wait_for(process: Any, is_so: Any, seconds: float = 240) -> None:
     """Until something is so, or the process is over."""
     until = time.monotonic() + seconds
     while not is_over(process) and not is_so():
@@ -169,7 +184,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(
     """
     dice = random.Random(int(os.environ.get("CPT_TEST_SEED", "17")))
     runs = tmp_path / "runs-0"
-    num_killed, places = 0, list[str]()
+    num_killed, places, kills = 0, list[str](), list[Kill]()
+    published: dict[str, str] = {}
     cold = (tmp_path / "cold.txt").open("w+")
     while num_killed < NUM_KILLS:
         number = 1 + num_killed * 4 // NUM_KILLS
@@ -178,27 +194,34 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(
         arguments = ["run", str(SMOKE / "chain.yaml"), "--runs", str(runs)]
         process: Any
         if not places:
-            process = subprocess.Popen(
+            process = Cold(
                 [sys.executable, "-m", "launch.cli", *arguments],
                 cwd=ROOT,
                 stdout=subprocess.DEVNULL,
                 stderr=cold,
+                start_new_session=True,
             )
         else:
-            process = Forked(processes.start(*arguments))
+            process = Forked(processes.start(*arguments, code="import os; os.setsid()"))
         wait_for(process, lambda p=partial, d=done: p.exists() or d.exists())
         goal = num_files(runs) + dice.randint(0, 3 + 60 // NUM_KILLS)
         wait_for(process, lambda r=runs, g=goal: num_files(r) >= g)
         time.sleep(dice.choice([0.0, 0.0, 0.01, 0.05, 0.2, 0.5]))
         places.append("over" if is_over(process) else state(runs, finished.ids))
-        process.kill()
+        target = dice.choice(["chain", "group"])
+        if not is_over(process):
+            process.kill(target)
         code = process.wait(60)
+        now = weights_of(runs)
+        assert published.items() <= now.items(), "what was finished is not what it was"
+        published = now
         if code == -signal.SIGKILL:
             num_killed += 1
+            kills.append(Kill(1, target, places[-1]))
         else:
             assert code == 0
             finished.assert_equal(runs)
-            runs = tmp_path / f"runs-{len(places)}"
+            runs, published = tmp_path / f"runs-{len(places)}", {}
     print(*places, sep="\n")  # shown with -s, and when it fails
     said = (tmp_path / "cold.txt").read_text().splitlines()
     assert said
@@ -209,6 +232,17 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(
     assert left == set(finished.ids.values())
     assert not list((runs / "stages").glob("*/*.partial"))
     finished.assert_equal(runs)
+    keep(kills)
+
+
+def weights_of(runs: Path) -> dict[str, str]:
+    """Stage -> digest of the weights, of all that is published."""
+    files = (runs / "stages").glob("*/checkpoint/model.safetensors")
+    return {
+        file.parent.parent.name: sha256(file.read_bytes()).hexdigest()
+        for file in files
+        if not file.parent.parent.name.endswith(".partial")
+    }
 
 
 def state(runs: Path, ids: dict[str, str]) -> str:

@@ -47,6 +47,9 @@ LIGHT = (
     "launch.installed",
     "launch.methods",
     "launch.methods_text",
+    "launch.slurm.command",
+    "launch.hang",
+    "launch.signals",
     "launch.regression",
     "launch.verify",
     "launch.gc",
@@ -61,6 +64,8 @@ LIGHT = (
     "cpt.plan_table",
     "stages.workload",
     "stages.candidates",
+    "stages.beats",
+    "stages.stopping",
     "stages.repair",
 )
 

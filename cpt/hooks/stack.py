@@ -41,6 +41,10 @@ class HookStack:
         self.hooks = in_order(hooks)
         self.ctx = ctx
         self.terms: dict[str, Tensor | float] = {}
+        #: The trainer's own loss, summed until somebody takes it; only where hooks add terms to it.
+        self.task: Tensor | float = 0.0
+        #: Sums over the step's gradient: before any hook edits it, and behind each of `edits`.
+        self.gradient_sums: list[Tensor | float] = []
         self.norms: Norms | None = None
 
     def at(self, point: str) -> list[tuple[str, Hook]]:
@@ -87,14 +91,20 @@ class HookStack:
             total = term if total is None else total + term
         return total
 
+    @property
+    def edits(self) -> list[tuple[str, str, Hook]]:
+        """(point, key, hook) of everything that edits the gradient, in order."""
+        return [(point, *entry) for point in ("pull", "project") for entry in self.at(point)]
+
     def edit_gradient(self, view: "View") -> None:
         """`pull` of every hook, then `project` of every hook."""
-        for point in ("pull", "project"):
-            for key, hook in self.at(point):
-                told = getattr(hook, point)(view, self.ctx) or {}
-                for name, value in told.items():
-                    # Every rank tells the same, and the log sums over them.
-                    self._note(f"{key}/{name}".rstrip("/"), value / self.ctx.world.size)
+        self.gradient_sums = [_sum(view)]
+        for point, key, hook in self.edits:
+            told = getattr(hook, point)(view, self.ctx) or {}
+            for name, value in told.items():
+                # Every rank tells the same, and the log sums over them.
+                self._note(f"{key}/{name}".rstrip("/"), value / self.ctx.world.size)
+            self.gradient_sums.append(_sum(view))
 
     def _note(self, name: str, value: "Tensor | float") -> None:
         # Not yet a number: on a GPU that would wait for every micro-batch.
@@ -157,3 +167,14 @@ class HookStack:
         taken = {f"hook/{key}": float(value) for key, value in self.terms.items()}
         self.terms = {}
         return taken
+
+
+def _sum(view: "View") -> "Tensor | float":
+    """The sum of this process's part of the gradient: not finite where a number of it is not."""
+    import torch
+
+    total: Tensor | float = 0.0
+    for _, _, gradient in view.shards():
+        if gradient is not None:
+            total = total + gradient.sum(dtype=torch.promote_types(gradient.dtype, torch.float32))
+    return total

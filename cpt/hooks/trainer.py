@@ -102,6 +102,8 @@ class _Hooks:
         result = super().compute_loss(  # type: ignore[misc]
             model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
         )
+        task = result[0] if isinstance(result, tuple) else result
+        self.hooks.task = self.hooks.task + task.detach()
         forward, hidden = self.tap.take()
         weight = self._weights(self.loss_mask(before, forward).to(hidden.device))
         tokens = Tokens(

@@ -19,7 +19,7 @@ from launch.parser import EXAMPLES
 ROOT = Path(__file__).parents[2]
 SMOKE = str(ROOT / "recipes" / "smoke" / "chain.yaml")
 VERBS = (
-    *("plan", "run", "probe", "compare", "report", "ls", "diff", "adapters"),
+    *("plan", "run", "slurm", "probe", "compare", "report", "ls", "diff", "adapters"),
     *("verify", "gc", "export", "schema", "methods"),
 )
 

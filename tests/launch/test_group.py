@@ -35,7 +35,7 @@ if any(codes):
     sys.exit(1)
 """
 WORKER = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from cpt.errors import *
 from launch.group import work_in_group
@@ -174,6 +174,68 @@ def test_told_to_end_the_chain_ends_with_4_and_leaves_no_worker(
     assert said.endswith("the same command continues\n")
     assert said.count("cpt: ") == 1
     assert "Traceback" not in said
+
+
+# A worker that trains: it looks at the end of each step whether it was told to end.
+TRAINS = "from stages.stopping import heeding, REQUEST; held = heeding(); held.__enter__()"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_workers_that_train_are_told_and_leave_by_themselves(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    kept = tmp_path / "kept-"
+    step = "while not REQUEST.is_made: time.sleep(0.01)"
+    body = f"{TRAINS}\n    {step}\n    Path({str(kept)!r} + str(rank)).touch(); sys.exit(4)"
+    process = start(tmp_path, body)
+    pids = pids_of(process)
+    launcher = Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1]
+    os.kill(int(launcher), signal.SIGUSR1)  # as a signal to all processes of a job would
+    said = end(process, pids, number)
+    assert (process.returncode, said) == (4, "cpt: pre-empted; the same command continues\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"kept-0", "kept-1"}
+
+
+def test_told_twice_it_ends_at_once(tmp_path: Path) -> None:
+    process = start(tmp_path, f"{TRAINS}\n    time.sleep(60)\n    time.sleep(60)")
+    pids = pids_of(process)
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(0.5)
+    assert all(alive(pid) for pid in pids)
+    end(process, pids, signal.SIGTERM)
+    assert process.returncode == 4
+
+
+def test_when_the_grace_is_over_it_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CPT_GRACE", "0.5")
+    process = start(tmp_path, f"{TRAINS}\n    time.sleep(60)\n    time.sleep(60)")
+    began = time.monotonic()
+    said = end(process, pids_of(process), signal.SIGUSR1)
+    assert 0.5 <= time.monotonic() - began < 10
+    assert (process.returncode, said) == (4, "cpt: pre-empted; the same command continues\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_went_wrong_meanwhile_is_told(tmp_path: Path) -> None:
+    step = "while not REQUEST.is_made: time.sleep(0.01)"
+    process = start(tmp_path, f"{TRAINS}\n    {step}\n    raise StoreError('why')")
+    said = end(process, pids_of(process), signal.SIGUSR1)
+    assert (process.returncode, said) == (1, "cpt: why\n")
+
+
+def test_a_worker_told_by_itself_ends_the_run_so_that_it_continues(tmp_path: Path) -> None:
+    body = "rank or time.sleep(0.2) or os.kill(os.getpid(), signal.SIGUSR1)"
+    assert run(tmp_path, body) == (4, "cpt: pre-empted; the same command continues\n")
+
+
+@pytest.mark.parametrize("text", ["soon", "", "-1", "nan", "1e300"])
+def test_a_grace_that_is_no_time_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("CPT_GRACE", text)
+    assert run(tmp_path, "pass") == (2, f"cpt: $CPT_GRACE: {text!r} is no number of seconds\n")
 
 
 def test_workers_end_with_a_launcher_that_is_killed(tmp_path: Path) -> None:

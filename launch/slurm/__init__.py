@@ -1,0 +1,1 @@
+"""Jobs for SLURM that run a chain, and continue it by themselves where the scheduler interrupts them."""
