@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from cpt import checkpoint, ids, manifest
 from cpt.errors import StoreError
+from cpt.names import check_part
+from cpt.safe_weights import ADAPTER, check_adapter
 from cpt.settings import did_you_mean
 from cpt.store import replacing
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 REGISTRY = "registry.json"
 #: Routes to the base itself.
 BASE = "base"
-_WEIGHTS = "adapter_model.safetensors"
+_WEIGHTS = ADAPTER
 
 
 def weights(folder: Path) -> "dict[str, Tensor]":
@@ -63,9 +65,9 @@ def base_of(stage: Path) -> Path:
     if entry.start == "checkpoint" or not (stage / "adapter").is_dir():
         raise StoreError(f"{stage}: keeps no adapter apart; train it with lora: {{after: keep}}")
     base = (stage / entry.start).resolve()
-    if not base.is_dir():
+    if not (base / "config.json").is_file():
         raise StoreError(
-            f"{stage}: its adapter lies on {entry.start}, which is no folder on this machine"
+            f"{stage}: its adapter lies on {entry.start}, which is no model folder on this machine"
         )
     return base
 
@@ -118,6 +120,9 @@ class Registry:
             tree = json.loads((folder / REGISTRY).read_text(encoding="utf-8"))
             self.base: dict[str, str] = tree["base"]
             self.adapters: dict[str, dict[str, str]] = tree["adapters"]
+            for name, entry in self.adapters.items():
+                check_part(name, str(folder / REGISTRY))
+                check_part(entry["folder"], str(folder / REGISTRY))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{folder}: holds no registry of adapters ({error})") from None
         self.model: Any = None
@@ -147,6 +152,7 @@ class Registry:
         Raises:
             StoreError: the name is taken or unfit, or the adapter lies on another base.
         """
+        check_part(name, str(self.folder))
         if name in self.adapters or name == BASE or "." in name:
             problem = "is taken" if "." not in name else "has a dot, which PEFT does not take"
             raise StoreError(f"{self.folder}: the name {name!r} {problem}")
@@ -219,7 +225,8 @@ class Registry:
 
         self._check(name)
         below = checkpoint.load_model(str(self.base_folder), **self.load)
-        adapted = PeftModel.from_pretrained(below, str(self.folder / self.adapters[name]["folder"]))
+        folder = check_adapter(self.folder / self.adapters[name]["folder"])
+        adapted = PeftModel.from_pretrained(below, folder)
         plain: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
         return plain.eval()
 
@@ -231,7 +238,7 @@ class Registry:
     def _attach(self, name: str) -> None:
         from peft import PeftModel
 
-        folder = str(self.folder / self.adapters[name]["folder"])
+        folder = check_adapter(self.folder / self.adapters[name]["folder"])
         if isinstance(self.model, PeftModel):
             self.model.load_adapter(folder, adapter_name=name)
         else:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt.errors import StoreError
+from cpt.names import is_part
 
 # What a chain's report reads of it, and what a list of chains does.
 REPORTED = ("name", "nodes", "suite", "gate")
@@ -56,6 +57,11 @@ def read_chain(file: Path, needs: Collection[str]) -> dict[str, Any]:
     for number, node in enumerate(tree["nodes"] if not problem else ()):
         kind = ["kind"] if needs is REPORTED else []
         problem = problem or _fault(node, _NODE, ["name", "id", *kind], f"nodes.{number}.")
+        for key in () if problem else ("name", "id"):
+            if not is_part(node[key]):
+                problem = f"nodes.{number}.{key} is {json.dumps(node[key])[:40]}"
+    if not problem and not is_part(tree["name"]):
+        problem = f"name is {json.dumps(tree['name'])[:40]}"
     if not problem and needs is REPORTED:
         problem = _fault(tree["suite"], _SUITE, ("name", "hash"), "suite.")
         problem = problem or _fault(tree["gate"], _GATE, _GATE, "gate.")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from cpt import ids, manifest
 from cpt.errors import StoreError
+from cpt.safe_weights import check_weights
+from cpt.verified import damages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,6 +27,8 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
+    if Path(path).is_dir():
+        check_weights(Path(path))
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             path,
@@ -70,9 +74,32 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+#: What tells how a stage went; nothing is built on it.
+CURVES = ("watch", "metrics.jsonl")
+#: What a stage leaves. Its log still grows when it is published; probe results and verdicts come later.
+LEFT = ("checkpoint", "adapter", "memory", "candidates", "exemplars.jsonl", *CURVES)
+
+
 def digests(folder: Path) -> dict[str, str]:
-    """File name -> sha256 of what a checkpoint folder consists of."""
-    return {path.name: ids.sha256_file(path) for path in _files(folder)}
+    """`checkpoint/<file>` -> sha256 of what a checkpoint folder consists of, as a manifest names it."""
+    files = _files(folder, (".py",))
+    return {f"{folder.name}/{path.name}": ids.sha256_file(path) for path in files}
+
+
+def digests_of_stage(stage: Path) -> dict[str, str]:
+    """Name -> sha256 of every file that a stage leaves; names are relative to its folder."""
+    found = dict[str, str]()
+    for name in LEFT:
+        place = stage / name
+        if place.is_symlink():
+            # A base model that lies elsewhere, beside files that are no part of it.
+            found |= digests(place)
+            continue
+        files = [place] if place.is_file() else sorted(place.rglob("*"))
+        for path in files:
+            if path.is_file():
+                found[path.relative_to(stage).as_posix()] = ids.sha256_file(path)
+    return found
 
 
 def fingerprint(folder: Path, with_code: bool = False) -> str:
@@ -90,32 +117,53 @@ def _files(folder: Path, more: tuple[str, ...] = ()) -> list[Path]:
 
 
 def verify(folder: Path, expected: dict[str, str], stage_id: str) -> None:
-    """Check a checkpoint against the digests in its manifest.
+    """Check a folder of a stage, such as its checkpoint, against the digests in the stage's manifest.
+
+    A file is read once; see `cpt.verified`.
+
+    Args:
+        folder: in the stage's folder.
+        expected: of all files of the stage.
+        stage_id: of the stage.
 
     Raises:
         StoreError: a file is missing or has other bytes than were written.
     """
-    for name, digest in expected.items():
-        path = folder / name
-        if not path.is_file():
-            problem = "is missing"
-        elif ids.sha256_file(path) != digest:
-            problem = "is damaged: its bytes are not the ones that were written"
-        else:
-            continue
-        raise StoreError(
-            f"{path}: {problem}; move {folder.parent} away and run again, and {stage_id} is made anew "
-            f"(everything else is kept)"
-        )
+    own = {name: value for name, value in expected.items() if name.startswith(f"{folder.name}/")}
+    _check(folder.parent, own, stage_id)
 
 
 def verify_stage(folder: Path) -> None:
-    """Check the checkpoint in a stage folder against its manifest.
+    """Check all that a stage left for others to build on against its manifest.
 
     Raises:
-        StoreError: it is damaged, or the folder is no finished stage.
+        StoreError: a file is damaged, or the folder is no finished stage.
     """
-    verify(folder / "checkpoint", manifest.read(folder).files, folder.name)
+    files = manifest.read(folder).files.items()
+    own = {name: value for name, value in files if name.partition("/")[0] not in CURVES}
+    _check(folder, own, folder.name)
+
+
+def verify_part(stage: Path, name: str) -> None:
+    """Check one file or folder of a stage against its manifest; those of a stage of ours only.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    if (stage / "manifest.json").is_file():
+        files = manifest.read(stage).files.items()
+        own = {file: value for file, value in files if file == name or file.startswith(f"{name}/")}
+        _check(stage, own, stage.name)
+
+
+def remedy(stage: Path, stage_id: str) -> str:
+    """What a person does about a damaged stage."""
+    return f"move {stage} away and run again, and {stage_id} is made anew (everything else is kept)"
+
+
+def _check(stage: Path, files: dict[str, str], stage_id: str) -> None:
+    if found := damages(stage, files):
+        raise StoreError(f"{found[0].path}: {found[0].problem}; {remedy(stage, stage_id)}")
 
 
 def sync(folder: Path) -> None:

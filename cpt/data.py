@@ -8,6 +8,7 @@ from typing import Literal
 from cpt.data_spec import DataSpec
 from cpt.errors import DataError
 from cpt.files import read_file, read_json
+from cpt.net import KEPT, is_passing, resumed
 from cpt.rows import BROKEN, REQUIRED, Row, RowFormat, explicit, fault, format_of
 
 #: Of a stream that is mostly bad the end is not waited for.
@@ -192,10 +193,25 @@ def _raw(spec: DataSpec, part: str) -> Iterator[Row]:
 def _hub(spec: DataSpec, split: str) -> Iterator[Row]:
     from datasets import load_dataset
 
-    try:
-        yield from load_dataset(
-            str(spec.path), spec.name, revision=spec.revision, split=split, streaming=spec.streaming
+    def start() -> Iterator[Row]:
+        return iter(
+            load_dataset(
+                str(spec.path),
+                spec.name,
+                revision=spec.revision,
+                split=split,
+                streaming=spec.streaming,
+            )
         )
-    except (OSError, ValueError) as error:  # no network, no such data set, no such split
+
+    try:
+        yield from resumed(start, f"data {spec.label}")
+    except Exception as error:
+        # No such data set or split, no network; what a library raises for that may be no OSError.
+        if not isinstance(error, OSError | ValueError) and not is_passing(error):
+            raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"data {spec.label}: cannot be read from the hub: {first}") from error
+        later = KEPT if is_passing(error) else ""
+        raise DataError(
+            f"data {spec.label}: cannot be read from the hub: {first}{later}"
+        ) from error

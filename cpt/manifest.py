@@ -8,7 +8,9 @@ from typing import Any
 from cpt import ids
 from cpt.errors import StoreError
 
-VERSION = 1
+#: 2: `files` are relative to the stage's folder and all that it left, until then those of `checkpoint/`;
+#: how, machine, environment and load came with it, and are empty in a manifest of version 1.
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,21 @@ class Manifest:
     files: dict[str, str] = field(default_factory=dict)
     start: str = "checkpoint"
     finished: str = ""
+    how: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    load: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
+
+    @property
+    def checkpoint_files(self) -> dict[str, str]:
+        """Name in `checkpoint/` -> sha256: what the stage's model is, wherever the stage lies."""
+        start = "checkpoint/"
+        return {
+            name.removeprefix(start): digest
+            for name, digest in self.files.items()
+            if name.startswith(start)
+        }
 
     def write(self, folder: Path) -> None:
         """Write into a stage folder, atomically."""
@@ -65,6 +81,10 @@ def read(folder: Path) -> Manifest:
         past = tuple(Ancestor(**ancestor) for ancestor in tree.pop("past", ()))
         for key in ("hooks", "data", "notes"):
             tree[key] = tuple(tree.get(key, ()))
+        if tree.get("version", 1) < 2:
+            files = tree.get("files", {}).items()
+            tree["files"] = {f"checkpoint/{name}": digest for name, digest in files}
+            tree["version"] = VERSION  # as it would be written now
         manifest = Manifest(past=past, **tree)
     except FileNotFoundError:
         raise StoreError(f"{folder}: has no manifest.json, so it is no finished stage") from None

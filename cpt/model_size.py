@@ -16,6 +16,7 @@ from typing import Any
 
 from cpt import gguf_header
 from cpt.model_spec import ModelSpec
+from cpt.names import is_part
 
 #: Llama-like decoders, with transformers' own defaults; a test compares.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -109,7 +110,7 @@ def of_folder(folder: Path) -> ModelSize | None:
             parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         else:
             parts = ["model.safetensors"]
-        if all((folder / part).is_file() for part in parts):
+        if all(is_part(part) and (folder / part).is_file() for part in parts):
             shapes: dict[str, tuple[int, ...]] = {}
             for part in parts:
                 shapes |= _safetensors(folder / part)

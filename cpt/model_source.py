@@ -6,6 +6,8 @@ from typing import Any
 from cpt import ids
 from cpt.errors import RecipeError, StoreError
 from cpt.model_spec import Gguf, ModelChange, ModelSpec, RandomModel, TinyTokenizer
+from cpt.net import is_passing, retried
+from cpt.safe_weights import check_weights
 
 
 def materialise(spec: ModelSpec, folder: Path) -> Path:
@@ -37,6 +39,7 @@ def materialise(spec: ModelSpec, folder: Path) -> Path:
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
     else:
         local = Path(str(spec.path)) if spec.is_local else _snapshot(spec)
+        check_weights(local)
         if not changed:
             folder.symlink_to(local.resolve(), target_is_directory=True)
             return folder
@@ -103,10 +106,19 @@ def _snapshot(spec: ModelSpec) -> Path:
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
     patterns += ["*.py"] if spec.trust_remote_code else []
     try:
-        folder = snapshot_download(str(spec.path), revision=spec.revision, allow_patterns=patterns)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        folder = retried(
+            lambda: snapshot_download(
+                str(spec.path), revision=spec.revision, allow_patterns=patterns
+            ),
+            f"model {spec.path}",
+        )
+    except Exception as error:
+        known = isinstance(error, HfHubHTTPError | LocalEntryNotFoundError | OSError)
+        if not known and not is_passing(error):
+            raise
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise StoreError(
-            f"model {spec.path} at {spec.revision} cannot be fetched: {str(error).splitlines()[0]}; "
+            f"model {spec.path} at {spec.revision} cannot be fetched: {first}; "
             f"check the name, your access to it (huggingface-cli login) and the network"
         ) from error
     return Path(folder)

@@ -1,6 +1,7 @@
 """What a stage may recall of the stages before it: a pure function of their artifacts."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -8,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cpt import ids, manifest
-from cpt.checkpoint import fingerprint
+from cpt.checkpoint import fingerprint, verify_part
 from cpt.errors import HookError, StoreError
+from cpt.names import check_part
 from cpt.settings import did_you_mean
 
 EXEMPLARS = "exemplars.jsonl"
@@ -28,9 +30,12 @@ class PastStage:
 
     @property
     def adapter(self) -> Path | None:
-        """Folder of the stage's adapter, if it trained one."""
-        folder = self.folder / "adapter" if self.folder else None
-        return folder if folder and folder.is_dir() else None
+        """Folder of the stage's adapter, if it trained one.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        return self._left("adapter")
 
     @property
     def identity(self) -> list[Any]:
@@ -41,12 +46,23 @@ class PastStage:
             return [fingerprint(place) if place.is_dir() else self.checkpoint]
         entry = manifest.read(self.folder)
         file = self.folder / EXEMPLARS
-        return [self.id, entry.files, ids.sha256_file(file) if file.is_file() else ""]
+        return [self.id, entry.checkpoint_files, ids.sha256_file(file) if file.is_file() else ""]
 
     def memory(self, key: str) -> Path | None:
-        """What a hook of the stage kept for later ones."""
-        folder = self.folder / "memory" / key if self.folder else None
-        return folder if folder and folder.is_dir() else None
+        """What a hook of the stage kept for later ones.
+
+        Raises:
+            StoreError: it is damaged, or the key is no plain name.
+        """
+        check_part(key, "memory")
+        return self._left(f"memory/{key}")
+
+    def _left(self, name: str) -> Path | None:
+        """A folder that the stage left, checked against the stage's manifest."""
+        if self.folder is None:
+            return None
+        verify_part(self.folder, name)
+        return self.folder / name if (self.folder / name).is_dir() else None
 
     @property
     def num_seen(self) -> int:
@@ -66,6 +82,8 @@ class PastStage:
             StoreError: the file is damaged.
         """
         file = self.folder / EXEMPLARS if self.folder else None
+        if self.folder is not None:
+            verify_part(self.folder, EXEMPLARS)
         if file is None or not file.is_file():
             return []
         try:
@@ -123,12 +141,28 @@ def of_folder(folder: Path) -> Past:
     entry = manifest.read(folder)
     stages = []
     for ancestor in entry.past:
-        place = (folder / ancestor.folder).resolve()
+        place = _place_of(ancestor, folder)
         stages.append(
             PastStage(ancestor.name, ancestor.id, ancestor.kind, place, str(place / "checkpoint"))
         )
     stages.append(PastStage(entry.name, entry.id, entry.kind, folder, str(folder / "checkpoint")))
     return Past(tuple(stages))
+
+
+def _place_of(ancestor: manifest.Ancestor, folder: Path) -> Path:
+    """The folder of an ancestor, which a manifest names as seen from its own.
+
+    Raises:
+        StoreError: it leads to what is another stage or none. One that is gone is told when it is needed.
+    """
+    place = (folder / ancestor.folder).resolve()
+    is_there = place.is_dir() and any(place.iterdir())
+    if os.path.isabs(ancestor.folder) or (is_there and manifest.read(place).id != ancestor.id):
+        raise StoreError(
+            f"{folder / 'manifest.json'}: past: {ancestor.name}: {ancestor.folder} is not the folder of "
+            f"{ancestor.id}; move {folder.name} away and run again"
+        )
+    return place
 
 
 def union(pasts: Sequence[Past]) -> Past:

@@ -1,12 +1,11 @@
 """Stage folders by content. A folder that is not finished says so in its name; publishing is one rename."""
 
-import fcntl
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from cpt import ids
 from cpt.checkpoint import sync
 from cpt.errors import StoreError
+from cpt.locks import Owner, locked, read_owner
 
 
 class Store:
@@ -68,21 +68,27 @@ class Store:
     def lock(self, stage_id: str, waiting: Callable[[str], None]) -> Iterator[int]:
         """Hold a stage for this process; a second run of the same stage waits here.
 
-        The lock is the kernel's (flock) and ends with the process, however it ends.
-
         Args:
             stage_id: which stage.
-            waiting: called once with a sentence when another process holds it.
+            waiting: told whom it waits for; see `cpt.locks.locked`.
 
         Yields: the lock's descriptor; a child that inherits it holds the lock too.
         """
-        with locked(self.root / "locks" / stage_id, stage_id, waiting) as descriptor:
+        with locked(self._lock(stage_id), stage_id, waiting) as descriptor:
             yield descriptor
+
+    def holder(self, stage_id: str) -> Owner | None:
+        """Who says that it makes a stage now, and has not ended as far as one can tell."""
+        owner = read_owner(self._lock(stage_id))
+        return None if owner is None or owner.has_ended else owner
+
+    def _lock(self, stage_id: str) -> Path:
+        return self.root / "locks" / stage_id
 
     @contextmanager
     def chain_lock(self, name: str) -> Iterator[None]:
         """Hold a chain's links and report for this process; two runs write them one after the other."""
-        with locked(self.root / "locks" / f"chain-{name}", name, lambda text: None):
+        with locked(self._lock(f"chain-{name}"), name, lambda text: None):
             yield
 
     def link_chain(
@@ -125,24 +131,6 @@ def labels(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
     return found
 
 
-@contextmanager
-def locked(path: Path, label: str, waiting: Callable[[str], None]) -> Iterator[int]:
-    """Hold a lock file; see `Store.lock`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            waiting(f"{label} is being made by {holder}; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield file.fileno()
-
-
 def publish(partial: Path, final: Path) -> Path:
     """Rename a finished partial folder to its final name; a broken one of that name is moved aside.
 
@@ -167,12 +155,41 @@ MARK = "COMPLETE"
 def mark_complete(folder: Path) -> None:
     """Mark a trainer's checkpoint as whole, once all that the mark vouches for is on disk.
 
-    The mark holds the size of every file. Digests would cost a second reading of all optimizer states.
+    The mark holds size and sha256 of every file. They are read back while the disk is still at work on them:
+    from memory, and on other cores.
     """
-    sync(folder)
-    ids.atomic_write(folder / MARK, json.dumps(_sizes(folder)))
+    files = _files(folder)
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        digests = pool.map(lambda name: ids.sha256_file(folder / name), files)
+        sync(folder)
+        mark = {name: [files[name], digest] for name, digest in zip(files, digests, strict=True)}
+    ids.atomic_write(folder / MARK, json.dumps(mark))
     sync_folder(folder)
     sync_folder(folder.parent)
+
+
+def damaged_files(checkpoint: Path) -> list[Path]:
+    """Files of a marked trainer checkpoint whose bytes are not those that the mark vouches for.
+
+    Marks of earlier versions hold sizes only.
+    """
+    try:
+        marked = json.loads((checkpoint / MARK).read_text() or "{}")
+        return [checkpoint / name for name in marked if not _is_as_marked(checkpoint, name, marked)]
+    except (OSError, ValueError, TypeError):
+        return [checkpoint / MARK]
+
+
+def _is_as_marked(checkpoint: Path, name: str, marked: Mapping[str, Any]) -> bool:
+    path, size, digest = checkpoint / name, _size(marked[name]), marked[name]
+    if not path.is_file() or path.stat().st_size != size:
+        return False
+    return isinstance(digest, int) or ids.sha256_file(path) == digest[1]
+
+
+def _size(entry: Any) -> int:
+    """A file's size in a mark: a number, or of late the first of two."""
+    return int(entry if isinstance(entry, int) else entry[0])
 
 
 def complete_checkpoints(trainer: Path) -> list[tuple[int, Path]]:
@@ -189,19 +206,20 @@ def complete_checkpoints(trainer: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def _sizes(folder: Path) -> dict[str, int]:
+def _files(folder: Path) -> dict[str, int]:
+    """Name -> size of every file below a folder."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether every file has the size that the mark holds."""
+    """Whether every file has the size that the mark holds; see `damaged_files` for its bytes."""
     try:
         marked = json.loads((folder / MARK).read_text() or "{}")  # empty: an earlier version's
-        found = _sizes(folder)
-    except (OSError, ValueError):  # removed meanwhile by the run that it belongs to, or damaged
-        return False
-    return all(found.get(name) == size for name, size in marked.items())
+        found = _files(folder)
+        return all(found.get(name) == _size(entry) for name, entry in marked.items())
+    except (OSError, ValueError, TypeError, AttributeError, IndexError):
+        return False  # removed meanwhile by the run that it belongs to, or damaged
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,8 +1,11 @@
 """A checkpoint's model and tokenizer, to be measured or asked."""
 
+from pathlib import Path
 from typing import Any
 
 from cpt.errors import ProbeError
+from cpt.net import retried
+from cpt.safe_weights import check_weights
 
 
 def load(
@@ -22,10 +25,16 @@ def load(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    if Path(name).is_dir():
+        check_weights(Path(name))
     tokenizer = load_tokenizer(name, revision, trust_remote_code)
+    options = _options(revision, trust_remote_code)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, **_options(revision, trust_remote_code)
+        model = retried(
+            lambda: AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype, use_safetensors=True, **options
+            ),
+            name,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise ProbeError(f"{name}: cannot be loaded: {error}") from None
@@ -38,7 +47,8 @@ def load_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> 
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name, **_options(revision, trust_remote_code))
+        options = _options(revision, trust_remote_code)
+        return retried(lambda: AutoTokenizer.from_pretrained(name, **options), name)
     except (OSError, ValueError) as error:
         raise ProbeError(f"{name}: cannot be loaded: {error}") from None
 

@@ -4,6 +4,7 @@ A stage that merges is given its models as a list, parent=[a, b], and what they 
 """
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cpt.hooks.stack import in_order
 from cpt.merging.checks import check_lineage
 from cpt.past import Past
 from cpt.recipe import StageSpec, keys
+from cpt.redact import redact
 from cpt.roles import check_role, roles_of
 from cpt.settings import did_you_mean
 from cpt.stage_id import stage_id, stage_inputs
@@ -163,7 +165,17 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
         checkpoint_every=None,
         load=load,
         suite=suite,
+        how={"command": _command(arguments, chosen.name, size)},
     )
+
+
+def _command(arguments: Sequence[str], launch: str, size: int) -> str:
+    """How the stage was started, as it can be started again from the same folder."""
+    start = ["python"]
+    if launch != "single":
+        config = f"configs/accelerate/{launch}.yaml"
+        start = ["accelerate", "launch", "--config_file", config, "--num_processes", str(size)]
+    return shlex.join(map(redact, [*start, "-m", "launch.stage", *arguments]))
 
 
 def _merged(

@@ -1,4 +1,4 @@
-"""The command line: cpt plan | run | slurm | probe | compare | report | ls | diff | adapters | schema."""
+"""The command line: the verbs of `launch.parser`, each in a module that is imported when it is called."""
 
 import argparse
 import json
@@ -41,7 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "report": _report,
         "ls": _ls,
         "diff": _diff,
+        "reproduce": _reproduce,
         "adapters": _adapters,
+        "verify": _verify,
+        "gc": _gc,
+        "export": _export,
         "schema": _schema,
         "methods": _methods,
     }
@@ -167,7 +171,7 @@ def _diff(given: argparse.Namespace) -> int:
             hint = did_you_mean(name, known) if known else "; there are none yet"
             raise RecipeError(f"{stages}: no finished stage {name!r}{hint}")
         folders.append(folder)
-    hidden = ("files", "seconds", "finished", "memory")
+    hidden = ("files", "seconds", "finished", "memory", "how")  # of the recipe the inputs tell
     one, other = (
         {k: v for k, v in asdict(read(folder)).items() if k not in hidden} for folder in folders
     )
@@ -187,6 +191,34 @@ def _adapters(given: argparse.Namespace) -> int:
 
     folder = None if Path(given.chain).is_file() else chain_folder(given.chain, given.runs)
     print(adapters(Path(given.chain), folder, given.runs, given.output))
+    return 0
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from launch.verify import verify
+
+    return verify(given.names, given.runs, lambda line: print(line, flush=True))
+
+
+def _gc(given: argparse.Namespace) -> int:
+    from launch.gc import gc
+
+    return gc(given)
+
+
+def _export(given: argparse.Namespace) -> int:
+    from launch.export import export
+
+    return export(given)
+
+
+def _reproduce(given: argparse.Namespace) -> int:
+    from launch.reproduce import find, reproduce, told
+
+    made = find(given.stage, given.runs)
+    if given.run is not None:
+        return reproduce(made, given.run, Console(given.verbose))
+    print(told(made, given.runs))
     return 0
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 
 from cpt.errors import CptError
+from cpt.redact import RedactingStream, redact
 from launch.signals import TOLD, listen
 from stages.stopping import PREEMPTED
 
@@ -29,6 +30,7 @@ class Console:
         seconds = int(time.monotonic() - self.began)
         end = "\n" if self.open_line else ""
         self.open_line = False
+        text = redact(text)
         print(f"{end}[{seconds // 60:02d}:{seconds % 60:02d}] {text}", file=sys.stderr, flush=True)
 
     def progress(self, prefix: str) -> Callable[[str], None]:
@@ -65,12 +67,13 @@ def guarded(work: Callable[[], int], verbose: bool) -> int:
     """
     try:
         listen()
-        return work()
+        with redirect_stderr(RedactingStream(sys.stderr)):
+            return work()
     except CptError as error:
         if verbose:
-            traceback.print_exc()
+            print_traceback()
         if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
-            print(f"cpt: {error}", file=sys.stderr)
+            print(f"cpt: {redact(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("cpt: interrupted; the same command continues", file=sys.stderr)
@@ -84,12 +87,16 @@ def guarded(work: Callable[[], int], verbose: bool) -> int:
         return 1
     except Exception as error:
         message = storage_problem(error) or place_problem(error)
-        if message is None:
-            raise
-        if verbose:
-            traceback.print_exc()
-        print(f"cpt: {message}", file=sys.stderr)
+        if message is None or verbose:
+            print_traceback()
+        if message is not None:
+            print(f"cpt: {redact(message)}", file=sys.stderr)
         return 1
+
+
+def print_traceback() -> None:
+    """Show the traceback of the exception that is being handled, without the secrets in it."""
+    sys.stderr.write(redact(traceback.format_exc()))
 
 
 def storage_problem(error: BaseException) -> str | None:

@@ -24,9 +24,10 @@ from typing import IO, Any
 from cpt import errors
 from cpt.errors import CptError
 from cpt.ids import atomic_write
-from launch.console import place_problem, storage_problem
+from cpt.redact import RedactingStream, redact, redact_tree
+from launch.console import place_problem, print_traceback, storage_problem
 from launch.hang import forget_signs, give_signs_in_group, wait
-from launch.signals import forget_workers, heed_in_group, ignored_by_launcher, passing_on
+from launch.signals import deaf, forget_workers, heed_in_group, passing_on
 from stages.stopping import PREEMPTED, REQUEST
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG in linux/prctl.h
@@ -66,12 +67,11 @@ def run_group(
     log = file.with_suffix(".log")
     with log.open("wb") as said:
         group = subprocess.Popen(
-            command,
+            deaf(command),
             env={**os.environ, **variables},
             stdout=2,
             stderr=subprocess.PIPE if verbose else said,
             pass_fds=[lock],
-            preexec_fn=ignored_by_launcher,
         )
         shown = _shown_too(group, said) if verbose else None
         try:
@@ -97,6 +97,7 @@ def run_group(
     if code == 0:
         log.unlink()
         return
+    atomic_write(log, redact(log.read_text(errors="replace")))
     raise _failure(notes, name, code, log)
 
 
@@ -105,12 +106,23 @@ def _shown_too(group: "subprocess.Popen[bytes]", said: IO[bytes]) -> threading.T
     assert group.stderr is not None
     pipe = group.stderr
 
+    def show(text: bytes) -> None:
+        text = redact(text.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+        os.write(2, text)
+        with contextlib.suppress(ValueError):  # closed: a process outlived its launcher
+            said.write(text)
+            said.flush()
+
     def copy() -> None:
+        rest = b""
         while text := os.read(pipe.fileno(), 65536):
-            os.write(2, text)
-            with contextlib.suppress(ValueError):  # closed: a process outlived its launcher
-                said.write(text)
-                said.flush()
+            # Whole lines, and a bar's carriage returns: a secret may lie across two reads.
+            end = max((rest + text).rfind(b"\n"), (rest + text).rfind(b"\r")) + 1
+            whole, rest = (rest + text)[:end], (rest + text)[end:]
+            if whole:
+                show(whole)
+        if rest:
+            show(rest)
 
     thread = threading.Thread(target=copy, daemon=True)
     thread.start()
@@ -177,7 +189,8 @@ def work_in_group(work: Callable[[], int], file: Path, verbose: bool) -> int:
     if not verbose:
         os.dup2(1, 2)
     try:
-        return work()
+        with contextlib.redirect_stderr(RedactingStream(sys.stderr)):
+            return work()
     except SystemExit as stop:
         if stop.code != PREEMPTED:
             raise
@@ -185,7 +198,7 @@ def work_in_group(work: Callable[[], int], file: Path, verbose: bool) -> int:
         return PREEMPTED
     except CptError as error:
         if verbose:
-            traceback.print_exc()
+            print_traceback()
         kind = next(base for base in type(error).__mro__ if base.__module__ == errors.__name__)
         _leave_note(file, kind.__name__, str(error))
         return error.exit_code
@@ -210,9 +223,9 @@ def _leave_note(file: Path, kind: str, message: str, trace: str | None = None) -
         "time": time.time(),
     }
     try:
-        atomic_write(file.with_suffix(f".ended-{rank}.json"), json.dumps(note))
+        atomic_write(file.with_suffix(f".ended-{rank}.json"), json.dumps(redact_tree(note)))
     except OSError:  # a full disk; then this is the only place for it
-        print(f"cpt: {message}", file=sys.stderr)
+        print(f"cpt: {redact(message)}", file=sys.stderr)
 
 
 def _notes(file: Path) -> list[Path]:

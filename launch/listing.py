@@ -57,6 +57,8 @@ def _status(store: Store, link: Path, node: dict[str, Any], problems: list[str])
         except StoreError as error:
             problems.append(str(error))
             return "damaged"
+    if status != "done" and (owner := store.holder(node["id"])):
+        return f"under way: {owner.told()}"
     if status == "to do" and link.is_symlink():  # it was there
         return "gone, to be made anew"
     return status

@@ -11,6 +11,7 @@ from launch.console import Console
 from launch.group import run_group
 from launch.hang import watched
 from launch.opening import Chain
+from launch.record import how
 from stages.base import Job
 from stages.candidates import has_candidates
 
@@ -35,7 +36,7 @@ def make(chain: Chain, node: plans.Node, console: Console, verbose: bool) -> Non
 
         hush_bars(verbose)
         try:
-            make_base(chain.plan.recipe.model, chain.store, console)
+            make_base(chain.plan.recipe.model, chain.store, console, job.how)
         except RecipeError as error:
             raise RecipeError(f"{chain.plan.recipe.file}: {error}") from error
     if chain.backend.name == "single":
@@ -134,6 +135,7 @@ def _job(chain: Chain, node: plans.Node, verbose: bool) -> Job:
         gate=recipe.gate,
         twice=recipe.gate.noise if node.kind == "base" else False,
         candidates=_num_candidates(chain, node),
+        how=how(chain),
     )
 
 

@@ -13,6 +13,7 @@ from cpt.errors import CptError, PlanError, RecipeError
 from cpt.estimate import estimate
 from cpt.plan_table import table_of
 from cpt.recipe import Recipe
+from cpt.redact import redact, secrets_in
 from cpt.store import Store
 from eval.noise import second_of
 from eval.probe import result_path
@@ -70,7 +71,10 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
     """
     recipe = recipes.load(path, changes)
     chosen = backend(launch or recipe.launch)
-    problems: list[CptError] = []
+    problems: list[CptError] = [
+        RecipeError(f"{path}: {place}: holds {what}; credentials belong into the environment alone")
+        for place, what in secrets_in(recipe.model_dump(mode="json", by_alias=True))
+    ]
     try:
         check_usable(chosen)
     except PlanError as error:
@@ -105,7 +109,7 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
     if problems:
         raise type(problems[0])("\n".join(str(problem) for problem in problems))
     options = ["--launch", launch] if launch else []
-    command = shlex.join(["cpt", "run", shown(path), *changes, *options])
+    command = shlex.join(map(redact, ["cpt", "run", shown(path), *changes, *options]))
     if chosen.name == "single":
         os.environ.update(environment(chosen))  # one GPU, before torch looks
     return Chain(plan, suite, chosen, size, Store(runs), command)

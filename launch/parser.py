@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from cpt import __version__
+from launch.care_options import EXPORT, GC, VERIFY, add_export, add_gc, add_verify
 from launch.options import COMPARE, MARGIN, add_any_template, add_compare, add_loading, amount
 
 EXAMPLES = {
@@ -22,9 +23,9 @@ plan may be for another machine; cpt run refuses it before any weights load""",
 the same command continues an interrupted chain; exit codes: 0 done, 1 failed, 2 bad input,
 3 stopped by the gate, 4 pre-empted (run it again)""",
     "slurm": """examples:
-  cpt slurm recipes/math-8b/chain.yaml --cluster configs/slurm/mine.yaml
-  cpt slurm recipes/math-8b/chain.yaml --cluster configs/slurm/mine.yaml --submit
-  cpt slurm recipes/math-8b/chain.yaml --cluster configs/slurm/mine.yaml --per-stage --submit
+  cpt slurm recipes/math-8b/chain.yaml --cluster configs/slurm/example.yaml
+  cpt slurm recipes/math-8b/chain.yaml --cluster configs/slurm/example.yaml --submit
+  cpt slurm recipes/math-8b/chain.yaml --cluster configs/slurm/example.yaml --per-stage --submit
 writes scripts of jobs on one node into slurm/ of the runs folder; a job that is pre-empted, or whose time
 ends, saves its step, goes back into the queue and continues; one that fails does not""",
     "probe": """examples:
@@ -47,11 +48,20 @@ worse than its margin allows, tested item by item and corrected after Holm; unde
     "diff": """examples:
   cpt diff sft-91be04e7 sft-d07a2e10
   cpt diff runs/chains/a/2-sft runs/chains/b/2-sft""",
+    "reproduce": """examples:
+  cpt reproduce sft-91be04e7
+  cpt reproduce runs/chains/smoke/2-sft --run runs-again
+prints the commands that make a stage again, and warns of packages, code, machine and environment that are not
+what they were; --run makes it in a store of its own, on links to its verified parents, and compares
+exit codes: 0 done, and with --run equal to the bit; 1 not equal, or failed; 2 bad input""",
     "adapters": """examples:
   cpt adapters recipes/smoke/chain.yaml
   cpt adapters tasks --output served
 one folder of PEFT adapters, named by stage, of the stages that keep theirs apart (lora: {after: keep} or
 {after: continue}); in Python, cpt.adapters.open_registry(folder) loads their base and routes by name""",
+    "verify": VERIFY,
+    "gc": GC,
+    "export": EXPORT,
     "schema": """examples:
   cpt schema > recipe.schema.json
   cpt schema --stage > stage.schema.json
@@ -156,11 +166,17 @@ def parser() -> argparse.ArgumentParser:
     diff.add_argument(
         "--runs", type=Path, default=Path(os.environ.get("CPT_RUNS", "runs")), metavar="DIR"
     )
+    again = verb("reproduce", "print the commands that make a stage again, or run them and compare")
+    again.add_argument("stage", help="a stage: its id, its folder, or a link in a chain")
+    again.add_argument("--run", type=Path, metavar="DIR", help="make it in this new store")
     adapters = verb("adapters", "collect the adapters that a chain keeps apart, to serve by name")
     adapters.add_argument("chain", help="a chain.yaml, a chain's name, or its folder")
     adapters.add_argument(
         "--output", type=Path, metavar="FOLDER", help="default: adapters in the chain's folder"
     )
+    add_verify(verb("verify", "read every byte of stages, and name what is damaged"))
+    add_gc(verb("gc", "remove what nobody needs any more"))
+    add_export(verb("export", "write a stage as a plain Hugging Face folder, or upload it"))
     schema = verb("schema", "print the JSON schema of a recipe, for editors")
     which = schema.add_mutually_exclusive_group()
     which.add_argument("--stage", action="store_true", help="of one stage file instead")

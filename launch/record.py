@@ -54,6 +54,16 @@ def describe(chain: Chain) -> dict[str, Any]:
     }
 
 
+def how(chain: Chain) -> dict[str, Any]:
+    """What a stage's manifest keeps of the chain that made it: enough to make it again.
+
+    The recipe as resolved, and the command with which it was run; paths count from where that was.
+    """
+    told = describe(chain)
+    kept = {key: told[key] for key in ("name", "recipe", "recipe_path", "command")}
+    return {**kept, "launch": chain.backend.name, "num_processes": chain.num_processes}
+
+
 def _nodes(chain: Chain) -> list[dict[str, Any]]:
     names = {node.id: node.name for node in chain.plan.nodes}
     return [
@@ -91,11 +101,11 @@ def link(chain: Chain) -> Path:
         return chain.store.chain(chain.plan.name)
     description, nodes = _plain(chain)
     folder = chain.store.link_chain(chain.plan.name, nodes, description)
-    atomic_write(folder / "recipe.yaml", _recipe(description))
+    atomic_write(folder / "recipe.yaml", runnable(description))
     return folder
 
 
-def _recipe(description: dict[str, Any]) -> str:
+def runnable(description: dict[str, Any]) -> str:
     """The recipe as one file that runs, hooks written as a person writes them."""
     recipe = dict(description["recipe"])
     recipe["stages"] = {

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from cpt.errors import ProbeError
+from cpt.locks import locked
 from cpt.memory import keep_freed_memory
 from cpt.replay.hygiene import ProbeItems
-from cpt.store import Store, locked
+from cpt.store import Store
 from eval.suite import Suite, load_suite
 from launch.backend import assert_topology, backend
 from launch.by_hand import job_by_hand

@@ -1,6 +1,9 @@
 """Nodes of a chain that no process group trains: the base model and merges."""
 
 import shutil
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from cpt.memory import keep_freed_memory
 from cpt.model_source import materialise
@@ -10,14 +13,20 @@ from launch.console import Console, silenced
 from stages.base import Job
 
 
-def make_base(spec: ModelSpec, store: Store, console: Console) -> None:
-    """Put the base model into the store: convert it, or link to where it is."""
+def make_base(
+    spec: ModelSpec, store: Store, console: Console, how: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Put the base model into the store: convert it, or link to where it is.
+
+    Args:
+        how: recipe and command, for the manifest.
+    """
     from datetime import UTC, datetime
 
     from cpt.checkpoint import digests, load_tokenizer
     from cpt.manifest import Manifest
     from stages.opening import tokenizer_digest
-    from stages.publish import code, packages
+    from stages.provenance import provenance
 
     stage_id = spec.id()
     with store.lock(stage_id, console.say):
@@ -35,8 +44,7 @@ def make_base(spec: ModelSpec, store: Store, console: Console) -> None:
             kind="base",
             name="base",
             inputs=spec.content(),
-            packages=packages(),
-            code=code(),
+            **provenance(how, {"dtype": spec.dtype, "trust_remote_code": spec.trust_remote_code}),
             checks={"tokenizer": tokenizer_digest(tokenizer)},
             files=digests(folder),
             finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -35,6 +35,7 @@ class Job:
         gate: the chain's, for what ends a stage while it trains; None by hand.
         twice: whether the suite is measured twice; None: where an accelerator computes.
         candidates: most checkpoints on the way that stay for a gate to choose among.
+        how: recipe, command and launch, for the manifest.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Job:
     verbose: bool = False
     joined: tuple[Joined, ...] = ()
     candidates: int = 0
+    how: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def partial(self) -> Path:

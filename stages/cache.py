@@ -5,7 +5,8 @@ from pathlib import Path
 
 from cpt import ids
 from cpt.hooks.context import Tensors
-from cpt.store import locked, replacing
+from cpt.locks import locked
+from cpt.store import replacing
 from cpt.world import World
 from stages.base import Job
 

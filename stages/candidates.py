@@ -18,6 +18,7 @@ from cpt.hooks.base import Hook
 from cpt.hooks.lora import is_adapter
 from cpt.merging.checks import copied_names
 from cpt.recipe import StageSpec
+from cpt.safe_weights import check_adapter
 from cpt.store import replacing
 
 FOLDER = "candidates"
@@ -108,7 +109,7 @@ def write_candidate(
         from peft import PeftModel
 
         model: Any = checkpoint.load_model(start, **load)
-        model = PeftModel.from_pretrained(model, str(candidate))
+        model = PeftModel.from_pretrained(model, check_adapter(candidate))
         model.merge_and_unload(safe_merge=True).save_pretrained(folder)
     else:
         for file in candidate.iterdir():

@@ -11,6 +11,7 @@ from typing import Any
 from cpt import ids, manifest
 from cpt.errors import StoreError
 from cpt.hooks.stack import HookStack
+from cpt.safe_weights import check_own
 from cpt.store import complete_checkpoints, replacing
 from cpt.world import World
 from stages.base import Job
@@ -79,7 +80,7 @@ def newest_checkpoint(partial: Path, world: World) -> str | None:
                 shutil.rmtree(folder)
     world.barrier()
     found = complete_checkpoints(partial / "trainer")
-    return str(found[-1][1]) if found else None
+    return check_own(found[-1][1]) if found else None
 
 
 def continue_counts(trainer: Any, resume: Path) -> None:

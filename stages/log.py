@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from cpt.redact import redact
+
 #: Of interest to the authors of libraries only.
 _NOT_FOR_PEOPLE = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 
@@ -48,6 +50,7 @@ class StageLog:
 
     def say(self, text: str) -> None:
         """Show a line and keep it."""
+        text = redact(text)
         self.note(text)
         self._say(text)
 
@@ -55,7 +58,8 @@ class StageLog:
         """Keep a line."""
         if self._file is not None:
             time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            self._file.write("".join(f"{time} {line}\n" for line in text.splitlines() or [""]))
+            lines = redact(text).splitlines() or [""]
+            self._file.write("".join(f"{time} {line}\n" for line in lines))
 
     def _listen(self) -> None:
         """Keep Python's warnings, each place once, whether or not they are shown."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt import ids
+from cpt.redact import redact_tree
 
 FILE = "checks.json"
 
@@ -41,4 +42,4 @@ def read_checks(folder: Path) -> dict[str, Any]:
 
 def note_check(folder: Path, name: str, value: Any) -> None:
     """Keep the value of a check."""
-    ids.atomic_write(folder / FILE, json.dumps({**read_checks(folder), name: value}))
+    ids.atomic_write(folder / FILE, json.dumps({**read_checks(folder), name: redact_tree(value)}))

@@ -1,5 +1,6 @@
 """What a stage starts from: its parent's weights and tokenizer, and the earlier stages that it refers to."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from cpt.hooks.base import Hook
 from cpt.hooks.context import Reference
 from cpt.hooks.stack import HookStack
 from cpt.model_source import apply_change, change_tokenizer
+from cpt.names import is_hub_id
 from cpt.past import Past, PastStage
 from cpt.world import current
 from stages.base import Job
@@ -46,8 +48,12 @@ def start_folder(before: Past) -> str:
     folder = parent.folder / entry.start
     if entry.start != "checkpoint":
         folder = folder.resolve()
-        if not folder.is_dir():
-            return entry.start  # a hub id
+        if is_hub_id(entry.start) and not folder.is_dir():
+            return entry.start
+        if os.path.isabs(entry.start) or not (folder / "config.json").is_file():
+            raise EdgeError(
+                f"{parent.folder}: its adapter lies on {entry.start}, which is no model folder and no hub id"
+            )
     if (folder.parent / "manifest.json").is_file():
         checkpoint.verify(folder, manifest.read(folder.parent).files, folder.parent.name)
     return str(folder)

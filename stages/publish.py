@@ -3,10 +3,8 @@
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,17 +17,7 @@ from cpt.store import replacing
 from cpt.world import World
 from stages.base import Job, StageKind
 from stages.opening import tokenizer_digest
-
-PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "datasets",
-    "lm_eval",
-    "deepspeed",
-)
+from stages.provenance import provenance
 
 
 class Account(Protocol):
@@ -108,8 +96,7 @@ def describe(
             {"name": key, "settings": table.settings_of(hook)} for key, hook in hooks.hooks
         ),
         data=tuple(data.description),
-        packages=packages(),
-        code=code(),
+        **provenance(job.how, job.load),
         world={
             "backend": job.backend,
             "size": world.size,
@@ -122,7 +109,7 @@ def describe(
         memory=dict(memory),
         checks={**checks, "tokenizer": tokenizer_digest(tokenizer)},
         notes=tuple(data.notes),
-        files=checkpoint.digests(job.partial / "checkpoint"),
+        files=checkpoint.digests_of_stage(job.partial),
         start=start,
         finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
@@ -131,31 +118,3 @@ def describe(
 def _relative(folder: Path | None, origin: Path) -> str:
     assert folder is not None
     return os.path.relpath(folder.resolve(), origin.resolve())
-
-
-def packages() -> dict[str, str]:
-    """Versions of what trained the stage."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def code() -> dict[str, Any]:
-    """Commit of this code, where it is a git checkout."""
-    folder = Path(__file__).resolve().parent.parent
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD")
-    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "-uno"))} if commit else {}

@@ -17,7 +17,7 @@ from cpt.past import EXEMPLARS
 from cpt.store import publish, replacing
 from stages.candidates import link_or_copy
 from stages.opening import start_folder, tokenizer_digest
-from stages.publish import code, packages
+from stages.provenance import provenance
 
 #: Of the stage that it stands for.
 LEFT = (EXEMPLARS, "adapter", "memory")
@@ -100,7 +100,6 @@ def finish(
                 _link_tree(source, folder)
     for name in leftovers:
         _remove(partial / name)
-    folder = partial / "checkpoint"
     checkpoint.sync(partial)
     replace(
         entry,
@@ -108,15 +107,14 @@ def finish(
         kind=place.kind,
         parents={**entry.parents, "result": entry.id},
         inputs={**inputs, "stands_for": {"name": entry.name, "kind": entry.kind}},
-        packages=packages(),
-        code=code(),
+        **provenance(entry.how, place.load),
         world={"backend": "single", "size": 1},
         seconds=dict(seconds),
         num_steps=0,
         memory={},
         checks={"tokenizer": _tokenizer(place), "gate": dict(gate)},
         notes=tuple(notes),
-        files=checkpoint.digests(folder),
+        files=checkpoint.digests_of_stage(partial),
         start="checkpoint",
         finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     ).write(partial)

@@ -1,5 +1,13 @@
 """Verifiable rewards by name, and a person's own by `module:function`.
 
+A person's own is code that runs. So it lies beside the recipe, or in an installed package that offers its
+module to recipes, as in its pyproject.toml:
+
+    [project.entry-points."cpt.rewards"]
+    exams = "my_package.exams"
+
+Any other module that happens to be importable, such as `os`, is refused.
+
 A reward is called as TRL calls it: keyword arguments `prompts`, `completions`, `completion_ids` and every
 column of the row, and returns one float per completion.
 """
@@ -12,6 +20,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -80,9 +89,7 @@ def check_reward(name: str, where: str) -> None:
         return
     file = _source(name, [folder_of(where)])
     if file is None:
-        raise RecipeError(
-            f"{where}: rewards: {name!r}: no module {module!r} beside the recipe or installed"
-        )
+        raise RecipeError(f"{where}: rewards: {name!r}: {_missing(module)}")
     known = _names_in(file)
     if known is not None and function not in known:
         hint = did_you_mean(function, (word for word in known if not word.startswith("_")))
@@ -114,16 +121,34 @@ def reward_content(name: str, where: str) -> str:
 
 def _source(name: str, folders: Sequence[Path]) -> Path | None:
     module = name.partition(":")[0]
+    if not all(part.isidentifier() for part in module.split(".")):
+        return None  # nothing that Python could import: a path, say
     for folder in folders:
         file = folder.joinpath(*module.split(".")).with_suffix(".py")
         if file.is_file():
             return file
+    if not any(module == known or module.startswith(f"{known}.") for known in offered()):
+        return None
     try:
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         return None
     origin = Path(found.origin or "") if found else Path()
     return origin if origin.suffix == ".py" and origin.is_file() else None
+
+
+def offered() -> tuple[str, ...]:
+    """Modules of installed packages that recipes may name, with what is below them."""
+    return tuple(entry.module for entry in metadata.entry_points(group="cpt.rewards"))
+
+
+def _missing(module: str) -> str:
+    """Why a module is not taken, and what is."""
+    others = f"; packages offer {', '.join(sorted(offered()))}" if offered() else ""
+    return (
+        f"no module {module!r} beside the recipe, and no installed package offers it under the "
+        f"entry-point group cpt.rewards{others}; put {module.rpartition('.')[2]}.py beside the recipe"
+    )
 
 
 def load_reward(name: str, folders: Sequence[Path]) -> Reward:
@@ -137,9 +162,7 @@ def load_reward(name: str, folders: Sequence[Path]) -> Reward:
     module_name, _, attribute = name.partition(":")
     file = _source(name, folders)
     if file is None:
-        raise RecipeError(
-            f"rewards: {name!r}: no module {module_name!r} beside the recipe or installed"
-        )
+        raise RecipeError(f"rewards: {name!r}: {_missing(module_name)}")
     function = getattr(_module(module_name, file, folders), attribute, None)
     if not callable(function):
         raise RecipeError(f"rewards: {name!r}: {file} has no function {attribute!r}")

@@ -97,7 +97,8 @@ class TestWhatAChainLeaves:
             assert entry["world"]["size"] == 1
             assert {"load", "train", "save"} <= entry["seconds"].keys()
             assert all(part["rows"] > 0 for part in entry["data"])
-            assert len(entry["files"]["model.safetensors"]) == 64
+            assert len(entry["files"]["checkpoint/model.safetensors"]) == 64
+            assert {"exemplars.jsonl", "metrics.jsonl"} <= entry["files"].keys()
         assert manifest(finished.stage("dpo"))["parents"]["reference"] == finished.ids["sft"]
         assert manifest(finished.stage("grpo"))["parents"]["reference"] == finished.ids["sft"]
 

@@ -12,6 +12,7 @@ from cpt.hooks.base import Hook, Need
 from cpt.hooks.card import Card
 from cpt.hooks.context import StageContext
 from cpt.past import Past, PastStage
+from cpt.safe_weights import check_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -122,7 +123,7 @@ after: continue  trains the parent's A and B on; the next stage starts from W"""
 
         from cpt.hooks.continued import check_reproduces
 
-        folder = str(self.parent.adapter)
+        folder = check_adapter(str(self.parent.adapter))
         config = LoraConfig.from_pretrained(folder)
         config.lora_dropout = self.dropout
         config.base_model_name_or_path = ctx.start

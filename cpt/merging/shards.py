@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cpt.errors import StoreError
 from cpt.ids import atomic_write
+from cpt.names import below
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -193,7 +194,7 @@ def _files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file() or not (folder / INDEX).is_file():
         return [folder / SINGLE]
     names = json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()
-    return [folder / name for name in dict.fromkeys(names)]
+    return [below(folder, name, str(folder / INDEX)) for name in dict.fromkeys(names)]
 
 
 def _header(file: Path) -> dict[str, Entry]:

@@ -73,11 +73,28 @@ def gate_lines(stage: Stage) -> list[str]:
     return told
 
 
+#: Packages whose versions a report shows.
+_TOLD = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "lm_eval",
+    "deepspeed",
+    "bitsandbytes",
+    "vllm",
+)
+
+
 def packages(story: Story) -> dict[str, list[str]]:
-    """Name -> versions with which stages were made, in the order of the names."""
+    """Name -> versions with which stages were made, in the order of the names; of those that are told."""
     found: dict[str, dict[str, None]] = {}
     for stage in story.stages:
         for name, version in (stage.manifest.get("packages") or {}).items():
+            if name.replace("-", "_") not in _TOLD:  # a manifest has all that was installed
+                continue
             found.setdefault(str(name), {})[str(version)] = None
     return {name: list(found[name]) for name in sorted(found)}
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from cpt.ids import atomic_write
+from cpt.redact import redact
 from eval.report.content import content
 from eval.report.gather import gather
 from eval.report.markdown import markdown
@@ -23,13 +24,13 @@ def write_report(
     story = gather(chain_folder, stages_folder, compare_with)
     tree = json.dumps(content(story), indent=1, default=str, allow_nan=False)
     atomic_write(chain_folder / "matrix.csv", story.matrix.to_csv())
-    atomic_write(chain_folder / "report.json", tree + "\n")
-    atomic_write(chain_folder / "report.md", markdown(story))
+    atomic_write(chain_folder / "report.json", redact(tree) + "\n")
+    atomic_write(chain_folder / "report.md", redact(markdown(story)))
     if card := model_card(story):
-        atomic_write(chain_folder / "model_card.md", card)
+        atomic_write(chain_folder / "model_card.md", redact(card))
     else:  # of results that are gone
         (chain_folder / "model_card.md").unlink(missing_ok=True)
     atomic_write(
-        chain_folder / "report.html", html(story)
+        chain_folder / "report.html", redact(html(story))
     )  # last: its time tells whether all is new
     return story

@@ -19,7 +19,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_digests_are_of_what_a_checkpoint_consists_of(folder: Path) -> None:
     found = checkpoint.digests(folder)
-    assert sorted(found) == ["chat_template.jinja", "config.json", "model.safetensors"]
+    names = ["chat_template.jinja", "config.json", "model.safetensors"]
+    assert sorted(found) == [f"checkpoint/{name}" for name in names]
     assert all(len(digest) == 64 for digest in found.values())
     checkpoint.verify(folder, found, "sft-1")
 
@@ -95,3 +96,64 @@ def test_a_stage_is_verified_by_its_manifest(folder: Path) -> None:
     (folder / "model.safetensors").write_text("other")
     with pytest.raises(StoreError, match="is damaged"):
         checkpoint.verify_stage(folder.parent)
+
+
+def test_all_that_a_stage_leaves_has_a_digest(folder: Path) -> None:
+    stage = folder.parent
+    left = (
+        "adapter/adapter_model.safetensors",
+        "memory/si/omega.safetensors",
+        "candidates/step-4/model.safetensors",
+        "exemplars.jsonl",
+    )
+    curves = ("metrics.jsonl", "watch/watch.jsonl")
+    passing = ("log.txt", "probes/core.json", "gate/core.json", "trainer/checkpoint-4/optimizer.pt")
+    for name in (*left, *curves, *passing):
+        (stage / name).parent.mkdir(parents=True, exist_ok=True)
+        (stage / name).write_text(name)
+    found = checkpoint.digests_of_stage(stage)
+    inside = [f"checkpoint/{path.name}" for path in folder.iterdir()]
+    assert sorted(found) == sorted([*left, *curves, *inside])
+    Manifest(id="sft-1", kind="sft", name="sft", files=found).write(stage)
+    checkpoint.verify_stage(stage)
+    for name in curves:  # nothing is built on them: `cpt verify` tells
+        (stage / name).write_text("x")
+    checkpoint.verify_stage(stage)
+    for name in left:
+        text = (stage / name).read_text()
+        (stage / name).write_text("x" + text[1:])
+        with pytest.raises(StoreError, match="is damaged") as failed:
+            checkpoint.verify_stage(stage)
+        assert str(failed.value).startswith(f"{stage / name}: ")
+        (stage / name).write_text(text)
+
+
+def test_of_a_base_model_that_lies_elsewhere_only_the_model_counts(
+    folder: Path, tmp_path: Path
+) -> None:
+    stage = tmp_path / "base-1"
+    stage.mkdir()
+    (stage / "checkpoint").symlink_to(folder, target_is_directory=True)
+    (folder / "pytorch_model.bin").write_text("not ours")
+    found = checkpoint.digests_of_stage(stage)
+    assert "checkpoint/model.safetensors" in found
+    assert not any(name.endswith((".bin", ".md")) for name in found)
+    Manifest(id="base-1", kind="base", name="base", files=found).write(stage)
+    checkpoint.verify_stage(stage)
+    folder.rename(tmp_path / "gone")
+    with pytest.raises(StoreError, match=f"checkpoint links to {folder}, which is gone"):
+        checkpoint.verify_stage(stage)
+
+
+def test_a_part_of_a_stage_is_verified_alone(folder: Path) -> None:
+    stage = folder.parent
+    (stage / "exemplars.jsonl").write_text("{}")
+    checkpoint.verify_part(stage, "exemplars.jsonl")  # no stage of ours
+    Manifest(id="sft-1", kind="sft", name="sft", files=checkpoint.digests_of_stage(stage)).write(
+        stage
+    )
+    (folder / "config.json").write_text("other")
+    checkpoint.verify_part(stage, "exemplars.jsonl")
+    (stage / "exemplars.jsonl").unlink()
+    with pytest.raises(StoreError, match=r"exemplars\.jsonl: is missing"):
+        checkpoint.verify_part(stage, "exemplars.jsonl")

@@ -62,3 +62,28 @@ def test_differences_are_leaves_with_their_paths() -> None:
         ("g", None, "x"),
     ]
     assert differences(one, one) == []
+
+
+def test_files_of_an_earlier_version_were_those_of_the_checkpoint(tmp_path: Path) -> None:
+    tree = {"id": "a-1", "kind": "a", "name": "a", "files": {"config.json": "12"}, "version": 1}
+    (tmp_path / "manifest.json").write_text(json.dumps(tree))
+    entry = read(tmp_path)
+    assert entry.files == {"checkpoint/config.json": "12"}
+    assert entry.checkpoint_files == {"config.json": "12"}
+    entry.write(tmp_path)
+    assert read(tmp_path) == entry
+    later = Manifest("a-1", "a", "a", files={"exemplars.jsonl": "3", "checkpoint/x.json": "4"})
+    later.write(tmp_path)
+    assert read(tmp_path) == later
+    assert later.checkpoint_files == {"x.json": "4"}
+
+
+def test_a_manifest_of_version_1_is_read_with_what_came_later_empty(tmp_path: Path) -> None:
+    WHOLE.write(tmp_path)
+    tree = json.loads((tmp_path / "manifest.json").read_text())
+    for key in ("how", "machine", "environment", "load"):
+        del tree[key]
+    (tmp_path / "manifest.json").write_text(json.dumps({**tree, "version": 1}))
+    old = read(tmp_path)
+    assert old.version == 1
+    assert old.how == old.machine == old.environment == old.load == {}

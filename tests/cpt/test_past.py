@@ -1,11 +1,13 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cpt import past
+from cpt.checkpoint import digests_of_stage
 from cpt.errors import HookError, StoreError
-from cpt.manifest import Ancestor, Manifest
+from cpt.manifest import Ancestor, Manifest, read
 from cpt.past import Past, PastStage
 
 NAMES = ("base", "pretrain", "sft")
@@ -118,3 +120,26 @@ def test_a_folder_without_a_stage_is_what_lies_in_it(tmp_path: Path) -> None:
     assert first.identity != before
     (named,) = past.of_checkpoint("org/model")
     assert named.identity == ["org/model"]
+
+
+@pytest.mark.parametrize("name", [past.EXEMPLARS, "adapter/weights", "memory/si/omega"])
+def test_what_a_stage_left_is_checked_before_it_is_used(stages: Path, name: str) -> None:
+    folder = stages / "sft-1"
+    for left in ("adapter/weights", "memory/si/omega"):
+        (folder / left).parent.mkdir(parents=True)
+        (folder / left).write_text(left)
+    entry = read(folder)
+    replace(entry, files=digests_of_stage(folder)).write(folder)
+
+    def use() -> object:
+        stage = past.of_folder(folder)[-1]
+        return stage.rows(), stage.adapter, stage.memory("si")
+
+    assert use() == (
+        [{"text": f"sft {n}"} for n in range(3)],
+        folder / "adapter",
+        folder / "memory/si",
+    )
+    (folder / name).unlink()
+    with pytest.raises(StoreError, match=r"is missing; move .*sft-1 away and run again"):
+        use()

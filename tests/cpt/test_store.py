@@ -9,7 +9,15 @@ import pytest
 
 from cpt.errors import StoreError
 from cpt.manifest import Manifest
-from cpt.store import MARK, Store, complete_checkpoints, mark_complete, publish, replacing
+from cpt.store import (
+    MARK,
+    Store,
+    complete_checkpoints,
+    damaged_files,
+    mark_complete,
+    publish,
+    replacing,
+)
 
 ID = "sft-0123abcd"
 
@@ -265,3 +273,40 @@ def test_a_mark_vouches_for_the_size_of_every_file(tmp_path: Path) -> None:
     assert complete_checkpoints(tmp_path / "trainer") == []
     (folder / MARK).write_text("")  # an earlier version's
     assert complete_checkpoints(tmp_path / "trainer") == whole
+
+
+def test_a_mark_vouches_for_every_bit(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "trainer" / "checkpoint-4")
+    mark_complete(folder)
+    assert damaged_files(folder) == []
+    optimizer = folder / "global_step4" / "optimizer"
+    optimizer.write_text("3")  # of the same size
+    assert complete_checkpoints(tmp_path / "trainer") == [(4, folder)]
+    assert damaged_files(folder) == [optimizer]
+    (folder / "weights").unlink()
+    assert sorted(damaged_files(folder)) == [optimizer, folder / "weights"]
+
+
+def test_marks_of_earlier_versions_hold_sizes_or_nothing(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "trainer" / "checkpoint-4")
+    for text in ("", json.dumps({"weights": 1})):
+        (folder / MARK).write_text(text)
+        assert complete_checkpoints(tmp_path / "trainer") == [(4, folder)]
+        assert damaged_files(folder) == []
+    for text in ("{", '{"weights": null}', "[1]"):
+        (folder / MARK).write_text(text)
+        assert complete_checkpoints(tmp_path / "trainer") == []
+        assert damaged_files(folder) == [folder / MARK]
+
+
+def test_who_makes_a_stage_is_known_while_it_does(store: Store) -> None:
+    assert store.holder(ID) is None
+    with store.lock(ID, pytest.fail):
+        owner = store.holder(ID)
+        assert owner is not None
+        assert owner.pid == os.getpid()
+    assert store.holder(ID) is None
+    process = hold(store, ID)
+    process.kill()
+    process.wait()
+    assert store.holder(ID) is None

@@ -19,17 +19,8 @@ from launch.parser import EXAMPLES
 ROOT = Path(__file__).parents[2]
 SMOKE = str(ROOT / "recipes" / "smoke" / "chain.yaml")
 VERBS = (
-    "plan",
-    "run",
-    "slurm",
-    "probe",
-    "compare",
-    "report",
-    "ls",
-    "diff",
-    "adapters",
-    "schema",
-    "methods",
+    *("plan", "run", "slurm", "probe", "compare", "report", "ls", "diff", "adapters"),
+    *("verify", "gc", "export", "schema", "methods"),
 )
 
 Call = Callable[..., tuple[int, str, str]]
@@ -226,6 +217,16 @@ def test_ls_shows_chains_with_their_stages_and_loose_ones(call: Call, tmp_path: 
     code, _, err = call("report", "aa")
     assert code == 2
     assert "no chain 'aa'" in err
+
+
+def test_ls_says_who_makes_a_stage_now(call: Call, tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    store.partial("sft-1").mkdir(parents=True)
+    nodes: list[dict[str, Any]] = [{"name": "sft", "id": "sft-1", "hooks": []}]
+    store.link_chain("a", nodes, {"name": "a", "seed": 3, "recipe_path": "r.yaml"})
+    with store.lock("sft-1", pytest.fail):
+        assert f"under way: process {os.getpid()} on " in call("ls")[1]
+    assert "sft-1                  interrupted" in call("ls")[1]
 
 
 DAMAGES = {

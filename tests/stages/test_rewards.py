@@ -121,11 +121,15 @@ def test_a_module_in_a_package_beside_the_recipe(folder: Path) -> None:
         ("exact_mach", "no reward 'exact_mach'; did you mean 'exact_match'?"),
         (
             "my_reward:good",
-            "'my_reward:good': no module 'my_reward' beside the recipe or installed",
+            "'my_reward:good': no module 'my_reward' beside the recipe, and no installed package offers",
         ),
         ("my_rewards:goood", "has no 'goood'; did you mean 'good'?"),
         ("my_rewards:", "has no ''"),
         ("math:sqrt", "no module 'math'"),
+        ("os:system", "put os.py beside the recipe"),
+        ("subprocess:run", "the entry-point group cpt.rewards"),
+        ("/etc/evil:run", "no module '/etc/evil'"),
+        ("..other.evil:run", "no module '..other.evil'"),
     ],
 )
 def test_planning_refuses_what_is_not_there(folder: Path, name: str, reason: str) -> None:
@@ -134,6 +138,26 @@ def test_planning_refuses_what_is_not_there(folder: Path, name: str, reason: str
         check_reward(name, f"{where} with stages.grpo.data=./a/b.jsonl")
     assert str(failed.value).startswith(f"{where} with ")
     assert reason in str(failed.value)
+
+
+def test_a_module_that_an_installed_package_offers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "installed" / "my_package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "exams.py").write_text("def one(completions, **_): return [1 for _ in completions]")
+    (package / "other.py").write_text("def one(**_): ...")
+    info = package.parent / "my_package-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[cpt.rewards]\nexams = my_package.exams\n")
+    monkeypatch.syspath_prepend(str(package.parent))
+    where = str(folder / "grpo.yaml")
+    check_reward("my_package.exams:one", where)
+    assert load_reward("my_package.exams:one", [folder])(completions=["x"]) == [1.0]
+    with pytest.raises(RecipeError, match=r"my_package\.other.*packages offer my_package\.exams"):
+        check_reward("my_package.other:one", where)
 
 
 def test_planning_reads_the_module_and_does_not_run_it(folder: Path) -> None:

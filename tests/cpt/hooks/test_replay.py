@@ -3,12 +3,15 @@
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cpt import manifest
+from cpt.checkpoint import digests_of_stage
 from cpt.data import open_rows
 from cpt.data_spec import DataSpec
 from cpt.errors import HookError, RecipeError
@@ -285,6 +288,8 @@ class TestBuffers:
         shutil.copytree(stages.sft.output, folder)
         lines = (folder / "exemplars.jsonl").read_text().splitlines(keepends=True)
         (folder / "exemplars.jsonl").write_text("".join(lines[:10]))
+        entry = manifest.read(folder)
+        replace(entry, files=digests_of_stage(folder)).write(folder)
         hook = Replay(buffer=BufferSpec(size=20))
         with pytest.raises(
             HookError, match=r"left 10 of the 24 that it saw; set `exemplars: 20` in"

@@ -1,0 +1,307 @@
+"""Locks that tell who holds them and since when, and that outlive neither their process nor its machine.
+
+The kernel's lock (flock) decides between processes of one machine: it ends with the process, however that
+ends. It knows little of other machines. A shared file system may keep the lock of a machine that is gone
+(NFS), grant one to each machine (Lustre with `localflock`, NFS with `nolock`), or have none. So the holder
+writes beside the lock `<lock>.owner`: who it is, and a number that grows with every beat. Who waits for a
+process of another machine watches that number by its own clock, never by the other one's, and takes over what
+has not beaten for `STALE_SECONDS`. A holder that finds another in its place ends itself.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+BEAT_SECONDS = 15.0
+#: Without a beat a holder on another machine is taken for dead: eight beats, and NFS shows a change in one.
+STALE_SECONDS = 120.0
+TELL_SECONDS = 60.0
+POLL_SECONDS = (0.05, 1.0)
+#: Of a file system without flock.
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_LENGTH = 512  # every beat overwrites the same bytes: a reader sees a whole owner
+
+
+@cache
+def machine() -> str:
+    """What tells this boot of this machine from all others; containers on it share its kernel's locks."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return socket.gethostname()
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lock.
+
+    Args:
+        token: of this holding, like no other.
+        machine: see `machine`.
+        job: of SLURM, if it runs in one.
+        since: seconds since the epoch by the holder's clock; for people.
+        beat: how often the holder has shown that it lives.
+    """
+
+    token: str
+    host: str
+    machine: str
+    pid: int
+    job: str
+    since: float
+    beat: int = 0
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is of this machine, where the kernel knows of its end."""
+        return self.machine == machine()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process is gone, as far as this machine can tell."""
+        if not self.is_here or self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+    def told(self) -> str:
+        """`process 12 on a, SLURM job 7, since 14:03:12 UTC (5 min)`."""
+        job = f", SLURM job {self.job}" if self.job else ""
+        since = datetime.fromtimestamp(self.since, UTC).strftime("%H:%M:%S UTC")
+        return f"process {self.pid} on {self.host}{job}, since {since} ({age(time.time() - self.since)})"
+
+
+def age(seconds: float) -> str:
+    """A time in its largest unit: 40 s, 5 min, 3 h, 2 days."""
+    for name, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= (2 if name == "days" else 1) * length:
+            return f"{int(seconds // length)} {name}"
+    return f"{max(0, int(seconds))} s"
+
+
+def owner_file(lock: Path) -> Path:
+    """Where a lock's holder says who it is."""
+    return lock.with_name(f"{lock.name}.owner")
+
+
+def read_owner(lock: Path) -> Owner | None:
+    """Who says that it holds a lock, None if nobody does. One that cannot be read is of no machine."""
+    try:
+        return Owner(**json.loads(owner_file(lock).read_text(encoding="ascii")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, OSError):
+        # Half written by a process that was killed in that moment.
+        return Owner("", "an unknown machine", "", 0, "", 0.0)
+
+
+@contextmanager
+def locked(path: Path, label: str, waiting: Callable[[str], None]) -> Iterator[int]:
+    """Hold a lock file for this process; a second one waits here.
+
+    Args:
+        path: the lock.
+        label: what it protects, for people.
+        waiting: called with a sentence when another holds it, again every `TELL_SECONDS`, and when a dead
+            one is taken over. What it raises ends the wait.
+
+    Yields: the lock's descriptor; a child that inherits it holds the lock too.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, owner, owned = _acquired(path, label, waiting)
+    beats = _Beats(path, label, owner, owned)
+    beats.start()
+    try:
+        yield descriptor
+    finally:
+        beats.stop()
+        if _is_at(owned, owner_file(path)):  # before the lock: its next holder writes its own
+            owner_file(path).unlink(missing_ok=True)
+        os.close(owned)
+        os.close(descriptor)
+
+
+def _acquired(path: Path, label: str, waiting: Callable[[str], None]) -> tuple[int, Owner, int]:
+    """The lock's descriptor, this process as its owner, and the descriptor of the owner's file."""
+    wait, pause = _Wait(path, label, waiting), POLL_SECONDS[0]
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            granted = _flock(descriptor)
+            owner = read_owner(path)
+            if granted is not False and _is_at(descriptor, path):
+                if granted and owner is not None and owner.is_here:
+                    # It was killed: the kernel gave its lock back.
+                    owner_file(path).unlink(missing_ok=True)
+                    owner = None
+                if owner is None and (own := _owned(path)):
+                    lock, descriptor = descriptor, -1
+                    return lock, *own
+            is_apart = owner is not None and (not owner.is_here or granted is None)
+            if owner and is_apart and wait.is_stale(owner) and wait.take_over(owner):
+                continue
+            if granted is False or owner is not None:
+                wait.tell(owner)
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        time.sleep(pause)
+        pause = min(2 * pause, POLL_SECONDS[1])
+
+
+def _flock(descriptor: int) -> bool | None:
+    """Whether the kernel grants the lock; None where the file system has none."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return None
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
+
+
+def _owned(path: Path) -> tuple[Owner, int] | None:
+    """Become the owner, unless another has just done so."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    owner = Owner(
+        uuid.uuid4().hex, socket.gethostname(), machine(), os.getpid(), job, round(time.time(), 3)
+    )
+    try:
+        descriptor = os.open(owner_file(path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return None
+    try:
+        _write(descriptor, owner)
+    except BaseException:  # a full disk, say
+        os.close(descriptor)
+        owner_file(path).unlink(missing_ok=True)
+        raise
+    return owner, descriptor
+
+
+def _write(descriptor: int, owner: Owner) -> None:
+    os.pwrite(descriptor, json.dumps(asdict(owner)).ljust(_LENGTH).encode("ascii"), 0)
+
+
+class _Wait:
+    """What a process that waits has seen of the holder, and what it has said of it."""
+
+    def __init__(self, path: Path, label: str, waiting: Callable[[str], None]) -> None:
+        self.path, self.label, self.waiting = path, label, waiting
+        self.seen: tuple[str, int] | None = None
+        self.changed = 0.0
+        self.told: float | None = None
+        self.found_claim = False
+
+    def is_stale(self, owner: Owner) -> bool:
+        """Whether the holder has not beaten for as long as this process has watched it."""
+        now = time.monotonic()
+        if (owner.token, owner.beat) != self.seen:
+            self.seen, self.changed = (owner.token, owner.beat), now
+        return now - self.changed >= STALE_SECONDS
+
+    def tell(self, owner: Owner | None) -> None:
+        """Say whom it waits for, at first and then from time to time."""
+        now = time.monotonic()
+        if self.told is None and owner is None:  # it has yet to write who it is
+            self.told = now - TELL_SECONDS
+            return
+        if self.told is not None and now - self.told < TELL_SECONDS:
+            return
+        self.told = now
+        holder = owner.told() if owner else "another process"
+        if owner and owner.has_ended:
+            holder += ", which has ended; a process that it started still runs"
+        elif owner and not owner.is_here:
+            holder += f" (no sign of life for {age(now - self.changed)} of {age(STALE_SECONDS)})"
+        self.waiting(f"{self.label} is being made by {holder}; waiting for it")
+
+    def take_over(self, owner: Owner) -> bool:
+        """Remove the lock of a dead holder, unless another waiting process does so now.
+
+        One claims it: whoever comes later finds another owner, or none.
+        """
+        claim = self.path.with_name(f"{self.path.name}.claim-{owner.token or 'unknown'}")
+        try:
+            os.close(os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        except FileExistsError:
+            if self.found_claim:  # for as long again: who claimed it is dead as well
+                claim.unlink(missing_ok=True)
+            self.found_claim, self.changed = not self.found_claim, time.monotonic()
+            return False
+        try:
+            found = read_owner(self.path)
+            if found is None or (found.token, found.beat) != (owner.token, owner.beat):
+                return False
+            self.path.unlink(missing_ok=True)  # first: a new owner is one of the new lock
+            owner_file(self.path).unlink(missing_ok=True)
+        finally:
+            claim.unlink(missing_ok=True)
+        self.waiting(
+            f"{self.label}: its lock is taken over from {owner.told()}, which gave no sign of life for "
+            f"{age(STALE_SECONDS)}"
+        )
+        return True
+
+
+class _Beats(threading.Thread):
+    """Shows that the holder lives, and ends it when another holds its lock."""
+
+    def __init__(self, path: Path, label: str, owner: Owner, descriptor: int) -> None:
+        super().__init__(daemon=True, name=f"lock of {label}")
+        self.path, self.label, self.owner, self.descriptor = path, label, owner, descriptor
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        """Beat until the lock is given back."""
+        while not self.ended.wait(BEAT_SECONDS):
+            found = read_owner(self.path)
+            if found is not None and found.token and found.token != self.owner.token:
+                self._give_way(found)
+                return
+            self.owner = replace(self.owner, beat=self.owner.beat + 1)
+            with contextlib.suppress(OSError):  # a full disk: what fails for want of it says so
+                _write(self.descriptor, self.owner)
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self.ended.set()
+        self.join()
+
+    def _give_way(self, found: Owner) -> None:
+        """Two must not write one folder; the other one has begun."""
+        print(
+            f"cpt: {self.label}: its lock was taken over by {found.told()}, while this process gave no "
+            f"sign of life for {age(STALE_SECONDS)}; it ends, and the same command waits for the other",
+            file=sys.stderr,
+        )
+        os.kill(os.getpid(), signal.SIGTERM)
