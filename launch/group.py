@@ -27,7 +27,7 @@ from cpt.ids import atomic_write
 from cpt.redact import RedactingStream, redact, redact_tree
 from launch.console import place_problem, print_traceback, storage_problem
 from launch.hang import forget_signs, give_signs_in_group, wait
-from launch.signals import forget_workers, heed_in_group, ignored_by_launcher, passing_on
+from launch.signals import deaf, forget_workers, heed_in_group, passing_on
 from stages.stopping import PREEMPTED, REQUEST
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG in linux/prctl.h
@@ -67,12 +67,11 @@ def run_group(
     log = file.with_suffix(".log")
     with log.open("wb") as said:
         group = subprocess.Popen(
-            command,
+            deaf(command),
             env={**os.environ, **variables},
             stdout=2,
             stderr=subprocess.PIPE if verbose else said,
             pass_fds=[lock],
-            preexec_fn=ignored_by_launcher,
         )
         shown = _shown_too(group, said) if verbose else None
         try:

@@ -23,9 +23,9 @@ plan may be for another machine; cpt run refuses it before any weights load""",
 the same command continues an interrupted chain; exit codes: 0 done, 1 failed, 2 bad input,
 3 stopped by the gate, 4 pre-empted (run it again)""",
     "slurm": """examples:
-  cpt slurm recipes/math-8b/chain.yaml --cluster configs/slurm/mine.yaml
-  cpt slurm recipes/math-8b/chain.yaml --cluster configs/slurm/mine.yaml --submit
-  cpt slurm recipes/math-8b/chain.yaml --cluster configs/slurm/mine.yaml --per-stage --submit
+  cpt slurm recipes/math-8b/chain.yaml --cluster configs/slurm/example.yaml
+  cpt slurm recipes/math-8b/chain.yaml --cluster configs/slurm/example.yaml --submit
+  cpt slurm recipes/math-8b/chain.yaml --cluster configs/slurm/example.yaml --per-stage --submit
 writes scripts of jobs on one node into slurm/ of the runs folder; a job that is pre-empted, or whose time
 ends, saves its step, goes back into the queue and continues; one that fails does not""",
     "probe": """examples:

@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -113,10 +113,12 @@ def heed_in_group(leave_note: Callable[[str, str], None], file: Path) -> None:
     atomic_write(_place(file, os.environ.get("RANK", "0")), json.dumps(place))
 
 
-def ignored_by_launcher() -> None:
-    """In the launcher, before it begins: signals to all processes of a job leave it alone."""
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+def deaf(command: Sequence[str]) -> list[str]:
+    """A launcher's command, with SIGUSR1 ignored: a signal to all processes of a job leaves it alone.
+
+    By a shell, not between fork and exec of this process, whose threads hold locks that nobody would release.
+    """
+    return ["/bin/sh", "-c", "trap '' USR1; exec \"$@\"", "sh", *command]
 
 
 def workers(file: Path) -> dict[int, int]:

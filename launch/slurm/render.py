@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpt.errors import PlanError, RecipeError
+from cpt.redact import redact
 from launch.opening import Chain
 from launch.signals import GRACE
 from launch.slurm.settings import OVERHEAD, Cluster
@@ -37,7 +38,7 @@ def jobs(
 
     Raises:
         PlanError: its backend and the cluster's GPUs do not fit.
-        RecipeError: a path cannot be written in a script.
+        RecipeError: a path cannot be written in a script, or a credential would be.
     """
     if cluster.gpus is not None and cluster.gpus != chain.num_processes:
         raise PlanError(
@@ -60,6 +61,11 @@ def jobs(
         more = [] if end is None else ["--until", end]
         file = place / ("chain.sbatch" if end is None else f"{number}-{end}.sbatch")
         script = _script(name, cluster, [*arguments, *more], folder, place)
+        if redact(script) != script:
+            raise RecipeError(
+                f"{file}: would hold a credential, of an override or of the cluster's `environment`; set it "
+                f"where you call cpt slurm: sbatch hands on what is set there"
+            )
         made.append(SlurmJob(name, file, script))
     return made
 

@@ -122,6 +122,12 @@ class TestScript:
             with pytest.raises(RecipeError, match="would not read this path"):
                 jobs(moved, Cluster(), [], Path("/tmp"), per_stage=False)
 
+    def test_a_credential_is_not_written(self, chain: Chain) -> None:
+        with pytest.raises(RecipeError, match="would hold a credential") as error:
+            rendered(chain, Cluster(environment={"A": "hf_abcdefghijklmnopqrstuvw"}))
+        assert "hf_abc" not in str(error.value)
+        assert not (chain.store.root / "slurm").exists()
+
     def test_gpus_must_be_those_of_the_chain(self, chain: Chain) -> None:
         with pytest.raises(PlanError, match=r"gpus: 8: single trains on 1; write gpus: 1, or num_"):
             rendered(chain, Cluster(gpus=8))
