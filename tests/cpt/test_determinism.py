@@ -43,10 +43,10 @@ def test_settings_hold_inside_and_come_back(before: tuple[bool, bool, bool, bool
 
 def test_an_operation_without_a_deterministic_kernel_is_named() -> None:
     pooled, where = torch.nn.functional.max_pool1d(torch.rand(1, 1, 4), 2, return_indices=True)
-    torch.nn.functional.max_unpool1d(pooled, where, 2)
+    torch.nn.functional.max_unpool1d(pooled, where, [2])
     message = r"sft: deterministic: max_unpooling2d\S* has no deterministic kernel on this device"
     with pytest.raises(PlanError, match=message), deterministic(True, "sft"):
-        torch.nn.functional.max_unpool1d(pooled, where, 2)
+        torch.nn.functional.max_unpool1d(pooled, where, [2])
 
 
 def test_other_errors_stay() -> None:
