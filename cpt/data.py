@@ -1,14 +1,17 @@
 """Data configs -> rows. Bad rows are counted, reported, and refused beyond a limit."""
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from cpt.data_spec import DataSpec
 from cpt.errors import DataError
 from cpt.files import read_file, read_json
 from cpt.net import KEPT, is_passing, resumed
+from cpt.row_table import JsonLines, RowTable, Spool
 from cpt.rows import BROKEN, REQUIRED, Row, RowFormat, explicit, fault, format_of
 
 #: Of a stream that is mostly bad the end is not waited for.
@@ -24,7 +27,7 @@ class Rows:
     """
 
     spec: DataSpec
-    rows: list[Row]
+    rows: Sequence[Row]
     format: RowFormat
     num_bad: int
     examples_of_bad: tuple[str, ...] = ()
@@ -50,8 +53,9 @@ class Reader:
         spec: DataSpec,
         formats: tuple[RowFormat, ...],
         part: Literal["train", "validation"] = "train",
+        raw: Iterable[Row] | None = None,
     ) -> None:
-        self.spec, self.formats, self.part = spec, formats, part
+        self.spec, self.formats, self.part, self._raw = spec, formats, part, raw
         self.format: RowFormat | None = None
         self.num_good = self.num_bad = 0
         self.examples_of_bad: tuple[str, ...] = ()
@@ -67,11 +71,10 @@ class Reader:
         """
         spec = self.spec
         limit = spec.limit if self.part == "train" else spec.validation and spec.validation.limit
-        for number, raw in _part(spec, self.part):
+        raw_rows = _raw(spec, self.part) if self._raw is None else self._raw
+        for number, raw in _part(spec, self.part, raw_rows):
             self._columns |= dict.fromkeys(raw)
-            row = {key: value for key, value in raw.items() if key not in spec.columns.values()}
-            row |= {ours: raw.get(theirs) for ours, theirs in spec.columns.items()}
-            row = explicit(row, spec.as_chat)
+            row = self.row_of(raw)
             self.format = self.format or format_of(row, self.formats)
             reason = fault(row, self.format)
             if reason is None:
@@ -87,6 +90,13 @@ class Reader:
                 break
             if spec.streaming and (self.num_good + self.num_bad) % ROWS_BETWEEN_CHECKS == 0:
                 self.check()
+
+    def row_of(self, raw: Row) -> Row:
+        """A row with our columns."""
+        columns = self.spec.columns
+        row = {key: value for key, value in raw.items() if key not in columns.values()}
+        row |= {ours: raw.get(theirs) for ours, theirs in columns.items()}
+        return explicit(row, self.spec.as_chat)
 
     def check(self) -> None:
         """Refuse what arrived.
@@ -121,7 +131,7 @@ def load_rows(
     formats: tuple[RowFormat, ...],
     part: Literal["train", "validation"] = "train",
 ) -> Rows:
-    """Read all rows of one part of a data set.
+    """Read all rows of one part of a data set; later they are read again, each from where it lies.
 
     Args:
         spec: the data set.
@@ -131,15 +141,23 @@ def load_rows(
     Raises:
         DataError: missing or empty data, a format that the stage does not take, too many bad rows.
     """
-    reader = Reader(spec, formats, part)
-    rows: list[Row] = []
-    numbers = array("q")
+    lines = _json_lines(spec, part)
+    reader = Reader(spec, formats, part, lines)
+    spool = Spool()
+    numbers, places = array("q"), array("q")
     for number, row in reader:
-        rows.append(row)
         numbers.append(number)
+        places.append(spool.add(row) if lines is None else lines.place)
     reader.check()
     assert reader.format is not None, "a good row has a format"
-    return Rows(spec, rows, reader.format, reader.num_bad, reader.examples_of_bad, numbers)
+    read = spool.read if lines is None else partial(_again, lines, reader)
+    return Rows(
+        spec, RowTable(read, places), reader.format, reader.num_bad, reader.examples_of_bad, numbers
+    )
+
+
+def _again(lines: JsonLines, reader: Reader, place: int) -> Row:
+    return reader.row_of(lines.read(place))
 
 
 def open_rows(spec: DataSpec, formats: tuple[RowFormat, ...]) -> Rows | Reader:
@@ -166,10 +184,10 @@ def refuse_beyond(
         )
 
 
-def _part(spec: DataSpec, part: str) -> Iterator[tuple[int, Row]]:
+def _part(spec: DataSpec, part: str, raw: Iterable[Row]) -> Iterator[tuple[int, Row]]:
     """(row number from 1, row) of one part."""
     held_out = spec.validation
-    rows = enumerate(_raw(spec, part), start=1)
+    rows = enumerate(raw, start=1)
     if held_out is None or held_out.fraction is None:
         return rows
     # A share of the rows: every k-th one, so that a longer file keeps its split.
@@ -178,13 +196,27 @@ def _part(spec: DataSpec, part: str) -> Iterator[tuple[int, Row]]:
     return ((number, row) for number, row in rows if (number % every == 0) == wanted)
 
 
-def _raw(spec: DataSpec, part: str) -> Iterator[Row]:
-    held_out = spec.validation if part == "validation" else None
-    if spec.builder:
-        from cpt.corpora import views
+def _view(spec: DataSpec, part: str) -> Path:
+    """Where a builder wrote the rows of a part."""
+    from cpt.corpora import views
 
-        view = held_out.view if held_out and held_out.view else spec.view
-        return read_json(views(spec.builder, spec.source) / f"{view}.jsonl")
+    assert spec.builder
+    held_out = spec.validation if part == "validation" else None
+    view = held_out.view if held_out and held_out.view else spec.view
+    return views(spec.builder, spec.source) / f"{view}.jsonl"
+
+
+def _json_lines(spec: DataSpec, part: str) -> JsonLines | None:
+    """The lines of a data set that can be read by position, else None."""
+    if spec.builder:
+        return JsonLines.of([_view(spec, part)], "json")
+    return JsonLines.of(spec.existing_files(), spec.format) if spec.is_local else None
+
+
+def _raw(spec: DataSpec, part: str) -> Iterator[Row]:
+    if spec.builder:
+        return read_json(_view(spec, part))
+    held_out = spec.validation if part == "validation" else None
     if spec.is_local:
         return (row for file in spec.existing_files() for row in read_file(file, spec.format))
     return _hub(spec, held_out.split if held_out and held_out.split else spec.split)

@@ -4,6 +4,7 @@ import glob
 import gzip
 import json
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,19 +79,28 @@ def _opened(file: Path) -> Iterator[IO[str]]:
 
     A byte order mark is skipped.
     """
-    try:
+    with _guarded(file):
         if file.suffix == ".gz":
             with gzip.open(file, "rt", encoding="utf-8-sig") as stream:
                 yield stream
         else:
             with file.open(encoding="utf-8-sig") as stream:
                 yield stream
+
+
+@contextmanager
+def _guarded(file: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"data: {file}: cannot be read: {error}") from None
 
 
 def read_json(file: Path) -> Iterator[Row]:
     """JSON Lines, or one JSON list. What is no JSON object is a bad row, not an end."""
+    if is_json_lines(file, "json"):
+        yield from (row for _, row in json_lines(file))
+        return
     with _opened(file) as stream:
         start = stream.read(4096).lstrip()[:1]
         stream.seek(0)
@@ -103,10 +113,49 @@ def read_json(file: Path) -> Iterator[Row]:
             return
         for line in stream:
             if line.strip():
-                try:
-                    yield _object(json.loads(line))
-                except json.JSONDecodeError as error:
-                    yield {BROKEN: f"not JSON ({error.msg})"}
+                yield _line(line)
+
+
+def is_json_lines(file: Path, kind: str | None) -> bool:
+    """Whether a file is JSON Lines and not packed: its rows can be read by where their lines begin.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if (kind or kind_of_file(file)) != "json" or file.suffix == ".gz":
+        return False
+    with _guarded(file), file.open("rb") as stream:
+        return stream.read(4096).decode("utf-8-sig", errors="replace").lstrip()[:1] != "["
+
+
+def json_lines(file: Path) -> Iterator[tuple[int, Row]]:
+    """(where its line begins, row) of each row of a JSON Lines file that is not packed.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    with _guarded(file), file.open("rb") as stream:
+        place = len(BOM_UTF8) if stream.read(len(BOM_UTF8)) == BOM_UTF8 else 0
+        stream.seek(place)
+        for line in stream:
+            # Of text, a carriage return alone ends a line as well.
+            for part in line.splitlines(keepends=True) if b"\r" in line[:-2] else (line,):
+                if (row := json_line(part)) is not None:
+                    yield place, row
+                place += len(part)
+
+
+def json_line(line: bytes) -> Row | None:
+    """The row of a line; None where it is blank."""
+    text = line.decode()
+    return _line(text) if text.strip() else None
+
+
+def _line(text: str) -> Row:
+    try:
+        return _object(json.loads(text))
+    except json.JSONDecodeError as error:
+        return {BROKEN: f"not JSON ({error.msg})"}
 
 
 def _object(item: Any) -> Row:

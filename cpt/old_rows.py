@@ -113,10 +113,10 @@ def _drawn(
         order = list(range(len(rows)))
         random.Random(f"{ctx.seed}/old rows/{purpose}/{stage.id}").shuffle(order)
         rows = [rows[place] for place in sorted(order[:size])]
-    return cleaned(rows, f"{name} of {stage.name}", ctx)
+    return list(cleaned(rows, f"{name} of {stage.name}", ctx))
 
 
-def cleaned(rows: list[Row], name: str, ctx: "StageContext") -> list[Row]:
+def cleaned(rows: Sequence[Row], name: str, ctx: "StageContext") -> Sequence[Row]:
     """What the stage's hygiene leaves of rows that are used beside the stream."""
     return ctx.clean(name, rows) if ctx.clean is not None and rows else rows
 
@@ -162,7 +162,7 @@ def rows_of_source(
     """
     opened = open_source(spec, RICHEST, size, f"{ctx.seed}/old rows/{purpose or name}/{spec.label}")
     assert isinstance(opened, Rows)
-    return cleaned(opened.rows, f"{name} of {spec.label}", ctx)
+    return list(cleaned(opened.rows, f"{name} of {spec.label}", ctx))
 
 
 def num_labels(example: Example) -> int:

@@ -1,11 +1,14 @@
 """Rows that a stage leaves out before shares are computed: duplicates, and items of the chain's probes."""
 
+from array import array
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from cpt.data import Reader
 from cpt.errors import DataError
 from cpt.recipe import HygieneSpec
-from cpt.replay.hygiene import Duplicates, ProbeItems
+from cpt.replay.hygiene import Duplicates, ProbeItems, words_of
+from cpt.row_table import RowTable
 from cpt.rows import Row
 
 #: What the probes of the chain ask, read when a row is first compared with them; None without a suite.
@@ -15,8 +18,15 @@ MakeItems = Callable[[], ProbeItems] | None
 class Hygiene:
     """Looks at the sources of one stage, one after the other: a row of a later one repeats an earlier one."""
 
-    def __init__(self, spec: HygieneSpec, make_items: MakeItems) -> None:
+    def __init__(
+        self, spec: HygieneSpec, make_items: MakeItems, folder: Path | None = None
+    ) -> None:
         """Prepare to look.
+
+        Args:
+            spec: what is left out.
+            make_items: what the probes of the chain ask.
+            folder: where rows are remembered, in files without a name.
 
         Raises:
             DataError: probes are asked for and there are none.
@@ -30,7 +40,7 @@ class Hygiene:
         self._make_items = make_items
         self._items: ProbeItems | None = None
         self._duplicates = (
-            Duplicates(near=spec.duplicates == "near") if spec.duplicates != "keep" else None
+            Duplicates(spec.duplicates == "near", folder) if spec.duplicates != "keep" else None
         )
 
     def of(self, name: str, is_new: bool) -> "SourceHygiene":
@@ -72,18 +82,19 @@ class SourceHygiene:
     def keeps(self, row: Row) -> bool:
         """Whether a row stays; counts it."""
         self.num_rows += 1
-        if self._items is not None and self._items.are_in(row):
+        found = words_of(row)
+        if self._items is not None and self._items.are_in_words(found):
             self.num_probes += 1
             self._example = self._example or str(next(iter(row.values())))[:80]
             return self._refuses  # `check` refuses them all at once
-        kind = self._duplicates.kind_of(row) if self._duplicates is not None else None
+        kind = self._duplicates.kind_of_words(found) if self._duplicates is not None else None
         self.num_exact += kind == "exact"
         self.num_near += kind == "near"
         return kind is None
 
     def filtered(
-        self, rows: list[Row] | Reader, numbers: Sequence[int] = ()
-    ) -> tuple[list[Row] | Reader, Sequence[int]]:
+        self, rows: Sequence[Row] | Reader, numbers: Sequence[int] = ()
+    ) -> tuple[Sequence[Row] | Reader, Sequence[int]]:
         """The rows that stay, and their numbers in the source; rows that arrive are looked at as they do.
 
         Raises:
@@ -94,13 +105,14 @@ class SourceHygiene:
         if isinstance(rows, Reader):
             rows.wants = self.keeps
             return rows, numbers
-        places = [place for place, row in enumerate(rows) if self.keeps(row)]
+        places = array("q", (place for place, row in enumerate(rows) if self.keeps(row)))
         self.check()
         if rows and not places:
             raise DataError(f"data {self.name}: {self.told()}, and no row is left")
-        return [rows[place] for place in places], [
-            numbers[place] for place in places
-        ] if numbers else ()
+        left = (
+            rows.take(places) if isinstance(rows, RowTable) else [rows[place] for place in places]
+        )
+        return left, array("q", (numbers[place] for place in places)) if numbers else ()
 
     def check(self) -> None:
         """Refuse a source, once it is read.
@@ -141,8 +153,8 @@ def clean_rows(
     make_items: MakeItems,
     note: Callable[[SourceHygiene], None],
     name: str,
-    rows: list[Row],
-) -> list[Row]:
+    rows: Sequence[Row],
+) -> Sequence[Row]:
     """Rows that are used beside the stream, as those within it are looked at.
 
     Args:
@@ -153,7 +165,7 @@ def clean_rows(
     """
     look = Hygiene(spec, make_items).of(name, is_new=False)
     kept, _ = look.filtered(rows)
-    assert isinstance(kept, list)
+    assert not isinstance(kept, Reader)
     if look.looks:
         note(look)
     return kept

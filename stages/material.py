@@ -90,7 +90,7 @@ def supply(
     specs = [rows.spec for rows in fresh]
     mixture = hooks.mix(Mixture(list(zip(specs, new, strict=True))))
     unit, share_of_old, in_batches = _replayed(mixture)
-    hygiene = Hygiene(spec.hygiene, probe_items)
+    hygiene = Hygiene(spec.hygiene, probe_items, folder)
     weights = sum(data.weight for data in specs)
     names = _unique([data.label for data in specs] + [old.name for old in mixture.old])
     shares = [data.weight / weights * (1 - share_of_old) for data in specs]
@@ -101,7 +101,8 @@ def supply(
         old.rows.rows if isinstance(old.rows, Rows) else old.rows for old in mixture.old
     ]
     # What was left out of the data sets; rows that an earlier stage left were none of them bad.
-    read = [*fresh, *(None if isinstance(old.rows, list) else old.rows for old in mixture.old)]
+    sets = [old.rows if isinstance(old.rows, Rows | Reader) else None for old in mixture.old]
+    read = [*fresh, *sets]
     with ExitStack() as opened:
         parts, looks = [], []
         for number, all_rows in enumerate(given):

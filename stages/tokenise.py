@@ -44,7 +44,7 @@ class Tokenised:
     examples: list[str] = field(default_factory=list)
     total: int = 0
     longest: int = 0
-    source: list[Row] | RowFile = field(default_factory=list)
+    source: Sequence[Row] | RowFile = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.num_tokens)
@@ -72,7 +72,7 @@ def tokenise(
     spec: StageSpec,
     tokenizer: Any,
     name: str,
-    rows: list[Row] | Reader,
+    rows: Sequence[Row] | Reader,
     folder: Path,
     say: Callable[[str], None],
     numbers: Sequence[int] = (),
@@ -125,7 +125,7 @@ def tokenise(
 
 
 def _batches(
-    rows: list[Row] | Reader, numbers: Sequence[int]
+    rows: Sequence[Row] | Reader, numbers: Sequence[int]
 ) -> Iterator[tuple[list[Row], Sequence[int]]]:
     """Rows, and the number of each in its source."""
     if isinstance(rows, Reader):
@@ -134,7 +134,7 @@ def _batches(
             yield [row for _, row in batch], [number for number, _ in batch]
         return
     for start in range(0, len(rows), BATCH):
-        part = rows[start : start + BATCH]
+        part = list(rows[start : start + BATCH])
         yield part, numbers[start : start + BATCH] or range(start + 1, start + 1 + len(part))
 
 

@@ -72,7 +72,7 @@ class StageContext:
     encode: Callable[[Sequence[Row]], list[Example]] | None = None
     load: "Callable[[PastStage], PreTrainedModel] | None" = None
     cached: "Callable[[object, Callable[[], Tensors]], Tensors] | None" = None
-    clean: Callable[[str, list[Row]], list[Row]] | None = None
+    clean: Callable[[str, Sequence[Row]], Sequence[Row]] | None = None
     num_steps: int = 0
     new_rows: int = 0
     learning_rate: float = 0.0
@@ -91,7 +91,7 @@ class Mixture:
     the manifest should say of them.
     """
 
-    fresh: list[tuple[DataSpec, list[Row] | Reader]]
+    fresh: list[tuple[DataSpec, Sequence[Row] | Reader]]
     old: list["OldRows"] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -106,7 +106,7 @@ class OldRows:
     """
 
     name: str
-    rows: list[Row] | Rows | Reader
+    rows: Sequence[Row] | Rows | Reader
     share: float
     unit: Literal["tokens", "samples"]
     max_bad: float = MAX_BAD

@@ -10,8 +10,11 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cpt.replay.disk_table import DiskTable
+from cpt.replay.near_index import NearIndex
 from cpt.rows import Row
 
 if TYPE_CHECKING:
@@ -49,48 +52,59 @@ def texts_of(row: Row) -> list[str]:
     return found
 
 
+def words_of(row: Row) -> list[list[str]]:
+    """The words of each of its texts."""
+    return [words(text) for text in texts_of(row)]
+
+
 class Duplicates:
     """Tells whether a row was seen before, in this source or an earlier one.
 
     The similarity of two rows is the Jaccard index of their sets of 5 words in a row. Candidates come from
     MinHash in bands and are verified: a row is a near duplicate when its true similarity to an earlier one
-    is at least 0.8. Costs some 100 bytes of memory a row; for near ones also 2 kB a row and 8 bytes a word.
+    is at least 0.8. What is remembered lies on disk: 27 to 53 bytes a row; for near ones also some 600, and 8
+    a word, with 8 bytes of memory a row.
+
+    Args:
+        near: also near ones.
+        folder: where that lies, without a name; the system's place for such files unless said.
 
     Source: Broder 1997, doi:10.1109/SEQUEN.1997.666900; bands as in Leskovec et al., Mining of Massive
     Datasets, 3.4; `methods.md` B05.
     """
 
-    def __init__(self, near: bool) -> None:
-        self.near = near
-        self._seen: set[bytes] = set()
-        self._bands: dict[tuple[int, bytes], list[int]] = {}
-        self._shingles: list[NDArray[np.uint64]] = []
+    def __init__(self, near: bool, folder: Path | None = None) -> None:
+        self._seen = DiskTable(16, folder=folder)
+        self._near = NearIndex(BANDS, folder) if near else None
 
     def kind_of(self, row: Row) -> str | None:
         """`exact`, `near`, or None for a row that is new, which is then known."""
-        text = " \0 ".join(" ".join(words(part)) for part in texts_of(row))
+        return self.kind_of_words(words_of(row))
+
+    def kind_of_words(self, found: Sequence[Sequence[str]]) -> str | None:
+        """As `kind_of`, for the words of a row's texts."""
+        text = " \0 ".join(map(" ".join, found))
         key = _digest(text)
         if key in self._seen:
             return "exact"
-        if self.near and self._is_near(text.replace("\0", " ").split()):
+        if self._near is not None and self._is_near(self._near, text.replace("\0", " ").split()):
             return "near"
-        self._seen.add(key)
+        self._seen.put(key)
         return None
 
-    def _is_near(self, found: Sequence[str]) -> bool:
+    @staticmethod
+    def _is_near(index: NearIndex, found: Sequence[str]) -> bool:
         import numpy as np
 
         shingles = np.unique(np.fromiter(_hashes(found, min(SHINGLE, len(found))), np.uint64))
         if not len(shingles):
             return False
-        keys = list(enumerate(_bands(shingles)))
-        for other in {other for key in keys for other in self._bands.get(key, ())}:
-            both = len(np.intersect1d(shingles, self._shingles[other], assume_unique=True))
-            if both >= SIMILARITY * (len(shingles) + len(self._shingles[other]) - both):
+        bands = _bands(shingles)
+        for other in map(index.shingles, index.candidates(bands)):
+            both = len(np.intersect1d(shingles, other, assume_unique=True))
+            if both >= SIMILARITY * (len(shingles) + len(other) - both):
                 return True
-        for key in keys:
-            self._bands.setdefault(key, []).append(len(self._shingles))
-        self._shingles.append(shingles)
+        index.add(bands, shingles)
         return False
 
 
@@ -120,8 +134,11 @@ class ProbeItems:
 
     def are_in(self, row: Row) -> bool:
         """Whether a row holds one."""
-        for text in texts_of(row):
-            found = words(text)
+        return self.are_in_words(words_of(row))
+
+    def are_in_words(self, texts: Iterable[Sequence[str]]) -> bool:
+        """As `are_in`, for the words of a row's texts."""
+        for found in texts:
             if FEWEST_WORDS <= len(found) < NGRAM and _digest(" ".join(found)) in self._short:
                 return True
             for start, ends in enumerate(zip(found, found[NGRAM - 1 :], strict=False)):

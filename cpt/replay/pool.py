@@ -21,7 +21,7 @@ class Part:
     """
 
     stage: PastStage
-    rows: list[Row] = field(repr=False)
+    rows: Sequence[Row] = field(repr=False)
     size: int | None = None
 
 

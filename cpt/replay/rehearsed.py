@@ -1,5 +1,6 @@
 """The old rows of one replay: read with the past, chosen when there is a model to look at them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,7 @@ class Rehearsed:
 
     def rows(
         self, load: Load, formats: tuple[RowFormat, ...], most: int | None, ctx: "StageContext"
-    ) -> tuple[list[Row] | Rows | Reader, list[str]]:
+    ) -> tuple[Sequence[Row] | Rows | Reader, list[str]]:
         """What is rehearsed, and how it was chosen.
 
         Args:

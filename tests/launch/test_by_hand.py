@@ -83,6 +83,15 @@ class TestWhatAChainChecksToo:
         with pytest.raises(PlanError, match=r"sft\.yaml: launch: zero2: parameters are sharded"):
             by_hand("sft", *arguments)
 
+    def test_deterministic_or_not_it_is_the_same_stage(self, by_hand: Any) -> None:
+        one, other = by_hand("sft"), by_hand("sft", "deterministic=true")
+        assert (one.deterministic, other.deterministic) == (False, True)
+        assert one.id == other.id
+        with pytest.raises(
+            RecipeError, match=r"sft\.yaml: deterministic: 'yes' is neither true nor"
+        ):
+            by_hand("sft", "deterministic=yes")
+
     def test_checkpoints_between_two_rollouts(self, by_hand: Any) -> None:
         with pytest.raises(PlanError, match=r"grpo\.yaml: checkpoint_every 3: .*every 2 steps"):
             by_hand("grpo", "train.num_iterations=2", "checkpoint_every=3")

@@ -61,7 +61,7 @@ def test_near_duplicates_are_kept_where_only_exact_ones_are_looked_for() -> None
     rows, _ = fixture()
     duplicates = Duplicates(near=False)
     assert [duplicates.kind_of(row) for row in rows].count("exact") == 10
-    assert duplicates._shingles == []
+    assert duplicates._near is None
 
 
 def test_candidates_are_verified() -> None:
