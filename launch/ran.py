@@ -29,6 +29,7 @@ RAN: Mapping[str, Ran] = {
     "ddp": Ran("chains on two CPU processes"),
     "ddp-nodes": Ran("two launchers on one machine equal `ddp`"),
     "zero2": Ran("stages on two CPU processes"),
+    "zero2-offload": Ran("two CPU processes equal `ddp`"),
     "zero2-nodes": Ran("two launchers on one machine equal `ddp`"),
 }
 
