@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cpt.shards import gathered
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -52,8 +54,9 @@ def chunked(
     import torch
 
     learns = torch.is_grad_enabled()
-    trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
-    total, values = _function().apply(hidden, head, weight, score, chunk, learns, *trained)
+    with gathered(head.parameters()):
+        trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
+        total, values = _function().apply(hidden, head, weight, score, chunk, learns, *trained)
     return total, values
 
 

@@ -143,12 +143,19 @@ class Rehearsal:
             self._drawn = (step, [self.examples[number] for number in numbers])
         return self._drawn[1]
 
-    def batch(self, step: int, part: tuple[int, int], device: Any) -> Batch | None:
-        """One part of the step's examples; None where there are fewer of them than parts."""
+    def batch(
+        self, step: int, part: tuple[int, int], device: Any, everywhere: bool = False
+    ) -> Batch | None:
+        """One part of the step's examples; None where there are fewer of them than parts.
+
+        Args:
+            everywhere: give such a part a row of weight 0, as every process must run as many forward passes
+                as the others.
+        """
         examples = self.step(step)
         own = examples[part[0] :: part[1]]
         if not own:
-            return None
+            return collate(examples[:1], device, 0.0, self.counted) if everywhere else None
         number = sum(example.num_counted(self.counted) for example in examples)
         return collate(own, device, 1 / number, self.counted)
 

@@ -61,11 +61,21 @@ class OutputHead:
 
     def __call__(self, hidden: "Tensor") -> "Tensor":
         """The logits."""
-        logits: Tensor = self.head(hidden)
+        logits = self._linear(hidden)
         if self.scale != 1:
             logits = logits * self.scale
         if self.softcap is not None:
             logits = (logits / self.softcap).tanh() * self.softcap
+        return logits
+
+    def _linear(self, hidden: "Tensor") -> "Tensor":
+        from torch import nn
+
+        if type(self.head) is nn.Linear:
+            # Not as a module: what backends do around its calls, such as letting the weights go, happens once
+            # for all chunks (`cpt.chunked`).
+            return nn.functional.linear(hidden, self.head.weight, self.head.bias)
+        logits: Tensor = self.head(hidden)
         return logits
 
 

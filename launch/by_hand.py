@@ -23,7 +23,7 @@ from cpt.settings import did_you_mean
 from cpt.stage_id import stage_id, stage_inputs
 from eval.suite import load_suite
 from launch.backend import backend
-from launch.checks import check_backend, check_batches, check_usable
+from launch.checks import check_backend, check_batches
 from launch.installed import ATTENTION, lacking, named_in, refuse_missing
 from launch.lineage import nodes
 from launch.origin import check_dtype, dtype_of, past_of
@@ -95,7 +95,6 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
     )
     size = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = backend(_backend(size))
-    check_usable(chosen)
     check_hooks(hooks, spec, kind, chosen, str(file), [])
     check_batches(spec, kind, size, spec.checkpoint_every)
     check_backend(spec, in_order(hooks), chosen)

@@ -14,16 +14,6 @@ from stages.base import StageKind
 from stages.trl_args import batch_layout, check_checkpoint_every
 
 
-def check_usable(chosen: Backend) -> None:
-    """Refuse a backend that no stage runs on yet.
-
-    Raises:
-        PlanError: says what is missing, and what to use.
-    """
-    if chosen.unfinished:
-        raise PlanError(f"launch: {chosen.name}: {chosen.unfinished}; use zero2 or ddp")
-
-
 def check_owners(suite: Suite, stages: Collection[str]) -> None:
     """Refuse probes that a stage is said to teach which the chain does not have.
 

@@ -138,11 +138,7 @@ def _hook(name: str, kind: type[Hook], package: str, costs: Mapping[str, Any]) -
             for each in KINDS
             if kind_of(each, "methods").trains and (kind.kinds is None or each in kind.kinds)
         ),
-        backends=tuple(
-            each.name
-            for each in BACKENDS.values()
-            if not each.unfinished and kind.needs <= each.gives
-        ),
+        backends=tuple(each.name for each in BACKENDS.values() if kind.needs <= each.gives),
         summary=_summary(kind),
         card=kind.card,
         settings=_settings(kind),
@@ -157,7 +153,7 @@ def _kind(name: str, costs: Mapping[str, Any]) -> Method:
         "stage kind",
         acts_at=kind.formats,
         stages=tuple(sorted(kind.roles)),
-        backends=tuple(each.name for each in BACKENDS.values() if not each.unfinished),
+        backends=tuple(each.name for each in BACKENDS.values()),
         summary=_summary(type(kind)),
         card=kind.card,
         settings=_train_settings(kind) if kind.trains else _merge_settings(),

@@ -18,7 +18,7 @@ from eval.noise import second_of
 from eval.probe import result_path
 from eval.suite import Suite, load_suite
 from launch.backend import Backend, backend, environment
-from launch.checks import check_backend, check_batches, check_owners, check_usable
+from launch.checks import check_backend, check_batches, check_owners
 from launch.gate_rules import check_gate, warnings
 from launch.steering import steering
 from launch.verdicts import Gate
@@ -72,7 +72,6 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
     chosen = backend(launch or recipe.launch)
     problems: list[CptError] = []
     try:
-        check_usable(chosen)
     except PlanError as error:
         problems.append(error)
     suite = None

@@ -4,6 +4,7 @@ Each part leaves a trace in `<id>.partial`, and an interrupted stage continues b
 `trainer/checkpoint-N` (training), `trained/` (before the merge), `checkpoint/` (before publishing).
 """
 
+import gc
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,8 +15,9 @@ from typing import Any
 from cpt import checkpoint, past
 from cpt.generators import untouched_generators
 from cpt.hooks.stack import HookStack
+from cpt.memory import where_it_fits
 from cpt.store import publish, replacing
-from cpt.world import World, current
+from cpt.world import SPREADING, World, current
 from stages import kind_of
 from stages.base import Job, Material
 from stages.candidates import candidate_steps, keep_candidates, kept, remove_unfinished
@@ -29,6 +31,7 @@ from stages.interruption import (
     load_trained,
     newest_checkpoint,
     remove_leftovers,
+    save_spread,
     save_trained,
 )
 from stages.labels_only import labels_only
@@ -74,13 +77,20 @@ def run(
 
     Returns: the model and the tokenizer, as they were saved.
     """
-    world = current()
+    world = replace(current(), spreads=job.backend in SPREADING)
     if world.is_main:
         job.partial.mkdir(parents=True, exist_ok=True)
         check_topology(job.partial, job, world)
     world.barrier()
     with StageLog(job.partial / "log.txt" if world.is_main else None, say, job.verbose) as log:
         stage = _StageRun(job, world, log, check_accelerator, probe_items, make_look)
+        if stage.is_apart():
+            # Merged, saved and measured as one whole model, as if the stage had been interrupted here.
+            clock = stage.train_apart()
+            del stage
+            gc.collect()
+            stage = _StageRun(job, world, log, check_accelerator, probe_items, make_look)
+            stage.clock = clock
         return stage.finished(), stage.tokenizer
 
 
@@ -119,9 +129,23 @@ class _StageRun:
         self.model = open_model(job, self.tokenizer, self.start)
         ctx.new_rows = num_new_rows(job, self.model, self.start)
         check_shapes(self.model, self.hooks, self.before, self.start, job)
-        self.model.to(world.device)
+        if not (world.spreads and self.is_apart()):
+            self.model.to(world.device)
         self.samples = self.kind.prompts(self.data.exemplars, self.tokenizer, NUM_SAMPLES)
         self.clock.lap("load")
+
+    def is_apart(self) -> bool:
+        """Whether it trains on a backend that spreads numbers over processes, and has not done so yet."""
+        made = [(self.partial / part).is_dir() for part in ("trained", "checkpoint")]
+        return self.world.agree(self.job.backend not in ("single", "ddp") and not any(made))
+
+    def train_apart(self) -> Clock:
+        """Train, and leave whole weights in `trained/`. Returns: what it took."""
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        self._trained()
+        unset_hf_deepspeed_config()  # else every model that is loaded would be spread, too
+        return self.clock
 
     def finished(self) -> Any:
         """Whatever is still to do: train, merge, save, publish."""
@@ -158,14 +182,17 @@ class _StageRun:
         if folder.is_dir():
             load_trained(folder, model, self.hooks)
         else:
-            with untouched_generators():
+            with untouched_generators(), where_it_fits(model, self.world, self.log.say):
                 self.hooks.measure(model)
             if self.probe_items is not None:
                 self.probe_items.cache_clear()  # all rows are read; training needs the memory
             self.hooks.ctx.reference = reference_loader(model, self.before, self.start, job)
             with labels_only():
                 model = self._train(model, resume)
-            if self.hooks.at("merge") and self.world.is_main:
+            if folder.is_dir() and self.world.is_main:
+                checkpoint.sync(self.partial)
+                shutil.rmtree(self.partial / "trainer", ignore_errors=True)
+            elif self.hooks.at("merge") and self.world.is_main:
                 save_trained(folder, model, self.hooks)
                 checkpoint.sync(self.partial)  # metrics.jsonl, which could be made again until now
                 shutil.rmtree(self.partial / "trainer", ignore_errors=True)
@@ -209,6 +236,9 @@ class _StageRun:
         if data.held_out is not None and not is_measured(trainer.state):
             # Interrupted between the last step's checkpoint and the end of its epoch.
             trainer.evaluate()
+        if self.is_apart():
+            weights = trainer.trained_weights()
+            save_spread(self.partial / "trained", weights, self.hooks, self.world)
         # Without what mixed precision wraps around forward: the result is measured as a reloaded one is.
         trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         # Optimizer states, reference models and graphs go before the merge and the probes.

@@ -225,7 +225,7 @@ reverse: KL(p_t || p0_t); js: the mean of both to (p_t + p0_t) / 2""",
 
         assert self.rehearsal is not None
         assert tokens.hidden is not None
-        batch = self.rehearsal.batch(ctx.step, tokens.part, tokens.hidden.device)
+        batch = self.rehearsal.batch(ctx.step, tokens.part, tokens.hidden.device, ctx.world.spreads)
         if batch is None:
             return tokens.nothing()
         hidden = hidden_states(model, batch.forward)
