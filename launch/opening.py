@@ -71,9 +71,6 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
     recipe = recipes.load(path, changes)
     chosen = backend(launch or recipe.launch)
     problems: list[CptError] = []
-    try:
-    except PlanError as error:
-        problems.append(error)
     suite = None
     if recipe.probes:
         try:
