@@ -55,6 +55,22 @@ def stay_whole(model: Any) -> "Callable[[], None]":
 
 
 @contextmanager
+def loaded_whole() -> "Iterator[None]":
+    """Load models whole while ZeRO-3 trains: transformers would spread each over the processes as it loads.
+
+    What is loaded on one process alone, or read outside of its own forward pass, cannot be spread.
+    """
+    from transformers.integrations import deepspeed
+
+    held = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = held
+
+
+@contextmanager
 def gathered(parameters: "Iterable[nn.Parameter]") -> "Iterator[None]":
     """Have whole what ZeRO-3 spreads, where it is read outside of its module's own forward pass."""
     spread = {
@@ -63,9 +79,9 @@ def gathered(parameters: "Iterable[nn.Parameter]") -> "Iterator[None]":
     if not spread:
         yield
         return
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    with GatheredParameters(list(spread.values())):
+    with deepspeed.zero.GatheredParameters(list(spread.values())):
         yield
 
 

@@ -165,6 +165,8 @@ each mean over the label tokens of a draw of its own; beta 0 is DER, more DER++"
 
         parts = [self.kept[content(example)].of(example) for example in batch.examples]
         stored = joined(parts).to(hidden.device)
+        if batch.is_idle:
+            stored = stored.part(slice(0, 0))
         if self.loss == "mse":
             return topk_mse(hidden, head, stored, batch.weight)
         return topk_kl(hidden, head, stored, batch.weight, "forward")

@@ -79,7 +79,7 @@ def old_gradient(view: "View", rehearsal: Rehearsal, ctx: StageContext) -> "list
             hidden = hidden_states(model, batch.forward)
             return token_nll(hidden, head, batch.labels, batch.weight)[0]
 
-    def losses() -> Iterator[Callable[[], Tensor]]:
+    def losses() -> "Iterator[Callable[[], Tensor]]":
         for part in range(num_parts):
             place = (world.rank * num_parts + part, world.size * num_parts)
             batch = rehearsal.batch(ctx.step, place, world.device, world.spreads)

@@ -66,7 +66,7 @@ class Term:
     def part_of_mean(self, model: Any, tokens: "Tokens", ctx: "StageContext") -> "Tensor | None":
         """This micro-batch's part of the step's mean, with its graph; None where it has no row of it."""
         device = tokens.weight.device
-        batch = self.rehearsal.batch(ctx.step, tokens.part, device, ctx.world.spreads)
+        batch = self.rehearsal.batch(ctx.step, tokens.part, device)
         is_idle = batch is None
         if batch is None:
             if ctx.world.size == 1:
