@@ -26,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # DeepSpeed compiles what it needs when it is first used, not when it is installed.
 export DS_BUILD_OPS := 0
 
-.PHONY: help install quickstart test test-kill lint types bench bench-methods bench-costs bench-merging bench-statistics bench-probing lock clean
+.PHONY: help install quickstart test test-kill lint types bench bench-methods bench-costs bench-merging bench-statistics bench-damage bench-probing lock clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -86,6 +86,10 @@ bench-merging: install
 # False alarms and power of the verdicts, on simulated matrices; minutes on one core.
 bench-statistics: install
 	$(PYTHON) -m tests.bench.false_alarms
+
+# A real model damaged on purpose: the gate fires and repairs it; half an hour on two cores.
+bench-damage: install $(MODEL)
+	$(PYTHON) -m tests.bench.damage --limit 90
 
 # The probes' own backend against lm-eval's HFLM, by turns; with CPT_DATA=<folder> on tasks of that too.
 bench-probing: install $(MODEL)

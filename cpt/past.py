@@ -54,7 +54,7 @@ class PastStage:
         if self.folder is None:
             return 0
         return sum(
-            round(min(1.0, entry["epochs"]) * entry["rows"])
+            entry.get("seen_rows", round(min(1.0, entry["epochs"]) * entry["rows"]))
             for entry in manifest.read(self.folder).data
             if not entry["replayed"]
         )

@@ -61,3 +61,7 @@ class WatchSpec(Settings):
         every = self.every or max(1, round(PART * num_steps))
         looks = {0, num_steps, *range(every, num_steps, every)}
         return sorted(looks | {step for step in EARLY if self.early and step < num_steps})
+
+    def stops(self, num_steps: int) -> list[int]:
+        """After which steps a look may end the stage; it is over behind the last one anyhow."""
+        return [step for step in self.steps(num_steps) if 0 < step < num_steps] if self.stop else []

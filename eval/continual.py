@@ -1,30 +1,36 @@
 """What a chain did to its model: the metrics of continual learning of a probe matrix, with intervals.
 
 A probe may have an owner, the stage that teaches what it asks. Transfer and forgetting are of owned
-probes; the tax is of probes without an owner whose group is not `domain`: what nobody taught. Numbers
-of different units, such as shares of right answers and bits per byte, are never averaged. Probes for
+probes; the tax is of probes without an owner whose group is not `domain`: what nobody taught. A chain is
+a graph: a hop is a stage against the one it started from, and all else is of the rows that led to the
+last one (`Continual.rows`), since the last checkpoint never was what a sibling is. Numbers of different
+units, such as shares of right answers and bits per byte, are never averaged. Probes for
 which neither higher nor lower is better are left to `eval.drift`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cpt.errors import ProbeError
 from eval import metrics
+from eval.descent import Descent, descent, line
 from eval.matrix import Matrix, Score
-from eval.resample import NUM_RESAMPLES, Estimate, estimate, over_seeds, resample
+from eval.resample import NUM_RESAMPLES, Estimate, estimate, of_largest, resample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHARE = "share"
+Told = Callable[["NDArray[Any]"], "Estimate"]
 
 
 @dataclass(frozen=True)
 class Hop:
-    """What one stage cost the probes that it does not teach; above 0 is loss."""
+    """What one stage cost the probes that no stage teaches; above 0 is loss.
+
+    `before` is the row that the stage started from, of a merge the first.
+    """
 
     before: str
     after: str
@@ -37,6 +43,8 @@ class Continual:
 
     Args:
         unit: `share` of 1, or the metric's name.
+        rows: the stages that led to the last one, from the base on: all but `hops` is of these.
+        owned: the probes which one of them teaches.
         overall: OP, the mean of all probes on the last checkpoint.
         worst: the largest drop of a probe from its best row to the last one, and whose that is.
         hops, total_tax: of the probes that no stage teaches; empty and None without any.
@@ -45,6 +53,7 @@ class Continual:
 
     unit: str
     probes: tuple[str, ...]
+    rows: tuple[str, ...]
     owned: tuple[str, ...]
     overall: Estimate
     worst: Estimate
@@ -61,49 +70,27 @@ class Continual:
 
 
 def continual(
-    matrix: Matrix, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+    matrix: Matrix,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+    parents: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Continual, ...]:
     """Metrics of a matrix whose first row is the base, for each unit in the order of the probes.
+
+    Args:
+        parents: of each stage, also of those without a row; without it each came of the one before.
 
     Raises:
         ProbeError: fewer than two rows, or a row lacks a probe or was measured differently.
     """
     check_rows(matrix)
+    stages = [row.stage for row in matrix.rows]
+    came = line(len(stages)) if parents is None else descent(stages, parents)
     found = []
     for unit, probes in grouped(matrix, unit_of).items():
         scores = resample(matrix, probes, num_resamples, seed)
-        found.append(_continual(matrix, unit, probes, scores))
+        found.append(_continual(matrix, unit, probes, scores, came))
     return tuple(found)
-
-
-def across_seeds(chains: Sequence[Continual]) -> Continual:
-    """The same metrics of chains that differ in their seed: means, with Student's interval over seeds.
-
-    `worst_probe` is the one that is worst most often.
-
-    Raises:
-        ProbeError: fewer than two chains, or chains of other probes, stages or owners.
-    """
-    first = chains[0]
-    for other in chains[1:]:
-        if (other.unit, other.probes, other.owned, len(other.hops), other.absent.keys()) != (
-            first.unit, first.probes, first.owned, len(first.hops), first.absent.keys()
-        ):  # fmt: skip
-            raise ProbeError(
-                f"metrics over seeds need chains of the same stages and probes; one has "
-                f"{', '.join(first.probes)}, another {', '.join(other.probes)}"
-            )
-    means: dict[str, Any] = {
-        name: over_seeds([getattr(chain, name).value for chain in chains])
-        for name in (field.name for field in fields(Continual))
-        if isinstance(getattr(first, name), Estimate)
-    }
-    hops = tuple(
-        replace(hop, tax=over_seeds([chain.hops[index].tax.value for chain in chains]))
-        for index, hop in enumerate(first.hops)
-    )
-    worst = [chain.worst_probe for chain in chains]
-    return replace(first, **means, hops=hops, worst_probe=max(worst, key=worst.count))
 
 
 def unit_of(score: Score) -> str:
@@ -115,56 +102,66 @@ def unit_of(score: Score) -> str:
 
 
 def _continual(
-    matrix: Matrix, unit: str, probes: Sequence[str], scores: "NDArray[Any]"
+    matrix: Matrix, unit: str, probes: Sequence[str], scores: "NDArray[Any]", came: Descent
 ) -> Continual:
     higher = [score_of(matrix, probe).higher_is_better for probe in probes]
     up = metrics.upwards(scores, higher)
     stages = [row.stage for row in matrix.rows]
     owners = [score_of(matrix, probe).owner for probe in probes]
-    owned = [j for j, owner in enumerate(owners) if owner in stages[1:]]
-    learnt = [stages.index(str(owners[j])) for j in owned]
     untaught = [
         j
         for j, p in enumerate(probes)
         if owners[j] is None and score_of(matrix, p).group != "domain"
     ]
-    drops = metrics.drops(up)
-    hops = metrics.tax(up[..., untaught]) if untaught else None
+    hops, before = metrics.tax(up[..., untaught], came) if untaught else None, came.before
+    total = up[:, 0, untaught] - up[:, -1, untaught]
+    path, up, scores = came.last, up[:, came.last], scores[:, came.last]
+    rows, came = tuple(stages[row] for row in path), came.along(path)
+    owned = [j for j, owner in enumerate(owners) if owner in rows[1:]]
+    learnt = [rows.index(str(owners[j])) for j in owned]
+    drops, worst = metrics.drops(up), metrics.falls(up)
     absent: dict[str, str] = {}
 
-    def of_owned(name: str, make: Callable[[], "NDArray[Any] | None"]) -> Estimate | None:
+    def of_owned(
+        name: str, make: Callable[[], "NDArray[Any] | None"], told: Told = estimate
+    ) -> Estimate | None:
         try:
             if not owned:
-                raise ProbeError("no probe of the suite names the stage that teaches it (`owner`)")
+                raise ProbeError(_why_not_owned(owners, stages))
             values = make()
             if values is None:
                 raise ProbeError("a score is too near to 0 to divide by")
         except ProbeError as error:
             absent[name] = str(error)
             return None
-        return estimate(values)
+        return told(values)
 
     mine = up[..., owned]
     return Continual(
         unit=unit,
         probes=tuple(probes),
+        rows=rows,
         owned=tuple(probes[j] for j in owned),
         overall=estimate(metrics.average(up)),
-        worst=estimate(drops.max(-1)),
+        worst=of_largest(drops.max(-1), worst[:, worst[0].argmax()], least=0.0),
         worst_probe=probes[int(drops[0].argmax())],
-        hops=() if hops is None else _hops(stages, hops),
-        total_tax=None if hops is None else estimate(hops.sum(-1)),
+        hops=() if hops is None else _hops(stages, hops, before),
+        total_tax=estimate(total.mean(-1)) if untaught else None,
         average=of_owned("average", lambda: metrics.average(mine)),
         incremental_average=of_owned(
-            "incremental_average", lambda: metrics.incremental_average(mine, learnt)
+            "incremental_average", lambda: metrics.incremental_average(mine, learnt, came)
         ),
         backward_transfer=of_owned(
             "backward_transfer", lambda: metrics.backward_transfer(mine, learnt)
         ),
         forward_transfer=of_owned(
-            "forward_transfer", lambda: metrics.forward_transfer(mine, learnt)
+            "forward_transfer", lambda: metrics.forward_transfer(mine, learnt, came)
         ),
-        forgetting=of_owned("forgetting", lambda: metrics.forgetting(mine, learnt)),
+        forgetting=of_owned(
+            "forgetting",
+            lambda: metrics.forgetting(mine, learnt, came),
+            lambda values: of_largest(values, metrics.forgetting(mine, learnt, came, fixed=True)),
+        ),
         retention=of_owned(
             "retention",
             lambda: metrics.retention(scores[..., owned], learnt, [higher[j] for j in owned]),
@@ -173,8 +170,23 @@ def _continual(
     )
 
 
-def _hops(stages: Sequence[str], taxes: "NDArray[Any]") -> tuple[Hop, ...]:
-    return tuple(Hop(a, b, estimate(taxes[:, i])) for i, (a, b) in enumerate(pairwise(stages)))
+def _why_not_owned(owners: Sequence[str | None], stages: Sequence[str]) -> str:
+    """Why no probe has an owner among the rows that led to the last one."""
+    named = list(dict.fromkeys(owner for owner in owners if owner is not None))
+    if not named:
+        return "no probe of the suite names the stage that teaches it (`owner`)"
+    aside = [owner for owner in named if owner in stages]
+    if not aside:
+        return f"no row of {', '.join(named)}, which the suite names as `owner`"
+    return f"the chain branches, and {', '.join(aside)} did not lead to {stages[-1]}"
+
+
+def _hops(stages: Sequence[str], taxes: "NDArray[Any]", before: Sequence[int]) -> tuple[Hop, ...]:
+    return tuple(
+        Hop(stages[before[row]], stage, estimate(taxes[:, row - 1]))
+        for row, stage in enumerate(stages)
+        if row
+    )
 
 
 def check_rows(matrix: Matrix) -> None:

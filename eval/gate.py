@@ -9,11 +9,12 @@ from cpt.errors import ProbeError
 from eval.compare import Change, changes
 from eval.matrix import Matrix, Row, Score
 from eval.noise import Noise
+from eval.skewed_t import LEAST_UNITS
 from eval.split import only
 
 LEVEL = 0.05
 #: Raised when equal results would be judged otherwise, or lead to another checkpoint.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -97,25 +98,37 @@ def judge(
     )
 
 
-def regression(change: Change, score: Score, num_probes: int, num_stages: int = 1) -> str:
-    """Such as "facts fell by 7.5 points (+-2.9), more than its margin of 2.0; p = 0.003 ..."."""
+def regression(
+    change: Change, score: Score, num_probes: int, num_stages: int = 1, of: str = "probe"
+) -> str:
+    """Such as "facts fell by 7.5 points (+-2.9), more than its margin of 2.0; p = 0.003 ...".
+
+    Args:
+        of: what Holm's tests are of, in the singular.
+    """
     stages = f" and {num_stages} stages" if num_stages > 1 else ""
     return (
         f"{movement(change, score)}, more than its margin of {amount(change.margin, score)}; "
-        f"p {_p(change.p_holm)} after Holm over {num_probes} {_plural('probe', num_probes)}{stages}"
+        f"p {_p(change.p_holm)} after Holm over {num_probes} {_plural(of, num_probes)}{stages}"
     )
 
 
 def indecision(change: Change, score: Score) -> str:
     """Such as "facts fell by 1.0 points (+-2.9): 100 items cannot tell whether ..."."""
+    items = f"{change.num_items} {_plural('item', change.num_items)}"
+    units = change.num_items if change.num_units is None else change.num_units
+    if units != change.num_items:
+        items += f" in {units} {_plural('cluster', units)}"
     text = (
-        f"{movement(change, score)}: {change.num_items} {_plural('item', change.num_items)} cannot "
+        f"{movement(change, score)}: {items} cannot "
         f"tell whether it stays within its margin of {amount(change.margin, score)}"
     )
+    if change.num_units is not None and units < LEAST_UNITS:
+        return f"{text}; fewer than {LEAST_UNITS} tell nothing"
     text += f"; the smallest excess they would show is {amount(change.detectable, score)}"
     if change.num_items_needed is not None:
         needed = max(change.num_items_needed, change.num_items + 1)
-        text += f"; about {_round_up(needed)} items would tell"
+        text += f"; about {_round_up(needed)} items would tell a fall of twice the margin"
     return text
 
 
@@ -154,7 +167,7 @@ def _check_complete(matrix: Matrix, base: Row, row: Row) -> None:
 
 
 def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+    return "< 0.001" if value < 0.001 else f"= {value:.3g}" if value < 0.1 else f"= {value:.3f}"
 
 
 def _plural(word: str, count: int) -> str:

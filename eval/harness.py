@@ -13,6 +13,7 @@ from unittest import mock
 
 import numpy
 import torch
+from datasets.exceptions import DatasetsError
 from lm_eval import utils as lm_eval_utils
 from lm_eval.tasks import TaskManager
 
@@ -22,7 +23,19 @@ from eval.endings import noted
 from eval.packed_model import PackedModel
 from eval.prefill import SharedPrompts
 from eval.progress import Meter
-from eval.scoring import Scorer, refuse_unscorable
+from eval.ranks import together
+from eval.scoring import Answer, Scorer, refuse_unscorable
+
+#: What lm-eval and datasets raise where a task or its data is not there, or not in order.
+CANNOT_LOAD = (
+    OSError,
+    ValueError,
+    ImportError,
+    KeyError,
+    AttributeError,
+    RuntimeError,
+    DatasetsError,
+)
 
 
 class Model(SharedPrompts):
@@ -55,6 +68,7 @@ class Model(SharedPrompts):
             max_length=max_length,
             logits_cache=not sharded,
         )
+        self.sharded = sharded
         self.meter = meter
         self.group = None
         if accelerator is not None and accelerator.num_processes > 1:
@@ -64,7 +78,8 @@ class Model(SharedPrompts):
 
     def _agreed(self) -> PackedModel | None:
         """The model, on every rank with the same abilities: HFLM's own way talks to other ranks."""
-        packed = PackedModel(self.model, max_length=self.max_length)
+        make = functools.partial(PackedModel, self.model, max_length=self.max_length)
+        packed = together(make, self.group)
         can = torch.tensor([[packed.is_right, packed.branches]], device=self.device).int()
         is_right, packed.branches = (bool(each) for each in self.all_gather(can).amin(0))
         if packed.why and self.meter.show is not None:
@@ -115,12 +130,16 @@ class Model(SharedPrompts):
         """(log-likelihood, is greedy) of (key, context, continuation), truncated on the left."""
         if self.packed is None:
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
-        pairs = []
-        for key, context, end in requests:
-            pairs.append((tuple((context + end)[-(self.max_length + 1) : -1]), tuple(end)))
-            refuse_unscorable(key, *pairs[-1])
         scorer = Scorer(self.packed, self.softmax_dtype)
-        answers = scorer.score(pairs, batch_size=self.batch_size, step=self.meter.step)
+
+        def score() -> list[Answer]:
+            pairs = []
+            for key, context, end in requests:
+                pairs.append((tuple((context + end)[-(self.max_length + 1) : -1]), tuple(end)))
+                refuse_unscorable(key, *pairs[-1])
+            return scorer.score(pairs, batch_size=self.batch_size, step=self.meter.step)
+
+        answers = together(score, self.group)  # once a call, and every rank makes as many calls
         for (key, *_), answer in zip(requests, answers, strict=True):
             if key is not None:  # windows of a text are no requests
                 self.cache_hook.add_partial("loglikelihood", key, answer)
@@ -130,7 +149,9 @@ class Model(SharedPrompts):
         """Text after each prompt, up to a stop sequence; each is a `Reply`."""
         self.meter.begin(len(requests))
         with noted(self) as self.endings:
-            texts = super().generate_until(requests, disable_tqdm)
+            work = functools.partial(super().generate_until, requests, disable_tqdm)
+            # Sharded models need every rank in every pass: one that fails cannot be waited for.
+            texts = work() if self.sharded else together(work, self.group)
         asked = [request.args for request in requests]
         return [
             self.endings.reply(prompt, settings, text)
@@ -202,7 +223,7 @@ def load_tasks(probe: str, task: str, folder: Path | None) -> Any:
         raise ProbeError(f"probe {probe}: lm-eval has no task {task!r}{near}")
     try:
         return manager.load([task])
-    except (OSError, ValueError, ImportError, KeyError, AttributeError, RuntimeError) as error:
+    except CANNOT_LOAD as error:
         raise ProbeError(
             f"probe {probe}: task {task} cannot be loaded: {type(error).__name__}: {error}"
         ) from error

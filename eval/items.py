@@ -162,6 +162,10 @@ def _cluster(probe: Probe, doc: dict[str, Any]) -> str:
 def _value(probe: Probe, metric: str, raw: Any) -> tuple[float, float]:
     """An item's value and weight; bits per byte come as (log-likelihood in nats, bytes)."""
     if metric == "bits_per_byte" and isinstance(raw, list | tuple) and len(raw) == 2:
+        if not raw[1]:
+            raise ProbeError(
+                f"probe {probe.name}: a document of 0 bytes has no bits per byte; leave it out of its data"
+            )
         return -float(raw[0]) / (float(raw[1]) * math.log(2)), float(raw[1])
     try:
         return float(raw), 1.0

@@ -12,6 +12,8 @@ from eval.suite import Suite
 
 VERSION = 1
 PACKAGES = ("lm_eval", "transformers", "torch", "datasets")
+#: Of a result's file, before its probes, whose items are megabytes.
+_HEAD = 4000
 
 
 def result(suite: Suite, stage_id: str, seconds: float, cells: dict[str, Any]) -> dict[str, Any]:
@@ -22,14 +24,31 @@ def result(suite: Suite, stage_id: str, seconds: float, cells: dict[str, Any]) -
         "suite_hash": suite.hash,
         "stage": stage_id,
         "seconds": round(seconds, 2),
-        "packages": _packages(),
+        "packages": packages_of(suite),
         "probes": cells,
     }
 
 
 def known_results(files: Iterable[Path], suite: Suite) -> dict[str, dict[str, Any]]:
     """Cells of earlier results of the same model, made with the same packages; see `known_cells`."""
-    return known_cells(files, suite, {"version": VERSION, "packages": _packages()})
+    return known_cells(files, suite, {"version": VERSION, "packages": packages_of(suite)})
+
+
+def is_current(file: Path, suite: Suite) -> bool:
+    """Whether a suite's result is there and would be made with the same packages now."""
+    try:
+        with file.open(encoding="utf-8") as opened:
+            head, found, _ = opened.read(_HEAD).partition(', "probes": ')
+        told: dict[str, Any] = json.loads(head + "}" if found else file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return (told.get("version"), told.get("packages")) == (VERSION, packages_of(suite))
+
+
+def packages_of(suite: Suite) -> dict[str, str]:
+    """The versions of what a suite's numbers depend on here."""
+    names = (*PACKAGES, "vllm") if suite.backend == "vllm" else PACKAGES
+    return {name: _version(name) for name in names}
 
 
 def is_complete(known: Mapping[str, Any] | None, suite: Suite) -> bool:
@@ -69,10 +88,6 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, ProbeError):
         return {"version": None}
     return result
-
-
-def _packages() -> dict[str, str]:
-    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str:

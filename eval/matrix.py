@@ -63,11 +63,16 @@ class Score:
 
 @dataclass(frozen=True)
 class Row:
-    """All scores of one checkpoint; `stage` is its name in the chain, `id` its stage folder."""
+    """All scores of one checkpoint; `stage` is its name in the chain, `id` its stage folder.
+
+    `templates` are chat templates that its chain declares; rows that both have one are compared across
+    it, see `eval.template`.
+    """
 
     stage: str
     id: str
     scores: dict[str, Score]
+    templates: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

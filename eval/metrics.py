@@ -3,6 +3,8 @@
 `scores` is [..., rows, probes]: row 0 is the base model, before any stage, the last row is the final
 checkpoint R_T. Higher is better everywhere: `upwards` turns losses round first. Axes in front are
 resamples, see `eval.resample`. `learnt` holds, per probe, the row of the stage that teaches it.
+`descent` says which row came of which (`eval.descent`); all rows but those of `tax` have to have led to
+the last one, and without it each came of the one before.
 
 Source: methods cards A16 to A19; Lopez-Paz and Ranzato 2017, arXiv:1706.08840 (BWT, FWT; the mean
 is over T - 1 entries, where their script divides by T); Chaudhry et al. 2018, arXiv:1801.10112
@@ -13,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cpt.errors import ProbeError
+from eval.descent import Descent, line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,30 +50,46 @@ def backward_transfer(scores: "Scores", learnt: Sequence[int]) -> "Scores":
     return _mean(scores[..., -1, j] - scores[..., learnt[j], j] for j in columns)
 
 
-def forward_transfer(scores: "Scores", learnt: Sequence[int]) -> "Scores":
+def forward_transfer(
+    scores: "Scores", learnt: Sequence[int], descent: Descent | None = None
+) -> "Scores":
     """FWT = mean of R_{j-1,j} - R_{0,j} over probes learnt after the first stage.
 
-    What earlier stages gave a skill before it was taught, against the untouched base.
+    What earlier stages gave a skill before it was taught, against the untouched base; j-1 is the row
+    that the stage started from.
 
     Raises:
-        ProbeError: every probe is learnt in the first stage.
+        ProbeError: every probe is learnt in a stage that started from the base.
     """
-    columns = [j for j, row in enumerate(learnt) if row > 1]
+    before = (descent or line(scores.shape[-2])).before
+    columns = [j for j, row in enumerate(learnt) if before[row] > 0]
     if not columns:
         raise ProbeError("forward transfer needs a probe that a stage after the first one teaches")
-    return _mean(scores[..., learnt[j] - 1, j] - scores[..., 0, j] for j in columns)
+    return _mean(scores[..., before[learnt[j]], j] - scores[..., 0, j] for j in columns)
 
 
-def forgetting(scores: "Scores", learnt: Sequence[int]) -> "Scores":
+def forgetting(
+    scores: "Scores", learnt: Sequence[int], descent: Descent | None = None, *, fixed: bool = False
+) -> "Scores":
     """F = mean of max_{j<=l<T} R_{l,j} - R_{T,j} over probes learnt before the last stage.
 
-    Against the best so far, since a probe may rise again after its own stage; so F is not -BWT.
+    Against the best so far, since a probe may rise again after its own stage; so F is not -BWT. The l
+    are the rows that came of the one which learnt the probe.
+
+    Args:
+        fixed: the best is the row that is best in the first of the scores, in all of them.
 
     Raises:
         ProbeError: every probe is learnt in the last stage.
     """
-    columns = _earlier(scores, learnt, "forgetting")
-    return _mean(scores[..., learnt[j] : -1, j].max(-1) - scores[..., -1, j] for j in columns)
+    led_to = (descent or line(scores.shape[-2])).led_to
+    parts = []
+    for j in _earlier(scores, learnt, "forgetting"):
+        since = [row for row in range(scores.shape[-2] - 1) if learnt[j] in led_to[row]]
+        best = scores[..., since, j]
+        best = best[..., best[0].argmax()] if fixed else best.max(-1)
+        parts.append(best - scores[..., -1, j])
+    return _mean(parts)
 
 
 def drops(scores: "Scores") -> "Scores":
@@ -79,11 +98,23 @@ def drops(scores: "Scores") -> "Scores":
     return found
 
 
-def incremental_average(scores: "Scores", learnt: Sequence[int]) -> "Scores":
+def falls(scores: "Scores") -> "Scores":
+    """R_{l,j} - R_{T,j} [..., probes] from the row l < T that is best in the first of the scores.
+
+    Below 0 where the last row is the best; for scores [resamples, rows, probes].
+    """
+    best = scores[0, :-1].argmax(0)
+    found: Scores = scores[:, best, range(len(best))] - scores[:, -1]
+    return found
+
+
+def incremental_average(
+    scores: "Scores", learnt: Sequence[int], descent: Descent | None = None
+) -> "Scores":
     """Mean over stages i of the mean of R_{i,j} over the probes learnt by then."""
     means = []
-    for row in range(1, scores.shape[-2]):
-        known = [j for j, own in enumerate(learnt) if own <= row]
+    for row, led in enumerate((descent or line(scores.shape[-2])).led_to[1:], start=1):
+        known = [j for j, own in enumerate(learnt) if own in led]
         if known:
             means.append(scores[..., row, known].mean(-1))
     return _mean(means)
@@ -110,9 +141,13 @@ def retention(
     return _mean(ratios)
 
 
-def tax(scores: "Scores") -> "Scores":
-    """Mean fall of the probes in each hop, mean_j (R_{i-1,j} - R_{i,j}) [..., rows - 1]."""
-    found: Scores = (scores[..., :-1, :] - scores[..., 1:, :]).mean(-1)
+def tax(scores: "Scores", descent: Descent | None = None) -> "Scores":
+    """Mean fall of the probes in each stage from where it started, mean_j (R_{i-1,j} - R_{i,j}).
+
+    Returns: [..., rows - 1]; along a line they add up to the fall from the base to the last row.
+    """
+    before = (descent or line(scores.shape[-2])).before[1:]
+    found: Scores = (scores[..., before, :] - scores[..., 1:, :]).mean(-1)
     return found
 
 

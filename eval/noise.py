@@ -7,6 +7,7 @@ from pathlib import Path
 from eval.compare import paired_items
 from eval.matrix import Row, read_row
 from eval.means import paired_difference
+from eval.split import only
 
 
 @dataclass(frozen=True)
@@ -14,9 +15,9 @@ class Noise:
     """Two measurements of one probe on the same checkpoint.
 
     Args:
-        num_differing: items whose values differ.
+        num_items, num_differing: items of both measurements, and those whose values differ.
         largest: the largest difference of one item.
-        shift: difference of the two scores, second minus first.
+        shift: difference of the two scores, second minus first, over the items that are reported.
         stderr: what repeating adds to the standard error of a change: the larger of |shift| and the
             standard error of the shift. Noise that hits items alone is in the paired differences of a
             change already and is counted twice; a shift of all items together is in none of them,
@@ -35,14 +36,15 @@ def noise_floor(first: Row, second: Row) -> dict[str, Noise]:
     """Compare two measurements of the same checkpoint, probe by probe, over the probes of both.
 
     Raises:
-        ProbeError: they were measured differently, or share no item of a probe.
+        ProbeError: they were measured differently, or share no item of a probe that is reported.
     """
+    tested = only(first, "test"), only(second, "test")
     found = {}
     for probe in first.scores:
         if probe in second.scores:
             before, after = paired_items(first, second, probe)
             apart = [abs(b.value - a.value) for a, b in zip(before, after, strict=True)]
-            shift, stderr = paired_difference(before, after)
+            shift, stderr = paired_difference(*paired_items(*tested, probe))
             found[probe] = Noise(
                 probe=probe,
                 num_items=len(apart),

@@ -7,6 +7,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from cpt.errors import ProbeError
 from cpt.hooks.backbone import bare_model
 from cpt.tokens import OutputHead
 from eval.packed import (
@@ -41,6 +42,9 @@ class PackedModel:
     Attributes:
         why: what keeps the model from the faster way, for people; empty if nothing does.
         longest: no row with branches has more nodes.
+        same_below: up to this length a position is rotated alike in every row; beyond, RoPE of the kinds
+            `dynamic` and `longrope` goes by the longest row of the batch, so longer ones are alone in theirs.
+            None where that never is.
         attention: the row length at which attention costs as much as everything else: 24 H^2 FLOPs of a
             layer for a token against 4 H L, at two thirds of the speed (measured for H = 576 on a CPU).
     """
@@ -50,7 +54,9 @@ class PackedModel:
         self.device = model.device
         self.why = ""
         self.is_right = self.branches = False
+        self.same_below: int | None = None
         try:
+            self.same_below = _same_below(model.config.get_text_config())
             inner = bare_model(model)
             self.backbone, self.head = inner.base_model, OutputHead(inner)
             config = model.config.get_text_config()
@@ -59,6 +65,11 @@ class PackedModel:
             self.longest = min([max(max_length, positions), MOST_NODES, *_windows(config)])
             self.is_right = self._agrees(model, False)
             self.branches = _takes_masks(config) and self._agrees(model, True)
+        except torch.OutOfMemoryError:
+            raise ProbeError(
+                "the accelerator has no memory for a few tokens beside the model; free it of other "
+                "processes, or load the model in bfloat16"
+            ) from None
         except CANNOT as error:
             self.why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if not self.branches:
@@ -68,6 +79,18 @@ class PackedModel:
 
     def batches(self, sequences: Sequence[Tokens], budget: int) -> list[Batch]:
         """Rows for sorted sequences in batches of at most `budget` tokens, or of one row."""
+        if self.same_below is None or max(map(len, sequences), default=0) <= self.same_below:
+            return self._batches(sequences, budget)
+        numbers = sorted(range(len(sequences)), key=lambda number: -len(sequences[number]))
+        long = [number for number in numbers if len(sequences[number]) > self.same_below]
+        short = sorted({*numbers} - {*long})
+        alone: list[Batch] = [[(make_row([sequences[n]], [0], range(1)), [n])] for n in long]
+        packed = self._batches([sequences[n] for n in short], budget)
+        return alone + [
+            [(row, [short[n] for n in each]) for row, each in batch] for batch in packed
+        ]
+
+    def _batches(self, sequences: Sequence[Tokens], budget: int) -> list[Batch]:
         shared, lengths = shared_lengths(sequences), [len(sequence) for sequence in sequences]
         members = chains(lengths, shared)
         longest = min(self.longest, budget)
@@ -93,6 +116,9 @@ class PackedModel:
         length = max(map(len, rows))
         tokens = torch.tensor([row.tokens + [0] * (length - len(row)) for row in rows])
         given: dict[str, Any] = {"input_ids": tokens.to(self.device)}
+        if self.same_below is not None and length > self.same_below:
+            # `dynamic` keeps the longest length that it has seen until it sees one that needs no scaling.
+            self.backbone(input_ids=given["input_ids"][:1, :1], use_cache=False)
         if not all(row.is_chain for row in rows):
             sees = torch.from_numpy(numpy.stack([row.mask(length) for row in rows]))
             sees = sees[:, None].to(self.device)
@@ -140,6 +166,22 @@ class PackedModel:
 #: Of the tokens that a model is tried on: a trunk and branches, and where the branches leave it.
 _TRIED = ((3, 15), (20, 25), (31, 33), (40, 43), (52, 59))
 _CUTS = (12, 12, 9, 4)
+
+
+def _same_below(config: Any) -> int | None:
+    """See `PackedModel.same_below`; of transformers/modeling_rope_utils.py, dynamic_rope_update."""
+    given = getattr(config, "rope_parameters", None) or {}
+    # One dictionary, or one for each type of layer.
+    kinds = [given, *(each for each in given.values() if isinstance(each, dict))]
+    found = list[int]()
+    for each in kinds:
+        if each.get("rope_type") == "longrope":
+            found.append(each["original_max_position_embeddings"])
+        elif "dynamic" in str(
+            each.get("rope_type")
+        ):  # at its own length it still keeps a longer one
+            found.append(config.max_position_embeddings - 1)
+    return min(found, default=None)
 
 
 def _takes_masks(config: Any) -> bool:

@@ -27,6 +27,7 @@ class Paired:
         low, high: two-sided 95 % interval of the gain.
         worse: one-sided p-value of the hypothesis "gain >= -margin".
         not_worse: one-sided p-value of the hypothesis "gain <= -margin".
+        not_better: one-sided p-value of the hypothesis "gain <= 0".
         counts: items lost and won where the tests of proportions were used, else None.
         units: what `skewed_t` saw, else None.
         noise: see `compare`.
@@ -38,6 +39,7 @@ class Paired:
     high: float
     worse: float
     not_worse: float
+    not_better: float
     counts: tuple[int, int] | None
     units: Units | None
     noise: float
@@ -65,6 +67,7 @@ def compare(
     units, stderr = units_of(before, after, sign)
     total = math.hypot(units.stderr, noise)
     worse, not_worse = skewed_t(sign * delta + margin, total, units.num, units.skewness)
+    _, not_better = skewed_t(sign * delta, total, units.num, units.skewness)
     low, high = _ends(sign * delta, total, units.num, units.skewness)
     return Paired(
         gain=sign * delta,
@@ -73,6 +76,7 @@ def compare(
         high=high,
         worse=worse,
         not_worse=not_worse,
+        not_better=not_better,
         counts=None,
         units=units,
         noise=noise,
@@ -100,24 +104,23 @@ def _proportions(
 ) -> Paired:
     moves = [sign * (b.value - a.value) for a, b in zip(before, after, strict=True)]
     lost, won, num_items = moves.count(-1.0), moves.count(1.0), len(moves)
-    no_fall, no_rise = mcnemar(lost, won)
-    worse, not_worse = no_fall, no_rise
+    at_margin = at_zero = mcnemar(lost, won)
     if margin:
-        worse, not_worse = score_test(lost, won, num_items, margin)
+        at_margin = score_test(lost, won, num_items, margin)
     low, high = score_interval(lost, won, num_items)
-    if noise and margin < 1:
-        z = score(lost, won, num_items, -margin)
-        stderr = abs((gain + margin) / z) if z else math.sqrt(lost + won) / num_items
-        z = (gain + margin) / math.hypot(stderr, noise)
-        worse, not_worse = max(worse, _NORMAL.cdf(z)), max(not_worse, _NORMAL.cdf(-z))
+    if noise:
+        at_zero = _noisy(at_zero, lost, won, num_items, 0.0, noise)
+        if margin < 1:
+            at_margin = _noisy(at_margin, lost, won, num_items, -margin, noise)
         extra = noise * _NORMAL.inv_cdf((1 + CONFIDENCE) / 2)
         low = gain - math.hypot(gain - low, extra)
         high = gain + math.hypot(high - gain, extra)
-    # The score is a normal approximation: what the exact tests do not reject belongs to the interval.
+    # The score is a normal approximation: where an exact test is known, the interval ends as that says,
+    # so that no verdict contradicts it.
     side = (1 - CONFIDENCE) / 2
-    for point, no_less, no_more in ((-margin, worse, not_worse), (0.0, no_fall, no_rise)):
-        high = max(high, point) if no_less > side else high
-        low = min(low, point) if no_more > side else low
+    for point, (no_less, no_more) in ((-margin, at_margin), (0.0, at_zero)):
+        high = max(high, point) if no_less > side else min(high, point)
+        low = min(low, point) if no_more > side else max(low, point)
     squares = max(0.0, (lost + won) / num_items - gain * gain)
     plain = math.sqrt(squares / (num_items - 1)) if num_items > 1 else 0.0
     return Paired(
@@ -125,9 +128,20 @@ def _proportions(
         stderr=math.hypot(plain, noise),
         low=low,
         high=high,
-        worse=worse,
-        not_worse=not_worse,
+        worse=at_margin[0],
+        not_worse=at_margin[1],
+        not_better=at_zero[1],
         counts=(lost, won),
         units=None,
         noise=noise,
     )
+
+
+def _noisy(
+    exact: tuple[float, float], lost: int, won: int, num_items: int, gain: float, noise: float
+) -> tuple[float, float]:
+    """The larger p-values of "no less" and "no more" than a gain: the exact ones, or z's with the noise."""
+    z, excess = score(lost, won, num_items, gain), (won - lost) / num_items - gain
+    stderr = abs(excess / z) if z else math.sqrt(lost + won) / num_items
+    z = excess / math.hypot(stderr, noise)
+    return max(exact[0], _NORMAL.cdf(z)), max(exact[1], _NORMAL.cdf(-z))

@@ -10,10 +10,10 @@ from statistics import NormalDist
 
 from eval.paired import Paired
 from eval.proportions import restricted_loss, score
-from eval.skewed_t import critical
+from eval.skewed_t import LEAST_UNITS, critical
 
 POWER = 0.8
-_UNIT_POWER, _SKEWNESS = 0.85, 1.75
+_UNIT_POWER, _SKEWNESS = 0.85, 1.25
 _NORMAL = NormalDist()
 
 
@@ -30,7 +30,7 @@ def detectable(found: Paired, num_items: int, margin: float, level: float) -> fl
             return 1.0
         fall = _fall_of_proportions(found.counts[1], found.noise, num_items, margin, level)
         return min(1.0, fall)
-    needed = _items_of_units(found, num_items, margin, level)
+    needed = _items_of_units(found, num_items, margin, level, num_items)
     return _smallest(lambda excess: needed(excess) <= num_items)
 
 
@@ -46,7 +46,13 @@ def items_needed(found: Paired, num_items: int, margin: float, level: float) -> 
     if found.counts is not None:
         needed = _items_of_proportions(found.counts[1], found.noise, num_items, margin, level)
     else:
-        needed = _items_of_units(found, num_items, margin, level)(margin)
+        assert found.units is not None
+        # not so few that no number of them would show anything
+        fewest = LEAST_UNITS * num_items / found.units.num
+        needed = _smallest(
+            lambda n: n >= max(fewest, _items_of_units(found, num_items, margin, level, n)(margin)),
+            fewest,
+        )
     return max(1, math.ceil(needed))
 
 
@@ -110,22 +116,23 @@ def _items_of_proportions(
 
 
 def _items_of_units(
-    found: Paired, num_items: int, margin: float, level: float
+    found: Paired, num_items: int, margin: float, level: float, planned: float
 ) -> Callable[[float], float]:
-    """Items for which excess = (critical(level) + t(0.85)) stderr, with n - 1 degrees of freedom.
+    """Items for which excess = (critical(level) + t(0.85)) stderr, with the quantiles of `planned` items.
 
     A fall D of shares of 1 is made of items that fail, which adds D (loss - D) to the variance of an
     item; that of other numbers is taken to move all items alike. The spread and the skewness of the
     items to come are not those of the items seen: with 0.85 in place of 0.8, and the skewness taken
-    1.75 times, falls are found as often as is said, by simulation (50 to 300 items, up to the skewness
+    1.25 times, falls are found as often as is said, by simulation (50 to 300 items, up to the skewness
     of an exponential).
     """
     from scipy.special import stdtrit
 
     units = found.units
     assert units is not None
-    below, _ = critical(level, units.num, _SKEWNESS * units.skewness)
-    size = below + float(stdtrit(max(1, units.num - 1), _UNIT_POWER))
+    num_units = max(2.0, planned * units.num / num_items)
+    below, _ = critical(level, num_units, _SKEWNESS * units.skewness)
+    size = below + float(stdtrit(num_units - 1, _UNIT_POWER))
     variance = units.stderr**2 + found.noise**2
     share = units.design * units.item_share
 

@@ -7,6 +7,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from cpt.errors import ProbeError
 from eval.one_row_each import OneRowEach
 from eval.packed import Tokens
 from eval.packed_model import PackedModel
@@ -26,20 +27,39 @@ class SharedPrompts(OneRowEach):
     packed: PackedModel | None = None
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Text after each prompt, up to a stop sequence."""
-        with mock.patch.object(self, "batch_size_per_gpu", self._num_rows(requests)):
-            texts: list[str] = super().generate_until(requests, disable_tqdm)
-        return texts
+        """Text after each prompt, up to a stop sequence.
+
+        Where the accelerator's memory does not do, greedy answers are made anew in smaller batches.
+
+        Raises:
+            ProbeError: it does not do for one prompt; or answers are sampled, which depends on the batches.
+        """
+        rows = self._num_rows(requests)
+        while True:
+            try:
+                with mock.patch.object(self, "batch_size_per_gpu", rows):
+                    texts: list[str] = super().generate_until(requests, disable_tqdm)
+                return texts
+            except torch.OutOfMemoryError:
+                if rows == 1 or not _is_greedy(requests):
+                    raise ProbeError(
+                        f"the accelerator has no memory to answer {rows} prompts at a time; give the suite a "
+                        f"smaller batch_size or max_length, or load the model in bfloat16"
+                    ) from None
+            rows = max(1, rows // 2)
+            torch.cuda.empty_cache()
 
     def _num_rows(self, requests: Sequence[Any]) -> int:
         """Rows of a batch; of sampled answers those of HFLM, as they depend on the batch."""
         rows = int(self.batch_size_per_gpu)
-        settings = [request.args[1] for request in requests]
-        is_greedy = not any(each.get("do_sample") or each.get("temperature") for each in settings)
-        if self.packed is None or not is_greedy or not requests:
+        if self.packed is None or not _is_greedy(requests) or not requests:
             return rows
         longest = max(len(self.tok_encode(request.args[0])) for request in requests)
-        longest += max(int(each.get("max_gen_toks", self.max_gen_toks)) for each in settings)
+        longest += max(
+            int(each.args[1].get("max_gen_toks", self.max_gen_toks)) for each in requests
+        )
+        if self.packed.same_below is not None and longest > self.packed.same_below:
+            return 1  # positions of a row would depend on the longest beside it
         return max(rows, min(TIMES * rows, rows * TOKENS // longest))
 
     def _model_generate(
@@ -53,6 +73,11 @@ class SharedPrompts(OneRowEach):
                 cache = shared_cache(self.packed, context, settings["attention_mask"])
             settings |= {"past_key_values": cache} if cache is not None else {}
         return super()._model_generate(context, max_length=max_length, stop=stop, **settings)
+
+
+def _is_greedy(requests: Sequence[Any]) -> bool:
+    settings = [request.args[1] for request in requests]
+    return not any(each.get("do_sample") or each.get("temperature") for each in settings)
 
 
 def shared_cache(model: PackedModel, context: Tensor, attention_mask: Tensor) -> Any:

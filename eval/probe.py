@@ -3,7 +3,6 @@
 import copy
 import functools
 import json
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,10 +15,7 @@ from cpt.ids import atomic_write
 from eval.known import is_complete, result
 from eval.noise import second_of
 from eval.progress import Meter, quiet
-from eval.suite import Probe, Suite, materialise
-
-# lm_eval/defaults.py: what `lm_eval run` seeds Python, numpy, torch and the few-shot sampler with
-PYTHON_SEED, NUMPY_SEED, TORCH_SEED, SHOT_SEED = 0, 1234, 1234, 1234
+from eval.suite import Suite, materialise
 
 
 def probe_model(
@@ -37,8 +33,9 @@ def probe_model(
 ) -> dict[str, Any]:
     """Measure every probe of a suite and return the result, on every rank the same cells.
 
-    Probes that read different metrics of one task at the same settings share its run: each prompt is
-    answered once, and the seconds of the first of them are those of all.
+    All tasks are loaded before the first is measured. Probes that read different metrics of one task at the
+    same settings share its run: each prompt is answered once, and the seconds of the first of them are those
+    of all.
     Random states, training mode, `use_cache` and the tokenizer stay as they were.
 
     Args:
@@ -48,7 +45,8 @@ def probe_model(
             probe runs, which the next may overwrite; see `progress.show_progress`.
         verbose: let lm-eval's own log and bars through.
         known: cells that need no measurement; see `eval.known`. With all of them no model is needed.
-        engine: what lm-eval asks in place of the model, for another backend; see `eval.vllm_backend`.
+        engine: what lm-eval asks in place of the model, for another backend; `model` then only says its
+            number type. See `eval.vllm_backend`.
 
     Raises:
         ProbeError: a probe gave no usable number, or the suite's backend takes no model in memory.
@@ -60,14 +58,16 @@ def probe_model(
             f"suite {suite.name} has `backend: {suite.backend}`, which loads finished checkpoints itself; "
             f"what measures a model in memory needs `backend: hf`"
         )
+    from eval import measuring
     from eval.harness import Model, frozen, templates_compiled_once
+    from eval.ranks import together
 
     started = time.perf_counter()
     main = accelerator is None or accelerator.is_main_process
     meter = Meter(progress if main else None)
     model = _unwrapped(model, accelerator)
     cells: dict[str, Any] = {}
-    dtype = "" if engine else str(model.dtype)  # an engine's is the one that it was asked for
+    dtype = str(model.dtype)
     kept: AbstractContextManager[None] = nullcontext() if engine else frozen(model)
     with quiet(meter, verbose), templates_compiled_once(), kept:
         folder = _tasks_folder(suite, cache, accelerator)
@@ -80,21 +80,24 @@ def probe_model(
             sharded=_is_sharded(accelerator),
             meter=meter,
         )
+        missing = [p for name, p in suite.probes.items() if name not in (known or {})]
+        group = accelerator if accelerator and accelerator.num_processes > 1 else None
+        load = functools.partial(measuring.load_all, missing, tokenizer, folder, meter)
+        tasks = together(load, group)
         runs: dict[tuple[Any, ...], Any] = {}
-        waiting = Counter(
-            probe.run for probe in suite.probes.values() if probe.name not in (known or {})
-        )
+        waiting = Counter(probe.run for probe in missing)
         for number, probe in enumerate(suite.probes.values(), start=1):
             if known and probe.name in known:
                 cells[probe.name] = known[probe.name]
                 continue
             meter.name = f"probe {number}/{len(suite.probes)} {probe.name}"
             since = time.perf_counter()
-            found = runs.pop(probe.run, None) or _measure(harness, tokenizer, probe, folder)
+            found = runs.pop(probe.run, None)
+            found = found or measuring.measure(harness, probe, tasks.pop(probe.run))
             waiting[probe.run] -= 1
             if waiting[probe.run]:  # another probe reads another metric of the same answers
                 runs[probe.run] = found
-            make = functools.partial(_cell, found, probe, since, dtype)
+            make = functools.partial(measuring.cell, found, probe, since, dtype, tokenizer)
             cells[probe.name] = _agreed(make, main, accelerator)
             if meter.show is not None:
                 meter.show(f"{meter.name}: {_summary(cells[probe.name])}")
@@ -127,20 +130,16 @@ def probe_checkpoint(
     name = Path(path_or_hub_id).name
     if is_complete(known, suite):
         return probe_model(None, None, suite, cache=cache, stage_id=name, known=known)
-    from eval.loading import load
+    from eval.loading import load, load_tokenizer
 
-    engine = None
+    engine, source = None, (path_or_hub_id, revision, trust_remote_code)
     if suite.backend == "vllm":
-        from eval.vllm_backend import vllm_model
+        from eval.vllm_backend import served
 
-        engine = vllm_model(
-            path_or_hub_id,
-            suite,
-            dtype=dtype,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-        )
-    model, tokenizer = load(path_or_hub_id, dtype, revision, trust_remote_code, engine)
+        model, engine = served(*source, suite, dtype)
+        tokenizer = load_tokenizer(*source)
+    else:
+        model, tokenizer = load(path_or_hub_id, dtype, revision, trust_remote_code)
     return probe_model(
         model,
         tokenizer,
@@ -168,49 +167,6 @@ def write_result(stage_folder: Path, result: dict[str, Any], is_second: bool = F
     path = second_of(path) if is_second else path
     atomic_write(path, json.dumps(result, ensure_ascii=False, allow_nan=False))
     return path
-
-
-def _measure(harness: Any, tokenizer: Any, probe: Probe, folder: Path) -> Any:
-    """lm-eval's results (None but on the main rank) and the tasks that ran."""
-    import numpy
-    import torch
-    from lm_eval.evaluator import evaluate
-
-    from eval.harness import load_tasks, share_out
-
-    if probe.chat and not tokenizer.chat_template:
-        raise ProbeError(
-            f"probe {probe.name} has `chat: true`, but the tokenizer has no chat template; "
-            f"set `chat: false`, or give the model a template"
-        )
-    random.seed(PYTHON_SEED)
-    numpy.random.seed(NUMPY_SEED)
-    torch.manual_seed(TORCH_SEED)
-    loaded = load_tasks(probe.name, probe.task, folder if probe.local else None)
-    for task in loaded["tasks"].values():
-        shots = task.get_config("num_fewshot") if probe.shots is None else probe.shots
-        task.set_config(key="num_fewshot", value=shots or 0)
-        task.set_fewshot_seed(seed=SHOT_SEED)
-        if harness.world_size > 1:
-            share_out(task)
-    results = evaluate(
-        lm=harness,
-        task_dict=loaded,
-        limit=probe.limit,
-        bootstrap_iters=0,
-        log_samples=True,
-        apply_chat_template=probe.chat,
-        fewshot_as_multiturn=probe.chat,
-    )
-    return results, loaded["tasks"]
-
-
-def _cell(found: Any, probe: Probe, since: float, dtype: str) -> dict[str, Any]:
-    from eval.items import read_cell
-
-    cell = read_cell(found[0], probe, found[1])
-    cell["parts"]["dtype"] = dtype.removeprefix("torch.")
-    return {**cell, "seconds": round(time.perf_counter() - since, 2)}
 
 
 def _tasks_folder(suite: Suite, cache: Path, accelerator: Any) -> Path:

@@ -127,11 +127,18 @@ def _tail(
     ways = logs[-1] - logs[b] - logs[c] - logs[np.maximum(rest, 0)]
     kept = beyond & (rest >= 0)
     tables = [np.broadcast_to(each, kept.shape)[kept] for each in (b, c, rest, ways)]
-    largest = 0.0
-    for chance in np.linspace(math.sqrt(low), math.sqrt(high), _NUISANCES) ** 2:
+
+    def probability(root: float) -> float:
+        chance = root * root
         log_p = tables[3] + xlogy(tables[0], chance + margin) + xlogy(tables[1], chance)
         p = np.exp(log_p + xlogy(tables[2], max(0.0, 1 - 2 * chance - margin)))
-        largest = max(largest, float(p.sum()))
+        return float(p.sum())
+
+    roots = np.linspace(math.sqrt(low), math.sqrt(high), _NUISANCES)
+    found = [probability(root) for root in roots]
+    best = int(np.argmax(found))  # and once more between its neighbours
+    nearer = np.linspace(roots[max(0, best - 1)], roots[min(best + 1, len(roots) - 1)], _NUISANCES)
+    largest = max(found[best], *(probability(root) for root in nearer))
     return min(1.0, largest + _OUTSIDE)
 
 

@@ -1,4 +1,4 @@
-"""Intervals of any number that is computed from a probe matrix: resampled items, or several seeds."""
+"""Intervals of any number that is computed from a probe matrix: items are resampled."""
 
 import math
 import zlib
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NUM_RESAMPLES = 1000
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,29 @@ class Estimate:
 
 
 def resample(
-    matrix: Matrix, probes: Sequence[str], num_resamples: int = NUM_RESAMPLES, seed: int = 0
+    matrix: Matrix,
+    probes: Sequence[str],
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+    *,
+    unseen: bool = True,
 ) -> "NDArray[Any]":
     """Scores [1 + resamples, rows, probes] of items drawn with replacement; the first are not drawn.
 
     All rows of a probe get the same items, so that what differs between rows stays paired; items of a
     cluster are drawn together. Probes are drawn apart. Only items that every row has are taken.
 
+    Args:
+        unseen: add to every row but the base a normal number with the variance of the items that could
+            have changed and did not (`floors`): where no item of 100 changed, drawing them
+            again cannot show what the next 100 would do.
+
     Raises:
         ProbeError: a row lacks a probe, or was measured differently from the base.
     """
     import numpy as np
 
-    columns = [_resampled(matrix, probe, num_resamples, seed) for probe in probes]
+    columns = [_resampled(matrix, probe, num_resamples, seed, unseen) for probe in probes]
     return np.stack(columns, axis=-1)
 
 
@@ -56,21 +67,21 @@ def estimate(values: "NDArray[Any]") -> Estimate:
     return Estimate(value, min(value, 2 * value - float(low)), max(value, 2 * value - float(high)))
 
 
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """Mean of one number from several chains, with Student's interval: mean +- t s / sqrt(n).
+def of_largest(
+    largest: "NDArray[Any]", chosen: "NDArray[Any]", least: float = -math.inf
+) -> Estimate:
+    """Estimate of a number that is the largest of several, such as the worst drop.
 
-    Raises:
-        ProbeError: fewer than two chains.
+    Its lower end is that of `estimate`, which takes out what choosing the largest adds; its upper end is at
+    least that of the one that was chosen, taken alone. Where all are alike and one is 0, the first alone
+    would have no width.
+
+    Args:
+        chosen: the one that is largest in the first value, in all resamples.
+        least: below which the number cannot be.
     """
-    from scipy.special import stdtrit
-
-    if len(values) < 2:
-        raise ProbeError(f"an interval over seeds needs two chains or more, not {len(values)}")
-    mean = math.fsum(values) / len(values)
-    squares = math.fsum((value - mean) ** 2 for value in values)
-    stderr = math.sqrt(squares / (len(values) - 1) / len(values))
-    half = float(stdtrit(len(values) - 1, 0.975)) * stderr
-    return Estimate(mean, mean - half, mean + half)
+    whole, alone = estimate(largest), estimate(chosen)
+    return Estimate(whole.value, max(least, whole.low), max(whole.high, alone.high))
 
 
 def common_items(matrix: Matrix, probe: str) -> list[list[Item]]:
@@ -91,7 +102,36 @@ def common_items(matrix: Matrix, probe: str) -> list[list[Item]]:
     return [[items[key] for key in shared] for items in rows]
 
 
-def _resampled(matrix: Matrix, probe: str, num_resamples: int, seed: int) -> "NDArray[Any]":
+def floors(totals: "NDArray[Any]", sizes: "NDArray[Any]", is_share: bool) -> "NDArray[Any]":
+    """Standard error [rows] of the changes that no row before it shows, the largest over these rows.
+
+    The floor of `eval.skewed_t.units_of`: of the units that did not change between two rows up to three count
+    as if they had, each by as much as those that did.
+
+    Args:
+        totals, sizes: of each unit [rows, units] the sum of weight times value, and of weights.
+    """
+    import numpy as np
+
+    parts = totals / sizes.sum(-1, keepdims=True)  # [rows, units], adding up to the score
+    shares = sizes / sizes.sum(-1, keepdims=True)
+    influences = parts - shares * parts.sum(-1, keepdims=True)
+    found = np.zeros(len(parts))
+    for row in range(1, len(parts)):
+        for other in range(row):
+            moves = parts[row] - parts[other]
+            changed = np.abs(moves) > _ROUNDING
+            varies = np.abs(influences[row] - influences[other]).max() > _ROUNDING
+            few = min(3, int((~changed).sum())) if varies else 3
+            whole = shares[row] if is_share else influences[other]
+            size = np.square(moves[changed] if changed.any() else whole).mean()
+            found[row] = max(found[row], math.sqrt(few * size))
+    return found
+
+
+def _resampled(
+    matrix: Matrix, probe: str, num_resamples: int, seed: int, unseen: bool
+) -> "NDArray[Any]":
     import numpy as np
 
     rows = common_items(matrix, probe)
@@ -109,4 +149,9 @@ def _resampled(matrix: Matrix, probe: str, num_resamples: int, seed: int) -> "ND
     drawn += np.arange(num_resamples)[:, None] * len(place)
     counts = np.bincount(drawn.ravel(), minlength=num_resamples * len(place))
     times = np.vstack([np.ones(len(place)), counts.reshape(num_resamples, len(place))])
-    return np.asarray((times @ totals) / (times @ sizes))
+    scores = np.asarray((times @ totals) / (times @ sizes))
+    if unseen:
+        is_share = bool((values >= 0).all() and (values <= 1).all())
+        floor = floors(totals.T, sizes.T, is_share)
+        scores[1:] += floor * rng.standard_normal((num_resamples, len(rows)))
+    return scores

@@ -39,13 +39,42 @@ class Scorer:
             pairs: no continuation is empty or longer than its inputs.
             batch_size: rows of a batch; with the longest sequence it bounds a batch's tokens.
             step: told how many pairs are done.
+
+        Where the accelerator's memory does not do, batches become smaller, down to single rows.
+
+        Raises:
+            ProbeError: it does not do for one row.
         """
         asking: dict[Tokens, list[int]] = {}
         for number, (inputs, _) in enumerate(pairs):
             asking.setdefault(inputs, []).append(number)
+        budget = batch_size * max(LEAST_TOKENS, max(map(len, asking), default=1))
+        answers: dict[int, Answer] = {}
+        while asking:
+            try:
+                self._score_all(asking, budget, pairs, answers, step)
+            except torch.OutOfMemoryError:
+                longest = max(map(len, asking))
+                if budget <= longest:
+                    raise ProbeError(
+                        f"the accelerator has no memory for one row of {longest} tokens; free it of other "
+                        f"processes, give the suite a smaller max_length, or load the model in bfloat16"
+                    ) from None
+                budget = max(budget // 2, longest)
+            if asking:  # out of memory: what is left, in smaller batches
+                torch.cuda.empty_cache()
+        return [answers[number] for number in range(len(pairs))]
+
+    def _score_all(
+        self,
+        asking: dict[Tokens, list[int]],
+        budget: int,
+        pairs: Sequence[Pair],
+        answers: dict[int, Answer],
+        step: Callable[[int], None],
+    ) -> None:
+        """Score in batches of at most `budget` tokens, and take from `asking` what is done."""
         sequences = sorted(asking)
-        budget = batch_size * max(LEAST_TOKENS, max(map(len, sequences), default=1))
-        answers: list[Answer] = [(0.0, False)] * len(pairs)
         for batch in self.model.batches(sequences, budget):
             asked = [
                 (request, place, path)
@@ -54,10 +83,13 @@ class Scorer:
                 for request in asking[sequences[number]]
             ]
             found = self._score([row for row, _ in batch], asked, pairs)
-            for (request, _, _), answer in zip(asked, found, strict=True):
-                answers[request] = answer
+            answers.update(
+                (request, answer) for (request, _, _), answer in zip(asked, found, strict=True)
+            )
+            for _, numbers in batch:
+                for number in numbers:
+                    del asking[sequences[number]]
             step(len(asked))
-        return answers
 
     def _score(
         self, rows: list[Row], asked: list[tuple[int, int, Any]], pairs: Sequence[Pair]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cpt.errors import ProbeError
 from eval.matrix import Matrix
 from eval.metrics import upwards
-from eval.resample import NUM_RESAMPLES, Estimate, estimate, resample
+from eval.resample import NUM_RESAMPLES, Estimate, of_largest, resample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -129,11 +129,35 @@ def gaps(
             Gap(
                 probe=probe,
                 start=told[0],
-                lowest=estimate(minimum(series)),
+                lowest=_lowest(series),
                 lowest_at=steps[1 + int(series[0, 1:].argmin())],
-                windowed=estimate(windowed_forgetting(series, window)),
-                recovery=estimate(recovery(series)),
+                windowed=of_largest(
+                    windowed_forgetting(series, window), _largest_fall(series, window), least=0.0
+                ),
+                recovery=_recovery(series),
                 recovered_at=recovered_at(told, steps, tolerance if margin is None else margin),
             )
         )
     return tuple(found)
+
+
+def _lowest(series: "Series") -> Estimate:
+    """Of the lowest score, which is the largest of the scores turned round."""
+    found = of_largest(-minimum(series), -series[:, 1 + int(series[0, 1:].argmin())])
+    return Estimate(-found.value, -found.high, -found.low)
+
+
+def _recovery(series: "Series") -> Estimate:
+    """Of the recovery, the largest rise of the last score over those before it; 0 of a single one."""
+    before = range(1, max(2, series.shape[1] - 1))
+    lowest = min(before, key=lambda index: float(series[0, index]))
+    return of_largest(recovery(series), series[:, -1] - series[:, lowest], least=0.0)
+
+
+def _largest_fall(series: "Series", window: int) -> "Series":
+    """The fall between those two evaluations which are farthest apart in the first series."""
+    last = series.shape[1] - 1
+    pairs = [(i, j) for i in range(last) for j in range(i + 1, min(i + window, last) + 1)]
+    start, end = max(pairs, key=lambda pair: float(series[0, pair[0]] - series[0, pair[1]]))
+    fall: Series = series[:, start] - series[:, end]
+    return fall

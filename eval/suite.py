@@ -10,7 +10,13 @@ from cpt import yaml12
 from cpt.errors import CptError, ProbeError
 from cpt.ids import short_hash
 from cpt.settings import did_you_mean, validate
-from eval.suite_checks import check_direction, check_foreign, metric_of
+from eval.suite_checks import (
+    check_backend,
+    check_direction,
+    check_endings,
+    check_foreign,
+    metric_of,
+)
 from eval.suite_spec import FACETS, GROUPS, ProbeSpec, SuiteSpec
 from eval.taskfile import TaskFile, find_tasks, read_task, write_task
 from eval.view import (
@@ -73,6 +79,7 @@ class Suite:
     max_length: int | None
     probes: dict[str, Probe]
     backend: str = "hf"
+    tensor_parallel: int | None = None
 
     @cached_property
     def hash(self) -> str:
@@ -101,8 +108,18 @@ def load_suite(path: Path, backend: str | None = None) -> Suite:
     }
     _check_views(path, probes)
     backend = backend or spec.backend
-    probes = {name: _on(backend, probe) for name, probe in probes.items()}
-    return Suite(spec.name, path, spec.batch_size, spec.max_length, probes, backend)
+    check_backend(path, spec, backend)
+    for name, probe in probes.items():
+        check_endings(f"{path}: probes.{name}", probe.metric, probe.local, backend)
+    return Suite(
+        name=spec.name,
+        path=path,
+        batch_size=spec.batch_size,
+        max_length=spec.max_length,
+        probes={name: _on(backend, probe) for name, probe in probes.items()},
+        backend=backend,
+        tensor_parallel=spec.tensor_parallel,
+    )
 
 
 def _on(backend: str, probe: Probe) -> Probe:

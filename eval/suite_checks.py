@@ -1,12 +1,17 @@
-"""A probe's settings against its task: does it exist, which metrics has it, which way is better?"""
+"""A probe's settings against its task and the backend: does it exist, which metrics are there, which way is
+better?"""
 
 import difflib
 from pathlib import Path
 
 from cpt.errors import ProbeError
 from cpt.settings import did_you_mean
-from eval.suite_spec import ProbeSpec
-from eval.taskfile import TaskFile
+from eval.behaviour.manners import OF_ENDINGS
+from eval.suite_spec import ProbeSpec, SuiteSpec
+from eval.taskfile import Function, TaskFile
+
+#: What gives the metrics of endings.
+_MANNERS = "eval.behaviour.manners.process_results"
 
 
 def check_foreign(where: str, task: str, spec: ProbeSpec, tasks: dict[str, Path]) -> None:
@@ -58,3 +63,34 @@ def contradiction(direction: str | None, higher: bool | None) -> str | None:
         return None
     said = "higher" if higher else "lower"
     return f"{direction!r}, but the task says that {said} is better; remove it, or write {said!r}"
+
+
+def check_backend(path: Path, spec: SuiteSpec, backend: str) -> None:
+    """Settings of the suite that its own backend does not have.
+
+    A backend from the command line goes before the file's, whose settings were written for the other one;
+    those then have no meaning, and are no mistake.
+    """
+    if spec.tensor_parallel is not None and spec.backend != "vllm":
+        raise ProbeError(
+            f"{path}: tensor_parallel: {spec.tensor_parallel}: only vLLM spreads one model over GPUs; write "
+            f"backend: vllm too, or remove it"
+        )
+    if spec.backend == backend == "vllm" and "batch_size" in spec.model_fields_set:
+        raise ProbeError(
+            f"{path}: batch_size: {spec.batch_size}: vLLM fills its batches itself; remove it, or write "
+            f"backend: hf"
+        )
+
+
+def check_endings(where: str, metric: str | None, local: TaskFile | None, backend: str) -> None:
+    """How an answer ended is known of our own backend's answers alone; vLLM's come as plain text."""
+    if backend == "hf" or local is None or metric is None:
+        return
+    made_by = local.config.get("process_results")
+    is_ours = isinstance(made_by, Function) and made_by.name == _MANNERS
+    if is_ours and metric.partition(",")[0] in OF_ENDINGS:
+        raise ProbeError(
+            f"{where}.metric: {metric} says how an answer ended, which backend: {backend} does not tell; "
+            f"remove the probe from a copy of the suite, or write backend: hf"
+        )

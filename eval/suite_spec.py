@@ -78,9 +78,17 @@ class SuiteSpec(Settings):
     include: str | list[str] | None = Field(
         None, description="folders of lm-eval task YAMLs, relative to this file; the later one wins"
     )
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(
+        16, ge=1, description="rows of a batch, with backend: hf; vLLM fills its own"
+    )
     max_length: int | None = Field(None, ge=2, description="tokens of a prompt and its answer")
     backend: Literal["hf", "vllm"] = Field("hf", description="what runs the model")
+    tensor_parallel: int | None = Field(
+        None,
+        ge=1,
+        description="GPUs that hold one copy of the model, with backend: vllm; unless said, as many of "
+        "those that are visible as divide its attention heads",
+    )
     dev: float = Field(
         0.0,
         ge=0,

@@ -87,8 +87,10 @@ def _probe(given: argparse.Namespace) -> int:
         from launch.regression import check
 
         return check(given)
-    if given.junit is not None or given.margin is not None:
-        raise RecipeError("--junit and --margin say how a model compares; name --against MODEL too")
+    if given.junit is not None or given.margin is not None or given.any_template:
+        raise RecipeError(
+            "--junit, --margin and --any-template say how a model compares; name --against MODEL too"
+        )
     result = probe(given, stage_folder(given.model, given.runs))
     if given.json:
         plain = {

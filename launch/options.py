@@ -48,6 +48,15 @@ def add_loading(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def add_any_template(verb: argparse.ArgumentParser) -> None:
+    """Whether models may be compared that were asked in chat templates of their own."""
+    verb.add_argument(
+        "--any-template",
+        action="store_true",
+        help="compare models that have different chat templates, too: a change is then of both",
+    )
+
+
 def add_compare(compare: argparse.ArgumentParser) -> None:
     """Options of `cpt compare`."""
     compare.add_argument("models", nargs="+", metavar="MODEL", help="see below")
@@ -62,6 +71,7 @@ def add_compare(compare: argparse.ArgumentParser) -> None:
     )
     compare.add_argument("--stages", action="store_true", help="all stages of chains")
     compare.add_argument("--margin", type=amount, metavar="M", help=MARGIN)
+    add_any_template(compare)
     add_loading(compare)
     shape = compare.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="print JSON, for tools")

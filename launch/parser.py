@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from cpt import __version__
-from launch.options import COMPARE, MARGIN, add_compare, add_loading, amount
+from launch.options import COMPARE, MARGIN, add_any_template, add_compare, add_loading, amount
 
 EXAMPLES = {
     "plan": """examples:
@@ -119,6 +119,7 @@ def parser() -> argparse.ArgumentParser:
         "--against", metavar="MODEL", help="compare with this one; exit code 3 if a probe regressed"
     )
     probe.add_argument("--margin", type=amount, metavar="M", help=MARGIN)
+    add_any_template(probe)
     probe.add_argument(
         "--junit", type=Path, metavar="FILE", help="write the comparison as JUnit XML, for CI"
     )

@@ -18,7 +18,7 @@ from cpt.errors import CptError, ProbeError, RecipeError, StoreError
 from cpt.ids import atomic_write, short_hash
 from cpt.memory import keep_freed_memory
 from cpt.store import Store
-from eval.known import VERSION, is_complete, known_results
+from eval.known import VERSION, is_complete, is_current, known_results, packages_of
 from eval.matrix import read_row
 from eval.noise import firsts
 from eval.probe import probe_checkpoint, result_path
@@ -71,7 +71,14 @@ def result_file(given: argparse.Namespace, stage: Path | None, suite: Suite) -> 
     else:
         file = _cached(given, f"{suite.name}-{suite.hash}", stage, dtype)
     name = stage.name if stage else Path(given.model).name
-    if file.is_file():
+    is_chain_s = bool(stage) and file.parent.parent == stage
+    if file.is_file() and is_chain_s and not is_current(file, suite):
+        print(
+            f"cpt: note: {file} was measured with other versions of {', '.join(packages_of(suite))} than "
+            f"those here; verdicts of its chain rest on it, so it stays; delete it to measure {name} again",
+            file=sys.stderr,
+        )
+    if file.is_file() and (is_chain_s or is_current(file, suite)):
         read_row(name, name, file, suite.hash)  # is it whole?
     else:
         known = known_results(firsts(file.parent.glob(_any_suite(file, suite))), suite)

@@ -1,34 +1,27 @@
 """What a gate puts in a stage's place, made: candidates or averages measured, one chosen, published.
 
-In one process, as merges are, on whatever backend the chain runs. Each attempt is kept as soon as it is
-measured: an interrupted gate measures none twice, and none is forgotten.
+In one process, as merges are, on whatever backend the chain runs. An interrupted gate measures no attempt
+twice, and forgets none: `launch.attempts`.
 """
 
-import gc
 import json
-import shutil
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cpt import checkpoint, ids, manifest
-from cpt.actions import REMEDIES
 from cpt.errors import StoreError
 from cpt.plan import Node
-from cpt.store import replacing
-from eval.choice import Chooser, Look
-from eval.matrix import Row, read_row
-from eval.probe import probe_model, result_path
+from eval.choice import Look
+from eval.probe import result_path
+from launch.attempts import CANDIDATE, FOLDER, Attempts
 from launch.console import Console
 from launch.opening import Chain, shown
 from stages.candidates import kept, write_candidate
 from stages.remedy import Place, finish, take, take_parent
 from stages.repair import Shares, num_groups, search, write_average
-
-ATTEMPTS, CANDIDATE = "attempts", "candidate"
 
 
 def make_remedy(chain: Chain, node: Node, load: dict[str, Any], console: Console) -> None:
@@ -56,8 +49,6 @@ class _Remedy:
     node: Node
     load: dict[str, Any]
     console: Console
-    attempts: list[dict[str, Any]] = field(default_factory=list)
-    merging: float = 0.0
 
     def make(self) -> None:
         """Choose, write, publish."""
@@ -79,20 +70,20 @@ class _Remedy:
             "stage": self.node.id,
             "seconds": 0.0,
         }  # those of the attempts are in the manifest
-        own = result_path(place.partial, self.suite)
+        own = result_path(place.partial, self.attempts.suite)
         ids.atomic_write(own, json.dumps(result, ensure_ascii=False, allow_nan=False))
         made = {
             "verdict": gate.record(stage, verdict),
-            "chosen_on": "dev" if self.chooser.is_split else "all",
-            "attempts": self.attempts,
-            "earlier": self._earlier(),
+            "chosen_on": "dev" if self.attempts.chooser.is_split else "all",
+            "attempts": self.attempts.made,
+            "earlier": self.attempts.earlier(),
             "chosen": chosen.what,
             "shares": list(chosen.shares),
             "step": chosen.step,
         }
-        seconds = {"merge": self.merging, "probe attempts": self._sum("seconds")}
-        leftovers = (ATTEMPTS, CANDIDATE, f"{CANDIDATE}.partial", "checkpoint.partial")
-        note = f"{len(self.attempts)} attempts; taken: {chosen.what}"
+        seconds = {"merge": self.attempts.merging, "probe attempts": self.attempts.seconds}
+        leftovers = (FOLDER, CANDIDATE, f"{CANDIDATE}.partial", "checkpoint.partial")
+        note = f"{len(self.attempts.made)} attempts; taken: {chosen.what}"
         finish(place, self.node.inputs, made, [note], seconds, leftovers)
         self.console.say(f"{self.node.name}: {note}, in {shown(place.output)}")
 
@@ -113,20 +104,10 @@ class _Remedy:
         """The one that regressed."""
         return self.chain.plan.node(self.node.stands_for)
 
-    @property
-    def suite(self) -> Any:
-        assert self.chain.suite is not None
-        return self.chain.suite
-
     @cached_property
-    def chooser(self) -> Chooser:
-        rules = self.chain.gate.rules
-        base, parent = (self._row(stage, self.chain.gate.result(stage)) for stage in self._compared)
-        return Chooser(base, parent, rules.margins, rules.actions, self.node.inputs["skill"])
-
-    @property
-    def _compared(self) -> tuple[str, str]:
-        return self.chain.plan.nodes[0].id, self.node.merged[1]
+    def attempts(self) -> Attempts:
+        """Those before an interruption count."""
+        return Attempts(self.chain, self.node, self.place.partial, self.load, self.console)
 
     def _rollback(self) -> "_Chosen":
         """The candidate with the most new skill that passes, else the parent."""
@@ -139,16 +120,18 @@ class _Remedy:
         seen: dict[int, Look] = {}
         for number, step in enumerate(there, start=1):
             label = f"attempt {number} of {len(there)}: step {step}"
-            seen[step] = self._attempt(f"step-{step}", label, {"step": step}, writes(step))
+            seen[step] = self.attempts.measure(f"step-{step}", label, {"step": step}, writes(step))
         fit = [step for step, look in seen.items() if look.is_within]
         best = max(fit, key=lambda step: (seen[step].skill, step), default=None)
         if best is None:
             return self._parent()
-        verdict = self.chain.gate.verdict_on(f"step {best}", self._file(f"step-{best}"))
+        verdict = self.chain.gate.verdict_on(f"step {best}", self.attempts.file(f"step-{best}"))
         if verdict.action not in ("pass", "warn"):  # on the items that are reported
             return self._parent()
         take(self.place, writes(best))
-        return _Chosen(f"step {best} of {self.stage.name}", self._file(f"step-{best}"), step=best)
+        return _Chosen(
+            f"step {best} of {self.stage.name}", self.attempts.file(f"step-{best}"), step=best
+        )
 
     def _candidates(self) -> dict[int, Path]:
         """The checkpoints of the stage that the node's id promises to look at."""
@@ -175,84 +158,23 @@ class _Remedy:
             return lambda empty: write_average(result, parent, shares, empty)
 
         def see(shares: Shares) -> Look:
-            label = (
-                f"attempt {len(self.attempts) + 1} of {most}: {_told(shares)} of {self.stage.name}"
+            label = f"attempt {len(self.attempts.made) + 1} of {most}: {_told(shares)} of {self.stage.name}"
+            return self.attempts.measure(
+                _key(shares), label, {"shares": list(shares)}, writes(shares)
             )
-            return self._attempt(_key(shares), label, {"shares": list(shares)}, writes(shares))
 
         best = search(see, groups, most)
         if best is None:
             return self._parent()
         take(self.place, writes(best))
         what = f"{_told(best)} of {self.stage.name}"
-        return _Chosen(what, self._file(_key(best)), shares=best)
+        return _Chosen(what, self.attempts.file(_key(best)), shares=best)
 
     def _parent(self) -> "_Chosen":
         take_parent(self.place)
         name = manifest.read(self.place.parent).name
         self.console.say(f"{self.node.name}: none keeps every margin; {name} is taken")
         return _Chosen(f"the parent, {name}", self.chain.gate.result(self.node.merged[1]))
-
-    def _attempt(
-        self, key: str, label: str, what: dict[str, Any], write: Callable[[Path], None]
-    ) -> Look:
-        """Measure a checkpoint, unless that was done before an interruption."""
-        file = self._file(key)
-        if not file.is_file():
-            since = time.monotonic()
-            with replacing(self.place.partial / CANDIDATE) as empty:
-                write(empty)
-            self.merging = round(self.merging + time.monotonic() - since, 2)
-            result = self._measured(self.place.partial / CANDIDATE, label)
-            ids.atomic_write(file, json.dumps(result, ensure_ascii=False, allow_nan=False))
-            shutil.rmtree(self.place.partial / CANDIDATE)
-        look = self.chooser.look(self._row(key, file))
-        seconds = json.loads(file.read_text(encoding="utf-8"))["seconds"]
-        self.attempts.append({**what, **look.told(), "seconds": seconds})
-        verdict = "within every margin" if look.is_within else f"beyond: {', '.join(look.beyond)}"
-        self.console.say(
-            f"{self.node.name}: {label}: {verdict}; new skill {look.skill:+.2f} margins"
-        )
-        return look
-
-    def _measured(self, folder: Path, label: str) -> dict[str, Any]:
-        import torch
-
-        model = checkpoint.load_model(str(folder), **self.load)
-        trust = bool(self.load.get("trust_remote_code", False))
-        tokenizer = checkpoint.load_tokenizer(str(folder), trust)
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
-        result = probe_model(
-            model,
-            tokenizer,
-            self.suite,
-            cache=self.chain.store.cache,
-            stage_id=self.node.id,
-            progress=self.console.progress(f"{self.node.name}: {label.partition(':')[0]}: "),
-            verbose=self.console.verbose,
-        )
-        del model
-        gc.collect()
-        return result
-
-    def _earlier(self) -> dict[str, int]:
-        """Attempts that other rules made on the same result: whoever turns them until it passes shows it."""
-        found = {}
-        for kind in REMEDIES:
-            for file in sorted(self.chain.store.stages.glob(f"{kind}-*/manifest.json")):
-                entry = manifest.read(file.parent)
-                if entry.parents.get("result") == self.stage.id:
-                    found[entry.id] = len(entry.checks.get("gate", {}).get("attempts", ()))
-        return found
-
-    def _file(self, key: str) -> Path:
-        return self.place.partial / ATTEMPTS / f"{key}.json"
-
-    def _row(self, name: str, file: Path) -> Row:
-        return read_row(name, name, file, self.suite.hash)
-
-    def _sum(self, what: str) -> float:
-        return round(sum(float(attempt[what]) for attempt in self.attempts), 2)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from eval.gate import with_margins
 from eval.matrix import Row, read_row
 from eval.noise import Noise, read_noise
 from eval.split import only
+from eval.template import any_template, note
 from launch.naming import Model
 
 #: Of probes that have none of their own; what a recipe's gate has too.
@@ -86,6 +88,10 @@ def results(models: Sequence[Model], given: argparse.Namespace) -> Results:
     if given.margin is not None:
         margins = dict.fromkeys(rows[0].scores, given.margin)
     told = tuple(only(with_margins(row, margins), "test") for row in rows)
+    if getattr(given, "any_template", False):
+        told = any_template(told)
+        if told_apart := note(told):
+            print(f"cpt: note: {told_apart}", file=sys.stderr)
     return Results(name, suite_hash, told, tuple(files))
 
 

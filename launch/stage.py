@@ -8,8 +8,6 @@ dtype= (else the parent's), and overrides of the stage such as train.learning_ra
 """
 
 import gc
-import json
-import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,21 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cpt import ids
-from cpt import read_recipe as recipes
 from cpt.errors import ProbeError
-from cpt.gate_spec import GateSpec
-from cpt.joint import Joined
 from cpt.memory import keep_freed_memory
-from cpt.model_source import materialise
-from cpt.model_spec import ModelSpec
 from cpt.replay.hygiene import ProbeItems
 from cpt.store import Store, locked
 from eval.suite import Suite, load_suite
 from launch.backend import assert_topology, backend
 from launch.by_hand import job_by_hand
-from launch.console import Console, guarded, silenced
+from launch.console import Console, guarded
 from launch.group import work_in_group
+from launch.in_memory import accelerator_of, cache_of, load
+from launch.job_file import job_from_json
+from launch.untrained import make_merge
 from launch.watching import looker
 from stages.base import Job
 
@@ -75,57 +70,11 @@ def execute(job: Job, console: Console, is_held: bool = False) -> None:
     gc.collect()
 
 
-def make_base(spec: ModelSpec, store: Store, console: Console) -> None:
-    """Put the base model into the store: convert it, or link to where it is."""
-    from datetime import UTC, datetime
-
-    from cpt.checkpoint import digests, load_tokenizer
-    from cpt.manifest import Manifest
-    from stages.opening import tokenizer_digest
-    from stages.publish import code, packages
-
-    stage_id = spec.id()
-    with store.lock(stage_id, console.say):
-        if store.is_done(stage_id):
-            return
-        console.say(f"base: preparing {spec.label}")
-        unfinished = store.partial(stage_id)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        with silenced(not console.verbose):  # gguf draws bars of its own
-            folder = materialise(spec, unfinished / "checkpoint")
-        tokenizer = load_tokenizer(str(folder), spec.trust_remote_code)
-        Manifest(
-            id=stage_id,
-            kind="base",
-            name="base",
-            inputs=spec.content(),
-            packages=packages(),
-            code=code(),
-            checks={"tokenizer": tokenizer_digest(tokenizer)},
-            files=digests(folder),
-            finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        ).write(unfinished)
-        store.publish(stage_id)
-
-
-def make_merge(job: Job, console: Console) -> None:
-    """Make a merge stage, in this process: it needs no other. The caller holds the stage's lock."""
-    from cpt.memory import keep_freed_memory
-    from launch.steering import scorer
-    from stages.merge import make
-
-    keep_freed_memory()
-    make(job, console.say, scorer(job, console))
-
-
 def probe_items(job: Job) -> ProbeItems:
     """What the job's suite asks, for the hygiene of its data."""
     from eval.contents import item_texts
 
-    return ProbeItems(
-        item_texts(_suite(job), Store(job.store).cache if job.store else ids.cache_dir())
-    )
+    return ProbeItems(item_texts(_suite(job), cache_of(job)))
 
 
 def _suite(job: Job) -> Suite:
@@ -175,12 +124,7 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
         live = (None, None)
     elif live is None:
         checkpoint.verify_stage(job.output)  # a number of damaged weights would be kept for good
-        folder = str(job.output / "checkpoint")
-        load = dict(job.load)
-        live = (
-            checkpoint.load_model(folder, **load),
-            checkpoint.load_tokenizer(folder, load.get("trust_remote_code", False)),
-        )
+        live = load(str(job.output / "checkpoint"), job.load)
     model, tokenizer = live
     if model and world.accelerator is not None and str(world.accelerator.device) != "cpu":
         model.to(world.accelerator.device)
@@ -189,9 +133,9 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
             model,
             tokenizer,
             suite,
-            cache=Store(job.store).cache if job.store else ids.cache_dir(),
+            cache=cache_of(job),
             stage_id=job.id,
-            accelerator=_accelerator() if world.size > 1 else None,
+            accelerator=accelerator_of(world),
             progress=console.progress(f"{job.name}{', again' if is_second else ''}: "),
             verbose=job.verbose,
             known={} if is_second else known,
@@ -201,53 +145,12 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
         world.barrier()
 
 
-def _accelerator() -> Any:
-    from accelerate import Accelerator
-
-    return Accelerator()
-
-
 def _lock(job: Job, console: Console) -> AbstractContextManager[Any]:
     """The store's lock of the stage; of a stage by hand, a file beside its output."""
     if job.store:
         return Store(job.store).lock(job.id, console.say)
     output = job.output
     return locked(output.with_name(f".{output.name}.lock"), output.name, console.say)
-
-
-def job_to_json(job: Job) -> str:
-    """A job as one JSON text, for a worker in another process."""
-    tree: dict[str, Any] = {name: getattr(job, name) for name in Job.__dataclass_fields__}
-    tree["spec"] = job.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    tree["gate"] = job.gate and job.gate.model_dump(mode="json")
-    tree["file"] = job.spec.file
-    tree["joined"] = [
-        {
-            "name": each.name,
-            "seed": each.seed,
-            "file": each.spec.file,
-            "spec": each.spec.model_dump(mode="json", by_alias=True, exclude_none=True),
-        }
-        for each in job.joined
-    ]
-    return json.dumps(
-        {key: str(value) if isinstance(value, Path) else value for key, value in tree.items()}
-    )
-
-
-def job_from_json(text: str) -> Job:
-    """The inverse of `job_to_json`."""
-    tree = json.loads(text)
-    tree["spec"] = recipes.check_stage(tree["spec"], tree.pop("file"))
-    tree["trackers"] = tuple(tree["trackers"])
-    tree["gate"] = GateSpec.model_validate(tree["gate"]) if tree["gate"] else None
-    tree["joined"] = tuple(
-        Joined(each["name"], recipes.check_stage(each["spec"], each["file"]), each["seed"])
-        for each in tree["joined"]
-    )
-    for name in ("output", "suite", "store"):
-        tree[name] = Path(tree[name]) if tree[name] is not None else None
-    return Job(**tree)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

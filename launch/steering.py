@@ -13,13 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cpt import ids
 from cpt.errors import CptError, ProbeError, RecipeError
 from cpt.merging.spec import Method
 from cpt.settings import did_you_mean
-from cpt.store import Store
 from eval.suite import Probe, Suite, load_suite
 from launch.console import Console
+from launch.in_memory import cache_of, load
 from stages.base import Job
 
 
@@ -56,18 +55,15 @@ def scorer(job: Job, console: Console) -> Callable[[Path], float] | None:
     scored = _scored_items([job.parent, *job.roles.values()])
 
     def score(folder: Path) -> float:
-        from cpt import checkpoint
         from eval.probe import probe_model
 
-        load = dict(job.load)
-        model = checkpoint.load_model(str(folder), **load)
-        tokenizer = checkpoint.load_tokenizer(str(folder), load.get("trust_remote_code", False))
+        model, tokenizer = load(str(folder), job.load)
         model.to(_device())
         cell = probe_model(
             model,
             tokenizer,
             suite,
-            cache=Store(job.store).cache if job.store else ids.cache_dir(),
+            cache=cache_of(job),
             stage_id=folder.name,
             progress=console.progress(f"{job.name}: "),
             verbose=job.verbose,

@@ -22,6 +22,7 @@ from eval.matrix import read_matrix
 from eval.noise import read_noise, second_of
 from eval.probe import result_path
 from eval.suite import Suite
+from eval.template import across, declared_by
 from launch.gate_rules import Rules, check_stage, rules_of
 
 
@@ -37,6 +38,12 @@ class Gate:
     def rules(self) -> Rules:
         """The settings, resolved."""
         return rules_of(self.recipe, self.suite)
+
+    @cached_property
+    def templates(self) -> frozenset[str]:
+        """Chat templates that stages declare, across which they are compared; see `eval.template`."""
+        changes = [stage.model for stage in self.recipe.stages.values()]
+        return declared_by(change.content() for change in changes if change)
 
     def judgement(self, node: Node) -> Judgement:
         """What planning is told of a stage; see `cpt.remedy`."""
@@ -61,8 +68,9 @@ class Gate:
         assert self.suite is not None
         gate = self.recipe.gate
         rows = [("base", self._base_id, self.result(self._base_id)), (name, name, result)]
+        matrix = across(read_matrix(rows, self.suite.name, self.suite.hash), self.templates)
         return judge(
-            reported(read_matrix(rows, self.suite.name, self.suite.hash), self.rules.margins),
+            reported(matrix, self.rules.margins),
             name,
             gate.margin,
             gate.on_regression,

@@ -2,24 +2,26 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cpt import checkpoint, ids
 from cpt.errors import CptError, RecipeError
 from cpt.gate_spec import GateSpec
 from cpt.ids import atomic_write, short_hash
 from cpt.past import PastStage
-from cpt.store import Store
 from cpt.watch import WatchSpec
 from cpt.world import current
 from eval.compare import Change, changes
 from eval.gate import LEVEL, VERSION, movement, with_margins
+from eval.known import is_current
 from eval.matrix import Row, read_row
 from eval.probe import probe_model, result_path
 from eval.split import only
 from eval.suite import Suite, load_suite
+from eval.template import declared_by, declared_in
 from launch.console import Console
+from launch.in_memory import accelerator_of, cache_of, load
 from stages.base import Job
 from stages.opening import past_of
 from stages.watch import Look
@@ -94,9 +96,11 @@ def looker(job: Job, console: Console, num_steps: int) -> Look | None:
     margins = _margins(suite, watch, job.gate)
     num_looks = len(watch.steps(num_steps)) - 1
     bases: dict[str, Row] = {}
+    templates = declared_in(stage.folder for stage in past_of(job) if stage.folder)
+    templates |= declared_by([job.spec.model.content() if job.spec.model else None])
 
     def read(name: str, file: Path) -> Row:
-        row = read_row(name, job.id, file, suite.hash)
+        row = replace(read_row(name, job.id, file, suite.hash), templates=templates)
         return with_margins(only(row, "dev"), margins)
 
     def look(
@@ -110,9 +114,9 @@ def looker(job: Job, console: Console, num_steps: int) -> Look | None:
             model,
             tokenizer,
             suite,
-            cache=_cache(job),
+            cache=cache_of(job),
             stage_id=f"{job.id} step {step}",
-            accelerator=_accelerator() if world.size > 1 else None,
+            accelerator=accelerator_of(world),
             verbose=job.verbose,
         )
         scores = {name: float(cell["value"]) for name, cell in result["probes"].items()}
@@ -140,22 +144,18 @@ def _base_file(job: Job, suite: Suite, dtype: str, console: Console) -> Path:
     before = past_of(job)
     base = next((stage for stage in before if stage.kind == "base"), before[0])
     file = _kept(base, suite, job, dtype)
-    if not current().agree(file.is_file()):
+    if not current().agree(is_current(file, suite)):
         console.say(f"{job.name}: watch: measuring {base.name} with {suite.name}")
-        load = {**job.load, "dtype": dtype}
-        model = checkpoint.load_model(base.checkpoint, **load)
-        tokenizer = checkpoint.load_tokenizer(
-            base.checkpoint, bool(load.get("trust_remote_code", False))
-        )
+        model, tokenizer = load(base.checkpoint, {**job.load, "dtype": dtype})
         world = current()
         model.to(world.device)
         result = probe_model(
             model,
             tokenizer,
             suite,
-            cache=_cache(job),
+            cache=cache_of(job),
             stage_id=base.id,
-            accelerator=_accelerator() if world.size > 1 else None,
+            accelerator=accelerator_of(world),
             progress=console.progress(f"{job.name}: watch: "),
             verbose=job.verbose,
         )
@@ -169,15 +169,7 @@ def _kept(base: PastStage, suite: Suite, job: Job, dtype: str) -> Path:
     """Where the base model's result lies: in its stage folder as it was made, or in that of the stage."""
     own = dtype == job.load.get("dtype", "float32")
     if own and base.folder is not None and base.folder.is_dir():
-        return result_path(base.folder, suite)
+        file = result_path(base.folder, suite)
+        if current().agree(not file.is_file() or is_current(file, suite)):
+            return file  # else it is the chain's, and made with other packages than the looks
     return job.partial / "watch" / f"{suite.name}-{suite.hash}" / f"base-{dtype}.json"
-
-
-def _cache(job: Job) -> Path:
-    return Store(job.store).cache if job.store else ids.cache_dir()
-
-
-def _accelerator() -> Any:
-    from accelerate import Accelerator
-
-    return Accelerator()

@@ -1,12 +1,11 @@
 """What is told of each source of a stream, and when too much of it was left out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cpt.data import Reader, Rows, refuse_beyond
 from cpt.data_spec import MAX_BAD
 from cpt.errors import DataError
-from cpt.stream import Stream
 from stages.hygiene import SourceHygiene
 from stages.tokenise import Tokenised
 
@@ -52,22 +51,24 @@ def refuse_bad(part: Tokenised, read: Read | None, num_rows: int, max_bad: float
 def describe_sources(
     parts: Sequence[Tokenised],
     read: Sequence[Read | None],
-    num_new: int,
-    mixed: Stream,
+    given: Sequence[Mapping[str, Any]],
     unit: str,
     looks: Sequence[SourceHygiene],
+    num_new: int,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Of each source, the new ones first, what the manifest says, and what a person should know."""
+    """Of each source, the new ones first, what the manifest says, and what a person should know.
+
+    `given` of each, by `stages.seen.counts`.
+    """
     description, notes = [], []
     for number, (part, source, look) in enumerate(zip(parts, read, looks, strict=True)):
-        name, epochs, is_new = part.name, mixed.epochs[number], number < num_new
+        name, epochs, is_new = part.name, given[number]["epochs"], number < num_new
         entry: dict[str, Any] = {
             "name": name,
             "rows": len(part),
             "tokens": part.total,
-            "share": round(mixed.shares[number], 6),
             "unit": unit,
-            "epochs": round(epochs, 3),
+            **given[number],
             "replayed": not is_new,
             "dropped_rows": part.num_dropped,
             **look.counts(),

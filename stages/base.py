@@ -155,6 +155,10 @@ class StageKind(Protocol):
         """Optimizer steps that use the same rows, one after the other."""
         return 1
 
+    def rows_until(self, spec: StageSpec, step: int) -> int:
+        """Rows of the stream that its first `step` optimizer steps have used, where rows are not packed."""
+        return -(-step // self.uses_of_a_row(spec)) * self.rows_per_step(spec)
+
     def pack(self, spec: StageSpec) -> tuple[int, bool] | None:
         """(tokens of a packed row, whether sequences are cut), or None."""
         return None

@@ -78,7 +78,11 @@ class Drift:
 
     def _answer(self, base: Any, tokenizer: Any, prompts: Sequence[Sequence[int]]) -> None:
         import torch
+        from transformers import GenerationConfig
 
+        # What a model brings to answer people with (Qwen2.5: repetition_penalty 1.1, top_p 0.8) also fills
+        # what a call leaves open: transformers/generation/utils.py, _prepare_generation_config.
+        own, base.generation_config = base.generation_config, GenerationConfig()
         ids, mask = _padded(prompts, tokenizer.pad_token_id or 0, base.device, left=True)
         written = base.generate(
             input_ids=ids,
@@ -88,10 +92,10 @@ class Drift:
             temperature=1.0,
             top_k=0,
             top_p=1.0,
-            repetition_penalty=1.0,  # a model may bring one of its own
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
+        base.generation_config = own
         for prompt, row in zip(prompts, written, strict=True):
             answer = row[ids.shape[1] :].tolist()
             if tokenizer.eos_token_id in answer:

@@ -10,6 +10,7 @@ from cpt.rows import Row, RowFormat
 from stages.base import Encoded, Material, StageKind
 from stages.dpo import check_adapter, check_named_reference, encode_prompts
 from stages.rewards import check_reward, load_reward, reward_content
+from stages.trl_fields import rollout_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +74,17 @@ w_t the ratio of the policy to the one that sampled; loss_type says over what th
     def uses_of_a_row(self, spec: StageSpec) -> int:
         """A rollout is used `num_iterations` times."""
         return int(spec.train.get("num_iterations", 1))
+
+    def rows_until(self, spec: StageSpec, step: int) -> int:
+        """Prompts that were answered by then: those of every rollout that has begun.
+
+        TRL answers the prompts of several steps at once where `generation_batch_size` says so, and shuffles
+        the answers over these steps.
+        """
+        train = {"batch_size": 8, **spec.train}
+        num_steps = rollout_size(train) // int(train["batch_size"]) * self.uses_of_a_row(spec)
+        num_prompts = rollout_size(train) // int(train.get("num_generations", 8))
+        return -(-step // num_steps) * num_prompts
 
     def encode(self, rows: list[Row], tokenizer: Any, spec: StageSpec) -> Encoded:
         """TRL tokenises prompts itself; other columns go to the rewards."""

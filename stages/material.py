@@ -22,12 +22,13 @@ from stages.accounting import check, describe_sources, refuse_bad
 from stages.base import Job, StageKind
 from stages.hygiene import Hygiene, MakeItems
 from stages.joint import joint_supply
-from stages.mixing import exemplars, is_enough, write_held_out, write_train
+from stages.mixing import is_enough, write_held_out, write_train
+from stages.seen import counts, exemplars, first_places, write_ends
 from stages.supply import HELD_OUT, REST, TRAIN, Supply, open_supply, supply_once
 from stages.tokenise import Tokenised, tokenise
 
 #: Raised by hand when the same settings would give other rows; what lies in a `.partial` is made again.
-VERSION = 2
+VERSION = 3
 
 
 def stage_supply(
@@ -139,15 +140,20 @@ def supply(
             )
             for number, (part, share) in enumerate(zip(parts, shares, strict=True))
         ]
-        mixed, num_steps = write_train(folder / TRAIN, kind, spec, seed, sources, parts, in_batches)
+        mixed, ends = write_train(folder / TRAIN, kind, spec, seed, sources, parts, in_batches)
         held_out = [
             opened.enter_context(closing(_held_out(kind, spec, data, tokenizer, folder, say)))
             for data in spec.data
             if data.validation
         ]
         write_held_out(folder / HELD_OUT, kind, spec, held_out)
-        kept = exemplars(len(fresh), parts, mixed, seed, spec.exemplars)
-    description, notes = describe_sources(parts, read, len(fresh), mixed, unit, looks)
+        places, most = first_places(len(fresh), parts, mixed), spec.exemplars
+        kept = exemplars(places, parts, mixed, seed, most)
+        stops = spec.watch.stops(len(ends)) if spec.watch else []
+        given = counts(mixed, parts, unit, ends, [*stops, len(ends)])
+        if stops:
+            write_ends(folder, given, ends, places, parts, mixed, seed, most)
+    description, notes = describe_sources(parts, read, given[len(ends)], unit, looks, len(fresh))
     notes += mixture.notes
     notes += [
         f"{part.name}: left out {part.num_refused} bad rows: {part.examples[0]}"
@@ -155,7 +161,7 @@ def supply(
         if part.num_refused
     ]
     rest = {
-        "num_steps": num_steps,
+        "num_steps": len(ends),
         "exemplars": kept,
         "description": description,
         "notes": notes,

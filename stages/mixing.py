@@ -1,8 +1,6 @@
 """Tokenised sources -> the tables that the trainer takes: mixed, packed, written row by row."""
 
 import math
-import random
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -12,9 +10,9 @@ from cpt.errors import DataError
 from cpt.packing import pack
 from cpt.recipe import StageSpec
 from cpt.replay.fluid import Part, length_of_epochs, length_of_room, strata
-from cpt.rows import Row
 from cpt.stream import Mixer, Source, Stream, interleave
 from stages.base import StageKind
+from stages.seen import Ends
 from stages.tokenise import Tokenised
 from stages.tokens_on_disk import Pieces, TokenFile, write_rows, write_tokens
 
@@ -48,13 +46,13 @@ def write_train(
     sources: Sequence[Source],
     parts: Sequence[Tokenised],
     in_batches: bool = False,
-) -> tuple[Stream, int]:
+) -> tuple[Stream, Ends]:
     """Write what the stage trains on.
 
     Args:
         in_batches: every batch, rather than the stream, has the shares of what is replayed.
 
-    Returns: what was mixed, and the number of optimizer steps.
+    Returns: what was mixed, and where in it each optimizer step ends.
 
     Raises:
         DataError: shares of batches that are packed, or that no whole row can meet.
@@ -64,6 +62,7 @@ def write_train(
     epochs = float(spec.train.get("num_train_epochs", 1.0))
     packing = kind.pack(spec)
     pattern = _pattern(sources, per_step, packing is not None) if in_batches else []
+    ends = Ends()
     if packing is None:
         uses = kind.uses_of_a_row(spec)
         batches = -(-steps // uses)
@@ -72,26 +71,30 @@ def write_train(
         wanted["length"] = _length(sources, parts, room, False, epochs)
         mixed = interleave(sources, seed, multiple_of=per_step, pattern=pattern, **wanted)
         _write_whole(path, parts, mixed.order)
-        return mixed, steps if steps > 0 else len(mixed) // per_step * uses
+        for step in range(1, (steps if steps > 0 else len(mixed) // per_step * uses) + 1):
+            ends.add(min(kind.rows_until(spec, step), len(mixed)))
+        return mixed, ends
     room = steps * per_step * packing[0] if steps > 0 else None
     mixer = Mixer(sources, seed, _length(sources, parts, room, True, epochs))
     if steps < 1:
         while not mixer.has_seen(epochs):
             mixer.draw()
         steps = -(-sum(1 for _ in pack(_lengths(mixer, parts, len(mixer)), *packing)) // per_step)
-    last = 0
 
     def pieces() -> Iterator[Pieces]:
-        nonlocal last
         # Of an endless stream every row is full, the last one too.
-        for row in islice(pack(_lengths(mixer, parts, None), *packing), steps * per_step):
-            last = row[-1][0]
+        rows = islice(pack(_lengths(mixer, parts, None), *packing), steps * per_step)
+        for number, row in enumerate(rows, start=1):
+            last, _, end = row[-1]
+            if number % per_step == 0:
+                length = parts[mixer.sources[last]].num_tokens[mixer.rows[last]]
+                ends.add(last + 1, length - end)
             yield [
                 (_file(parts[mixer.sources[n]]), mixer.rows[n], start, end) for n, start, end in row
             ]
 
     write_tokens(path, pieces(), packed=True)
-    return mixer.first(last + 1), steps  # what was cut is not seen
+    return mixer.first(ends.places[-1]), ends  # what was cut is not seen
 
 
 def write_held_out(
@@ -145,26 +148,6 @@ def _length(
     amounts = [total / number for total, number in zip(totals, rows, strict=True)]
     rooms = [part.total / number for part, number in zip(parts, rows, strict=True)]
     return length_of_room(known, amounts, rooms if is_packed else [1.0] * len(parts), room)
-
-
-def exemplars(
-    num_new: int, parts: Sequence[Tokenised], mixed: Stream, seed: int, most: int
-) -> list[Row]:
-    """A uniform sample of the new rows that the stage saw, in the order in which it saw them first."""
-    seen = array("q")
-    drawn = [0] * len(parts)
-    for place, source in enumerate(mixed.sources):
-        if source < num_new and drawn[source] < len(parts[source]):  # its first cycle
-            seen.append(place)
-        drawn[source] += 1
-    if len(seen) > most:
-        kept = sorted(random.Random(f"{seed}/exemplars").sample(range(len(seen)), most))
-        seen = array("q", (seen[index] for index in kept))
-    found = []
-    for place in seen:
-        part = parts[mixed.sources[place]]
-        found.append(part.source[part.kept[mixed.rows[place]]])
-    return found
 
 
 def _lengths(mixer: Mixer, parts: Sequence[Tokenised], number: int | None) -> Iterator[int]:

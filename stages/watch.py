@@ -16,13 +16,15 @@ from cpt.errors import ProbeError
 from cpt.generators import untouched_generators
 from cpt.world import World
 from stages.drift import Drift
+from stages.look_cost import LookCost
+from stages.notes import note_check
 
 if TYPE_CHECKING:
     from cpt.watch import WatchSpec
 
 FOLDER, FILE = "watch", "watch.jsonl"
-#: Above this part of the time since the stage began, a person is told what looking costs.
-DEAR = 0.3
+#: The check that keeps what was told of the looks' cost.
+COST = "look_cost"
 
 #: (model, tokenizer, step, folder) -> scores by probe, and why the stage must end, if it must.
 Look = Callable[[Any, Any, int, Path], tuple[Mapping[str, float], str]]
@@ -73,12 +75,12 @@ def _callback() -> type:
             self.folder, self.tokenizer, self.world, self.say = folder, tokenizer, world, say
             self.steps: frozenset[int] = frozenset()
             self.stopped_at: int | None = None
-            self.seconds, self.began, self.has_told = 0.0, 0.0, False
+            self.seconds, self.since = 0.0, 0.0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Look before the first step, and forget what was seen behind the step that goes on."""
             self.steps = frozenset(self.spec.steps(state.max_steps))
-            self.began = time.monotonic()
+            self.cost = LookCost(len(self.steps), state.max_steps, self.look is not None)
             if self.world.is_main:
                 (self.folder / FOLDER).mkdir(exist_ok=True)
                 kept = [row for row in read(self.folder) if row["step"] <= state.global_step]
@@ -87,13 +89,24 @@ def _callback() -> type:
                 for result in (self.folder / FOLDER).glob("*/step-*.json"):
                     if int(result.stem.removeprefix("step-")) > state.global_step:
                         result.unlink()
+                for unfinished in (self.folder / FOLDER).rglob(".*.partial"):
+                    unfinished.unlink()  # of a process that was killed while it wrote
             if state.global_step == 0:
                 self._look(0)
+            self.since = time.monotonic()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Look, and end the stage where that says so."""
-            if state.global_step not in self.steps:
-                return
+            self.cost.stepped(time.monotonic() - self.since)
+            if state.global_step in self.steps:
+                self._act(state, control)
+            if told := self.cost.told():
+                self.say(told)
+                if self.world.is_main:
+                    note_check(self.folder, COST, told)
+            self.since = time.monotonic()
+
+        def _act(self, state: Any, control: Any) -> None:
             why = self._look(state.global_step)
             if why and self.spec.stop and state.global_step < state.max_steps:
                 self.stopped_at = state.global_step
@@ -104,13 +117,6 @@ def _callback() -> type:
                 control.should_save = False
             elif why:
                 self.say(f"watch: step {state.global_step}: {why}")
-            elapsed = time.monotonic() - self.began
-            if not self.has_told and self.seconds > DEAR * elapsed and state.global_step > 64:
-                self.has_told = True
-                self.say(
-                    f"watch: looks take {self.seconds / elapsed:.0%} of the time; raise watch.every, or "
-                    f"name a smaller suite"
-                )
 
         def _look(self, step: int) -> str:
             began = time.monotonic()
@@ -138,7 +144,9 @@ def _callback() -> type:
             if self.world.is_main:
                 with (self.folder / FOLDER / FILE).open("a", encoding="utf-8") as file:
                     file.write(json.dumps(found) + "\n")
-            self.seconds += time.monotonic() - began
+            seconds = time.monotonic() - began
+            self.seconds += seconds
+            self.cost.looked(seconds)
             return str(self.world.agree(why))
 
         def _measured(self, look: Look, model: Any, step: int) -> tuple[Mapping[str, float], str]:

@@ -314,7 +314,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Itera
     import torch
     import trl
 
-    import stages.run as runner
+    import stages.under_way as under_way
     from tests.tiny_stages import TinyStages
 
     torch.set_num_threads(1)
@@ -322,6 +322,6 @@ def stages(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Itera
     assert trl.DPOTrainer
     assert trl.GRPOTrainer
     gc.freeze()  # a stage collects garbage; all that was imported is none
-    before, runner.NUM_SAMPLES = runner.NUM_SAMPLES, 0
+    before, under_way.NUM_SAMPLES = under_way.NUM_SAMPLES, 0
     yield TinyStages(tmp_path_factory.mktemp("tiny"), tiny_folder)
-    runner.NUM_SAMPLES = before
+    under_way.NUM_SAMPLES = before

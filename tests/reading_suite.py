@@ -1,4 +1,4 @@
-"""A suite of one probe that any model answers in no time: bits per byte of a few texts."""
+"""A suite that any model answers in no time: bits per byte of a few texts; answers, where wanted."""
 
 import json
 from pathlib import Path
@@ -35,3 +35,27 @@ def write_suite(folder: Path, name: str, texts: list[str], **settings: Any) -> P
 def numbered(numbers: range) -> list[str]:
     """A text for each number."""
     return [f"the number {number} is not a word" for number in numbers]
+
+
+def add_answers(file: Path, texts: list[str]) -> Path:
+    """Add a probe called writes, which generates, to a suite that `write_suite` wrote."""
+    tree = yaml.safe_load(file.read_text())
+    tasks = file.parent / tree["include"]
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    (tasks / "asked.jsonl").write_text(rows)
+    task = {
+        "task": f"writes-{file.stem}",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": "asked.jsonl"}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{text}}",
+        "doc_to_target": "{{text}}",
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 4},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean"}],
+        "metadata": {"version": 1.0},
+    }
+    (tasks / "writes.yaml").write_text(yaml.safe_dump(task))
+    tree["probes"]["writes"] = {"task": task["task"], "group": "instruction"}
+    file.write_text(yaml.safe_dump(tree))
+    return file

@@ -143,9 +143,9 @@ class TestReferences:
         base = finished.stage("base") / "checkpoint"
         code = f"""
 from dataclasses import replace
-import stages.run
-Material = stages.run.Material
-stages.run.Material = lambda *given: replace(Material(*given), reference={str(base)!r})
+import stages.training
+Material = stages.training.Material
+stages.training.Material = lambda *given: replace(Material(*given), reference={str(base)!r})
 """
         changes = ["stages.dpo.hooks=[]"] if stage == "dpo" else []
         ended = processes.smoke(runs, *changes, "--until", stage, code=code)
@@ -205,7 +205,7 @@ class TestByHand:
         self, finished: Any, processes: Any, tmp_path: Path
     ) -> None:
         """By hand, folders are named by a person and not by content."""
-        code = "import os, stages.run as r; r._StageRun._merge = lambda *a: os._exit(9)"
+        code = "import os, stages.run as r; r.merge = lambda *a: os._exit(9)"
         arguments = [
             f"parent={finished.stage('pretrain')}",
             f"output={tmp_path / 'sft'}",

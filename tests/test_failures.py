@@ -178,7 +178,7 @@ class TestFullDisk:
             "import cpt.hooks.trainer as t; t._Hooks._save_checkpoint = full",
             "import torch; torch.save = full",
             "import cpt.ids as i; i.atomic_write = full",
-            "import stages.run as r; r.write_lines = full",
+            "import stages.ending as r; r.write_lines = full",
             "import eval.probe as p; p.atomic_write = full",
         ],
         ids=["weights", "checkpoint", "optimizer", "json", "rows", "probes"],

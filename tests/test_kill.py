@@ -47,15 +47,15 @@ transformers.Trainer._save_checkpoint = then_die(transformers.Trainer._save_chec
 """,
     "after training": """
 import stages.run
-stages.run._StageRun._trained = then_die(stages.run._StageRun._trained)
+stages.run.trained = then_die(stages.run.trained)
 """,
     "in the middle of writing the checkpoint": """
 import cpt.checkpoint
 cpt.checkpoint.sync = die
 """,
     "before the manifest": """
-import stages.run
-stages.run.write_lines = then_die(stages.run.write_lines)
+import stages.ending
+stages.ending.write_lines = then_die(stages.ending.write_lines)
 """,
     "before publishing": """
 import stages.run

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def run_on_two(
     Returns: for each job what each rank says of it; see `report`.
     """
     from launch.backend import accelerate_command, backend, environment
-    from launch.stage import job_to_json
+    from launch.job_file import job_to_json
 
     file = folder / "jobs.jsonl"
     lines = [{"job": job_to_json(job), "interrupted": job in interrupted} for job in jobs]
@@ -112,17 +113,21 @@ def main(file: Path) -> None:
     if os.environ.get("ACCELERATE_USE_FSDP"):
         import tests.fsdp_on_cpu  # noqa: F401 - patches accelerate
     import stages.run as runner
+    import stages.under_way as under_way
     from cpt.world import leave
-    from launch.stage import job_from_json
+    from launch.console import Console
+    from launch.job_file import job_from_json
+    from launch.watching import looker
 
-    runner.NUM_SAMPLES = 2
+    under_way.NUM_SAMPLES = 2
     said = []
     for line in map(json.loads, file.read_text().splitlines()):
         job, sentences = job_from_json(line["job"]), list[str]()
         if line["interrupted"]:
             with interrupting():
                 runner.run(job, sentences.append)
-        model, _ = runner.run(job, sentences.append)
+        look = partial(looker, job, Console())
+        model, _ = runner.run(job, sentences.append, make_look=look)
         said.append(report(model, sentences))
     (file.parent / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(said))
     leave()

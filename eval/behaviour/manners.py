@@ -9,6 +9,9 @@ from eval.behaviour.refusal import is_refusal
 from eval.behaviour.repetition import distinct, has_loop, repeated, units
 from eval.behaviour.reply import Reply
 
+#: Metrics of how an answer ended, which its text does not say.
+OF_ENDINGS = ("tokens", "cut_off")
+
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Every metric of `manners` on one answer, of one generation.

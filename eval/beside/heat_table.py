@@ -93,8 +93,9 @@ def _legend(story: Story, table: Table) -> Markup:
     ]
     text = (
         f"\u00b1 is one standard error of the score; below it stands the difference to "
-        f"{table.reference.stage} with its paired 95 % interval. Marks are corrected after Holm over "
-        f"all {table.num_tests} differences. Colour is the part of the change that is certain, in "
+        f"{table.reference.stage} with its paired 95 % interval. Regressed and improved are each "
+        f"corrected after Holm over all {table.num_tests} differences; held says that this interval lies "
+        f"within the margin. Colour is the part of the change that is certain, in "
         f"margins. MDE is the smallest fall beyond the margin that these items show in 4 of 5 cases, "
         f"the largest of the models. "
     )
@@ -148,6 +149,6 @@ def _difference(table: Table, column: Column, change: Change, probe: Probe, scal
         tag("td", difference(change.delta, probe), " ", _PM, value(change.stderr, probe)),
         tag("td", bar, class_="plot"),
         tag("td", tag("b", MARKS[kind]), f" {kind}", class_=f"verdict {kind}"),
-        tag("td", f"{change.p_holm:.2g}"),
+        tag("td", f"{change.p_holm:.3g}"),
         tag("td", value(change.detectable, probe)),
     )

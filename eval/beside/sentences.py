@@ -15,9 +15,9 @@ def sentence(change: Change, score: Score, num_tests: int) -> str:
     """
     kind = word(change)
     if kind == "regressed":
-        return regression(change, score, num_tests)
+        return regression(change, score, num_tests, of="difference")
     if kind == "undecided":
         return indecision(change, score)
     if kind == "improved":
-        return f"{movement(change, score)}, better: the 95 % interval of its gain lies above 0"
+        return f"{movement(change, score)}, better, also after Holm over {num_tests} differences"
     return f"{movement(change, score)}, held within its margin of {amount(change.margin, score)}"

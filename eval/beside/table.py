@@ -1,14 +1,14 @@
 """Scores of several models, and the changes from one of them, corrected over the whole comparison.
 
-Holm runs over all probes of all models together, so that of many columns no more are marked by chance than
-of one.
+Holm runs over all probes of all models together, for `regressed` and for `improved`, so that of many
+columns no more are marked by chance than of one.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cpt.errors import ProbeError
-from eval.compare import Change, changes, holm
+from eval.compare import Change, changes, judged
 from eval.matrix import Matrix, Row
 from eval.noise import Noise
 from eval.report.columns import Probe, columns
@@ -65,7 +65,7 @@ def compare_rows(
 
     Args:
         margin: of probes that have none of their own.
-        level: chance that any of all changes is falsely called `regressed`.
+        level: chance that any of all changes is falsely called `regressed`; the same of `improved`.
         noise: of the reference measured twice; see `eval.noise`.
 
     Raises:
@@ -82,26 +82,11 @@ def compare_rows(
         if row is not start
     }
     flat = [change for found in single.values() for change in found]
-    corrected = dict(zip(map(id, flat), holm([change.p_value for change in flat]), strict=True))
+    marked = iter(judged(flat, level))
     told = tuple(
-        Column(
-            row,
-            {
-                change.probe: _judged(change, corrected[id(change)], level)
-                for change in single.get(row.stage, ())
-            },
-        )
+        Column(row, {change.probe: next(marked) for change in single.get(row.stage, ())})
         for row in rows
     )
     probes = tuple(dict.fromkeys(probe for row in rows for probe in row.scores))
     matrix = Matrix(suite, suite_hash, tuple(rows), probes)
     return Table(suite, suite_hash, margin, level, start, told, columns({}, matrix, margin))
-
-
-def _judged(change: Change, p_holm: float, level: float) -> Change:
-    """The change with the verdict that stands after the correction over all models."""
-    if p_holm < level:
-        return replace(change, p_holm=p_holm, verdict="regressed")
-    if change.verdict == "regressed":  # among the probes of this model alone
-        return replace(change, p_holm=p_holm, verdict="undecided")
-    return replace(change, p_holm=p_holm)

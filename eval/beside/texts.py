@@ -162,7 +162,8 @@ def _legend(found: Table) -> str:
     return (
         f"Suite {code(f'{found.suite}-{found.suite_hash}')}. {_PM} is one standard error; intervals are of "
         f"the paired difference to {escape(found.reference.stage)}. Regressed: worse than the margin allows, "
-        f"after Holm over {found.num_tests} differences. Held: shown to be no worse than the margin. "
+        f"after Holm over {found.num_tests} differences; improved likewise. Held: shown to be no worse than "
+        f"the margin. "
         f"MDE: the smallest fall beyond the margin that is found in 4 of 5 cases."
     )
 

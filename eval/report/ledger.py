@@ -132,11 +132,11 @@ def _largest(disk: Mapping[str, int]) -> list[tuple[str, int]]:
 
 
 def _tokens(data: object) -> int | None:
-    """Tokens of every source times how often it was seen."""
+    """Tokens of every source that were trained on, each as often as it was."""
     if not isinstance(data, list | tuple) or not data:
         return None
     found = [
-        entry["tokens"] * entry["epochs"]
+        entry.get("seen_tokens", entry["tokens"] * entry["epochs"])
         for entry in data
         if isinstance(entry.get("tokens"), int) and isinstance(entry.get("epochs"), int | float)
     ]

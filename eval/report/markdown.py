@@ -22,6 +22,7 @@ from eval.report.words import (
     value,
     word,
 )
+from eval.template import note
 
 _PM = "\u00b1"
 # Underscores inside of words, as in names of probes, are no emphasis.
@@ -39,6 +40,7 @@ def markdown(story: Story) -> str:
     if story.matrix.rows:
         parts += ["## Stages x probes", _matrix(story), _legend(story)]
         parts += [escape(sentence(story.noise))] if story.noise else []
+        parts += [escape(asked)] if (asked := note(story.matrix.rows)) else []
     if story.comparison:
         parts += [f"## Against {escape(story.comparison.other.name)}", _comparison(story)]
     if story.continual:
@@ -106,7 +108,7 @@ def _legend(story: Story) -> str:
     points = f", {compact(100 * story.margin)} points where scores are in %" if percent else ""
     return (
         f"{_PM} is one standard error, of the paired difference for changes. {MARKS['improved']} "
-        f"improved: the 95 % interval lies above 0. {MARKS['regressed']} regressed: worse than the "
+        f"improved: a rise is shown, corrected likewise. {MARKS['regressed']} regressed: worse than the "
         f"margin ({scalar(story.margin)}{points}) allows, Holm-corrected over probes and stages. Held: "
         f"shown to be no worse than the margin. Undecided: too few items to tell."
     )

@@ -16,6 +16,7 @@ from eval.report.style import STYLE
 from eval.report.text import clean
 from eval.report.versus import versus
 from eval.report.words import sentences
+from eval.template import note
 
 
 def html(story: Story) -> str:
@@ -31,7 +32,10 @@ def html(story: Story) -> str:
     parts = [_header(story), tag("section", lineage(story))]
     if story.probes:
         noise = tag("p", sentence(story.noise), class_="lead") if story.noise else Markup()
-        parts.append(tag("section", tag("h2", "Stages \u00d7 probes"), heat_map(story), noise))
+        asked = note(story.matrix.rows)
+        templates = tag("p", asked, class_="lead") if asked else Markup()
+        heading = tag("h2", "Stages \u00d7 probes")
+        parts.append(tag("section", heading, heat_map(story), noise, templates))
     if story.comparison:
         parts.append(
             tag("section", tag("h2", f"Against {story.comparison.other.name}"), versus(story))

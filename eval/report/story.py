@@ -21,6 +21,7 @@ from eval.noise import Noise, read_noise
 from eval.report.columns import Probe, columns
 from eval.report.ledger import Entry, entry
 from eval.report.series import Series, read_series
+from eval.template import across, declared_in
 
 Status = Literal["probed", "trained", "unfinished", "to do"]
 
@@ -55,6 +56,11 @@ class Stage:
     def gate(self) -> dict[str, Any]:
         """Attempts and choice of what a gate made; empty for all other stages."""
         return dict((self.manifest.get("checks") or {}).get("gate") or {})
+
+    @property
+    def stands_for(self) -> str:
+        """The stage whose place in the chain it takes: itself, but for what a gate made."""
+        return self.parents[0] if self.kind in REMEDIES and self.parents else self.name
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class Story:
     @cached_property
     def continual(self) -> tuple[Continual, ...]:
         """Transfer, forgetting and tax, by unit; none before a stage is probed."""
-        return continual(self._whole) if self._whole else ()
+        return continual(self._whole, parents=self._parents) if self._whole else ()
 
     @cached_property
     def drift(self) -> tuple[Drift, ...]:
@@ -108,11 +114,28 @@ class Story:
         )
 
     @property
+    def standing(self) -> tuple[Row, ...]:
+        """The rows that the chain stands on: what a gate made has the name and the place of its stage."""
+        found: dict[str, Row] = {}
+        for stage in self.stages:
+            if stage.row:
+                found[stage.stands_for] = replace(stage.row, stage=stage.stands_for)
+        return tuple(found.values())
+
+    @property
+    def _parents(self) -> dict[str, tuple[str, ...]]:
+        """Parents of every stage by the names of `standing`."""
+        names = {stage.name: stage.stands_for for stage in self.stages}
+        return {
+            stage.name: tuple(names.get(parent, parent) for parent in stage.parents)
+            for stage in self.stages
+            if stage.stands_for == stage.name
+        }
+
+    @property
     def _whole(self) -> Matrix | None:
-        """The chain's own rows, without those that a gate has replaced, where none lacks a probe."""
-        made = [stage for stage in self.stages if stage.kind in REMEDIES]
-        replaced = {parent for stage in made for parent in stage.parents[:1]}
-        rows = tuple(row for row in self.matrix.rows if row.stage not in replaced)
+        """The matrix of `standing`, where no row lacks a probe."""
+        rows = self.standing
         whole = len(rows) > 1 and all({*row.scores} == {*rows[0].scores} for row in rows)
         return replace(self.matrix, rows=rows) if whole else None
 
@@ -148,7 +171,8 @@ def gather(chain_folder: Path, stages_folder: Path, compare_with: Path | None = 
     declared = suite.get("probes") or {}
     margins = {name: p["margin"] for name, p in declared.items() if p.get("margin") is not None}
     matrix = relabelled(read_matrix(results, suite["name"], suite["hash"]), declared)
-    matrix = reported(matrix, margins)
+    templates = declared_in(stages_folder / node["id"] for node in nodes)
+    matrix = across(reported(matrix, margins), templates)
     noise = read_noise(results[0][2], suite["hash"]) if results[0][2].is_file() else {}
     num_stages = sum("stands_for" not in node for node in nodes) - 1
     stages = [
@@ -267,15 +291,16 @@ def _command(chain: dict[str, Any]) -> str:
 
 
 def _compare(story: Story, other: Story) -> Story:
-    """Put the other chain beside `story` at the last stage that both have probed."""
+    """Put the other chain beside `story` at the last stage that both have probed, as it stands."""
     pairs: Iterable[tuple[Row, Row]] = (
         (theirs, ours)
-        for ours in reversed(story.matrix.rows[1:])
-        for theirs in other.matrix.rows[1:]
+        for ours in reversed(story.standing[1:])
+        for theirs in other.standing[1:]
         if ours.stage == theirs.stage
     )
     pair = next(iter(pairs), None)
     if pair is None:
         return story
-    found = changes(pair[0], pair[1], story.margin)
+    theirs = replace(pair[0], templates=frozenset())  # declared changes are those within a chain
+    found = changes(theirs, pair[1], story.margin)
     return replace(story, comparison=Comparison(other, pair[0], pair[1], found))

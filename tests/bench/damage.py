@@ -6,7 +6,8 @@ SmolLM2-135M-Instruct as the quickstart has it, one sft stage on questions about
 step noise in the weights of one layer: N(0, (scale * std)^2) on each of its matrices, a hook of this file.
 The chain is the product's own, with `gate: {on_regression: repair}`; probes choose on a third of their items
 and report on the rest, and the base model is measured twice. Written to tests/bench/results/damage.{json,md};
-the exit code is 1 where the gate did not fire, or what it made is not within the margins.
+the exit code is 1 where the gate did not fire, or where a probe of what it made lies beyond its margin of the
+base, by point estimate: that no fall is shown, as the gate asks, would say little on some 60 items a probe.
 """
 
 import argparse
@@ -148,11 +149,13 @@ def outcome(story: Story) -> dict[str, Any]:
     sft = next(stage for stage in story.stages if stage.kind == "sft")
     repaired = next((stage for stage in story.stages if stage.kind == "repair"), None)
     made = repaired.gate if repaired else {}
+    repairs = repaired.from_base if repaired else ()
     return {
         "base_twice": sentence(story.noise),
         "num_differing": sum(floor.num_differing for floor in story.noise.values()),
         "fired": sft.verdict is not None and bool(sft.verdict.regressed),
-        "is_within": bool(repaired and repaired.verdict and not repaired.verdict.regressed),
+        "is_within": bool(made) and all(change.gain >= -change.margin for change in repairs),
+        "num_shown": sum(change.verdict == "held" for change in repairs),
         "messages": list(sft.verdict.messages) if sft.verdict else [],
         "attempts": made.get("attempts", []),
         "chosen": {key: value for key, value in made.items() if key != "attempts"},
@@ -176,9 +179,11 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append(f"| {probe} | {' | '.join(told)} |")
     fired = "fired" if result["fired"] else "did not fire"
     within = "within every margin" if result["is_within"] else "not within its margins"
+    shown = f"which is shown for {result['num_shown']} of {len(result['probes'])}"
     lines += [
         "",
-        f"The gate {fired}; after {len(result['attempts'])} attempts the model is {within}.",
+        f"The gate {fired}; after {len(result['attempts'])} attempts the model is {within} by point "
+        f"estimate, {shown} probes.",
     ]
     return "\n".join([*lines, *(f"- {message}" for message in result["messages"])]) + "\n"
 

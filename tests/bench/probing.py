@@ -1,14 +1,20 @@
 """Our probes against lm-eval's HFLM, on the same model in memory, in one run, by turns.
 
-    python -m tests.bench.probing [--model PATH] [--limit 100] [--repeats 1] [--only hellaswag]
+    python -m tests.bench.probing [--limit 100] [--generated 20] [--repeats 2] [--only hellaswag]
 
-Every task of the quickstart suite, and HellaSwag, LAMBADA and GSM8K (its solutions scored, and generated) of
-$CPT_DATA where that is there. All sides run lm-eval's `evaluate` with the suite's batch size: HFLM as lm-eval
-runs it, HFLM with freed memory kept as `cpt` does on a CPU, and ours. Told are seconds, the largest
-difference of two log-likelihoods, whether every metric is equal, and where the time goes: the backbone, the
-LM head, making tokens, the rest of the model's class (masks, log-softmax, waiting for stop words), and
-lm-eval around it. Without --model it is the quickstart's. Written to results/probing.* after every task;
-some five minutes for the quickstart suite on two cores, and twenty for the rest at 100 items.
+Every task of the quickstart suite, and HellaSwag, LAMBADA and GSM8K's solutions, scored, of $CPT_DATA where
+that is there; with --generated also GSM8K answered, of so many items. All sides run lm-eval's `evaluate`:
+HFLM as lm-eval runs it, HFLM with freed memory kept as `cpt` does on a CPU, that with four times the rows
+in a batch, and ours. They differ in more than shared work: ours fills a batch by tokens, so that it holds
+more sequences than the suite's rows where they are short or begin alike, and up to four times the rows
+where it generates; the third column says what bigger batches alone are worth. Each side is built once for a
+suite and has seen one item of a task before its clock runs; who begins changes with every task and repeat.
+
+Told are seconds, the largest difference of two log-likelihoods, whether every metric is equal, and where
+the time goes: the backbone, the LM head, making tokens, the rest of the model's class (masks, log-softmax,
+waiting for stop words), and lm-eval around it. Without --model it is the quickstart's. Written to
+results/probing.* after every task; some twelve minutes a repeat for the quickstart suite and the rest at 60
+items, on two cores.
 """
 
 import argparse
@@ -17,12 +23,12 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.bench.probing_sides import PARTS, SIDES, largest_difference, run, same
+from tests.bench.probing_sides import PARTS, SIDES, Side, largest_difference, same
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -38,7 +44,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a checkpoint folder")
     parser.add_argument("--limit", type=int, default=100, help="items of each task of $CPT_DATA")
     parser.add_argument("--quickstart-limit", type=int, default=None, help="of the quickstart's")
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--generated", type=int, default=0, help="items of GSM8K to answer")
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--only", default=None, help="one task")
     parser.add_argument("--folder", type=Path, default=RESULTS, help="for probing.json and .md")
     given = parser.parse_args()
@@ -80,10 +87,12 @@ def measured(given: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
             continue
         suite = load_suite(path)
         folder = materialise(suite, work / "tasks" / suite.name)
+        sides = [Side(name, model, tokenizer, suite) for name in SIDES]
         for probe in suite.probes.values():
-            if given.only in (None, probe.name):
-                limited = replace(probe, limit=limit) if limit else probe
-                task = by_turns(model, tokenizer, suite, limited, folder, given.repeats)
+            most = given.generated if probe.name == "gsm8k" else limit
+            if given.only in (None, probe.name) and most != 0:
+                limited = replace(probe, limit=most) if most else probe
+                task = by_turns(sides, limited, folder, given.repeats, len(found["tasks"]))
                 found["tasks"][probe.name] = {"suite": suite.name, **task}
                 print(_row(probe.name, task), file=sys.stderr, flush=True)
                 yield found
@@ -104,14 +113,16 @@ def _model(path: Path | None, work: Path) -> tuple[Any, Any]:
 
 
 def by_turns(
-    model: Any, tokenizer: Any, suite: Any, probe: Any, folder: Path, repeats: int
+    sides: Sequence[Side], probe: Any, folder: Path, repeats: int, first: int = 0
 ) -> dict[str, Any]:
-    """One task on both sides, after both have seen one item of it."""
-    run("ours", model, tokenizer, suite, replace(probe, limit=1), folder)
-    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    """One task on all sides, after each has seen one item of it; `first` says who begins."""
+    for side in sides:
+        side.run(replace(probe, limit=1), folder)
+    runs: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
     for repeat in range(repeats):
-        for side in SIDES[:: 1 if repeat % 2 == 0 else -1]:
-            runs[side].append(run(side, model, tokenizer, suite, probe, folder))
+        start = (first + repeat) % len(sides)
+        for side in [*sides[start:], *sides[:start]]:
+            runs[side.name].append(side.run(probe, folder))
     theirs, ours = runs["HFLM"][0], runs["ours"][0]
     seconds = {s: statistics.median(r["parts"]["all"] for r in runs[s]) for s in SIDES}
     return {
@@ -127,15 +138,18 @@ def by_turns(
 def table(found: dict[str, Any]) -> str:
     """What was found, as Markdown."""
     tasks = found["tasks"]
+    ratios = " | ".join(f"{side} / ours" for side in SIDES if side != "ours")
     lines = [
         "# Probing: lm-eval's HFLM and ours, by turns in one run",
         "",
         f"`python -m tests.bench.probing`: {found['model']}, {found['dtype']}, {found['device']}, "
         f"{found['threads']} threads, median of {found['repeats']}. Seconds; the difference is that of "
-        f"the two log-likelihoods that differ most (for texts: whether all are equal).",
+        f"the two log-likelihoods that differ most (for texts: whether all are equal). HFLM 4x has four "
+        f"times the suite's rows in a batch; ours fills batches by tokens, which is more rows where they "
+        f"are short or begin alike.",
         "",
-        "| task | items | HFLM | HFLM kept | ours | ratio | ratio kept | difference | metrics equal |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| task | items | {' | '.join(SIDES)} | {ratios} | difference | metrics equal |",
+        "|---" * (2 * len(SIDES) + 3) + "|",
         *(_row(name, task) for name, task in tasks.items()),
     ]
     for suite in dict.fromkeys(task["suite"] for task in tasks.values()):

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from eval.suite import load_suite, materialise
+from eval.suite import Probe, load_suite, materialise
 from tests.bench import probing_tasks
 from tests.bench.probing import by_turns, table
-from tests.bench.probing_sides import PARTS, largest_difference, same
+from tests.bench.probing_sides import PARTS, SIDES, Side, largest_difference, same
 
 
 def test_both_sides_of_every_task(tiny_folder: Path, tmp_path: Path) -> None:
@@ -33,8 +33,11 @@ def test_both_sides_of_every_task(tiny_folder: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
     folder, tasks = materialise(suite, tmp_path / "tasks"), dict[str, Any]()
-    for probe in suite.probes.values():
-        found = by_turns(model, tokenizer, suite, probe, folder, 1)
+    sides = [Side(name, model, tokenizer, suite) for name in SIDES]
+    assert [side.lm.batch_size for side in sides] == [16, 16, 64, 16]
+    for number, probe in enumerate(suite.probes.values()):
+        found = by_turns(sides, probe, folder, 1, number)
+        assert {*found["seconds"]} == {*SIDES}
         assert found["items"] == 2
         assert found["difference"] is not None
         assert found["difference"] < 1e-4
@@ -51,6 +54,25 @@ def test_both_sides_of_every_task(tiny_folder: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert shown.count("| hellaswag |") == 2
     assert "| **shared** |" in shown
+    rows = [line for line in shown.split("Where")[0].splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in rows} == {12}
+
+
+def test_who_begins_changes_with_task_and_repeat(tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    class Noted:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def run(self, probe: Any, folder: Path) -> dict[str, Any]:
+            ran.append(self.name)
+            return {"answers": [[0.0]], "metrics": {}, "parts": {"all": 1.0}}
+
+    sides: Any = [Noted(name) for name in SIDES]
+    probe = Probe("p", "p", "code", None, 0, False, None, None, None, None, "f")
+    by_turns(sides, probe, tmp_path, 2, 1)
+    assert ran == [*SIDES, *SIDES[1:], SIDES[0], *SIDES[2:], *SIDES[:2]]  # all are warmed first
 
 
 def test_answers_are_compared_place_by_place() -> None:

@@ -23,6 +23,11 @@ def test_looks_are_before_after_and_between(
     assert WatchSpec(**settings).steps(num_steps) == expected
 
 
+def test_a_look_may_end_a_stage_between_its_ends() -> None:
+    assert WatchSpec(every=4, early=False, stop=True).stops(10) == [4, 8]
+    assert WatchSpec(every=4, early=False).stops(10) == []
+
+
 def test_looks_that_only_look_change_no_id() -> None:
     assert WatchSpec(every=7, suite="s.yaml", margin=0.1).content("12ab") == {}
     found = WatchSpec(every=7, suite="s.yaml", margin=0.1, stop=True).content("12ab")
@@ -66,3 +71,11 @@ class TestInAChain:
         assert [node.id for node in chain.plan().nodes] == before
         chain.chain["watch"]["stop"] = True
         assert not {node.id for node in chain.plan().nodes[1:]} & {*before}
+
+    def test_no_look_ends_a_stage_that_joins_several(self, chain: Any) -> None:
+        """All their rows are the baseline's budget; a stage alone is the naive one."""
+        chain.chain["watch"] = {"every": 5, "stop": True}
+        plan = chain.plan("baseline=joint")
+        stop = {node.name: node.spec.watch.stop for node in plan.nodes[1:]}
+        assert stop == {"pretrain": True, "sft": False, "dpo": True, "grpo": True}
+        assert chain.plan("baseline=naive").node("pretrain").id == plan.node("pretrain").id

@@ -48,7 +48,8 @@ def test_an_undecided_probe_passes_and_says_what_would_decide() -> None:
     assert [change.probe for change in verdict.undecided] == ["facts"]
     assert verdict.messages == (
         "facts fell by 2.0 points (+-1.4): 100 items cannot tell whether it stays within its "
-        "margin of 2.0; the smallest excess they would show is 9.1; about 1200 items would tell",
+        "margin of 2.0; the smallest excess they would show is 10.6; about 1500 items would tell a "
+        "fall of twice the margin",
     )
 
 
@@ -65,12 +66,35 @@ def test_few_equal_items_show_little_and_say_so() -> None:
     )
 
 
+def test_a_p_value_just_below_the_level_does_not_look_like_it() -> None:
+    found = matrix([score("facts", 50, 100)], [score("facts", 44, 100)])  # p = 1 / 64
+    three = judge(found, "sft", 0.0, "stop", num_stages=3)
+    assert three.messages[0].endswith("; p = 0.0469 after Holm over 1 probe and 3 stages")
+
+
+def test_few_clusters_say_that_they_are_few() -> None:
+    def clustered(right: int, size: int) -> Score:
+        same = score("facts", right, 120)
+        items = tuple(replace(item, cluster=f"c{n // size}") for n, item in enumerate(same.items))
+        return replace(same, items=items)
+
+    for size, told in (
+        (15, "120 items in 8 clusters cannot tell whether it stays within its margin of 2.0; "
+             "fewer than 10 tell nothing"),
+        (10, "120 items in 12 clusters cannot tell whether it stays within its margin of 2.0; "
+             "the smallest excess"),
+    ):  # fmt: skip
+        found = matrix([clustered(110, size)], [clustered(100, size)])
+        (message,) = judge(found, "sft", 0.02, "stop").messages
+        assert told in message
+
+
 def test_stages_share_the_level() -> None:
     found = matrix([score("facts", 50, 100)], [score("facts", 41, 100)])  # p = 1 / 512
     alone = judge(found, "sft", 0.0, "stop")
-    assert alone.messages[0].endswith("; p = 0.002 after Holm over 1 probe")
+    assert alone.messages[0].endswith("; p = 0.00391 after Holm over 1 probe")
     four = judge(found, "sft", 0.0, "stop", num_stages=4)
-    assert four.messages[0].endswith("; p = 0.008 after Holm over 1 probe and 4 stages")
+    assert four.messages[0].endswith("; p = 0.00781 after Holm over 1 probe and 4 stages")
     assert judge(found, "sft", 0.0, "stop", num_stages=26).action == "pass"
 
 

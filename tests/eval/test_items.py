@@ -46,6 +46,15 @@ def test_a_cell_has_the_number_its_error_and_its_items_in_order() -> None:
     assert (cell["items"][0]["text"], cell["items"][0]["answer"]) == ("0 + 1 =", "4")
 
 
+def test_a_document_without_bytes_is_refused() -> None:
+    rows = [{**sample(0, 0.0), "bits_per_byte": [-3.0, 4]}]
+    rows += [{**sample(1, 0.0), "bits_per_byte": [0.0, 0]}]
+    found = results({"bits_per_byte,none": 1.0}, {"sums": rows})
+    found["higher_is_better"]["sums"]["bits_per_byte"] = False
+    with pytest.raises(ProbeError, match="sums: a document of 0 bytes has no bits per byte"):
+        read_cell(found, probe("bits_per_byte"), {"sums": TASK})
+
+
 @pytest.mark.parametrize("value", [2 / 3, 0.5 * (0.5 + 1)])
 def test_a_group_is_the_mean_of_its_items_or_of_its_tasks(value: float) -> None:
     samples = {"a": [sample(0, 1.0), sample(1, 0.0)], "b": [sample(0, 1.0)]}

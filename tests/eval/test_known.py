@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eval.known import is_complete, known_cells, known_results
+from eval.known import is_complete, is_current, known_cells, known_results, packages_of
 from eval.probe import probe_checkpoint, probe_model, write_result
 from eval.suite import Probe, Suite
 
@@ -59,6 +59,28 @@ def test_other_versions_and_broken_files_are_measured_again(tmp_path: Path) -> N
         assert bool(known_cells([file], asked, LIKE)) == (file == good), file
     assert known_cells([tmp_path / "none.json"], asked, LIKE) == {}
     assert known_results([good], asked) == {}  # of other packages than ours
+
+
+def test_a_result_of_other_packages_is_not_current(tmp_path: Path) -> None:
+    asked = suite(probe("a", "f1"))
+    assert not is_current(tmp_path / "none.json", asked)
+    made = probe_model(
+        None, None, asked, cache=tmp_path, stage_id="s", known={"a": cell("f1", 0.5)}
+    )
+    file = write_result(tmp_path, made)
+    assert is_current(file, asked)
+    file.write_text(json.dumps(made, indent=1))  # as another program writes JSON
+    assert is_current(file, asked)
+    made["packages"]["torch"] = "0"
+    assert not is_current(write_result(tmp_path, made), asked)
+    file.write_text("{")
+    assert not is_current(file, asked)
+
+
+def test_vllm_s_version_counts_where_it_measured() -> None:
+    asked = suite(probe("a", "f1"))
+    assert "vllm" not in packages_of(asked)
+    assert "vllm" in packages_of(replace(asked, backend="vllm"))
 
 
 def test_a_result_of_known_cells_alone_needs_no_model(tmp_path: Path) -> None:

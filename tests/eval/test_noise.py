@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,27 @@ def test_a_shift_of_all_items_together_is_noise_though_none_varies() -> None:
     assert found.shift == pytest.approx(0.05)
     assert found.stderr == pytest.approx(0.05)
     assert found.largest == pytest.approx(0.05)
+
+
+def test_the_floor_is_of_the_items_that_are_reported() -> None:
+    """A quarter of the items decides: one of them that differs moves their score by four times as much."""
+
+    def split(values: list[float]) -> Row:
+        whole = row(facts=values)
+        items = tuple(
+            replace(item, split="test" if n % 4 == 0 else "dev")
+            for n, item in enumerate(whole.scores["facts"].items)
+        )
+        return replace(whole, scores={"facts": replace(whole.scores["facts"], items=items)})
+
+    first, second = [1.0] * 40, [0.0] + [1.0] * 39
+    found = noise_floor(split(first), split(second))["facts"]
+    assert (found.num_items, found.num_differing) == (40, 1)
+    assert found.shift == pytest.approx(-0.1)
+    assert found.stderr == pytest.approx(0.1)
+    second = [1.0, 0.0] + [1.0] * 38  # a dev item
+    found = noise_floor(split(first), split(second))["facts"]
+    assert (found.num_differing, found.shift, found.stderr) == (1, 0, 0)
 
 
 def test_measurements_of_different_kinds_are_refused() -> None:

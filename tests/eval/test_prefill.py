@@ -8,6 +8,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
+from cpt.errors import ProbeError
 from eval.packed_model import PackedModel
 from eval.prefill import shared_cache
 from tests.eval_models import LONGEST, VOCABULARY, make, ours, theirs, words
@@ -70,10 +71,44 @@ def test_the_cache_is_the_model_s_own(words: Any) -> None:
 
 def test_batches_grow_for_short_greedy_answers_alone(words: Any) -> None:
     lm = ours(make("llama"), words)
+    assert lm.packed is not None
     assert lm._num_rows(prompts({"max_gen_toks": 6})) == 12
     assert lm._num_rows(prompts({"max_gen_toks": 75})) == 9  # 3 x 256 tokens of 9 + 75 each
     assert lm._num_rows(prompts({"max_gen_toks": 500})) == 3
     assert lm._num_rows(prompts({"max_gen_toks": 6, "do_sample": True})) == 3
     assert lm._num_rows([]) == 3
+    lm.packed.same_below = 12
+    assert lm._num_rows(prompts({"max_gen_toks": 6})) == 1  # 9 + 6 tokens
+    assert lm._num_rows(prompts({"max_gen_toks": 3})) == 12
     lm.packed = None
     assert lm._num_rows(prompts({"max_gen_toks": 6})) == 3
+
+
+def test_where_memory_does_not_do_answers_are_made_in_smaller_batches(
+    words: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make("llama")
+    requests = prompts({"max_gen_toks": 6, "until": [], "do_sample": False})
+    right = ours(model, words).generate_until(requests)
+    generate, sizes, most = HFLM._model_generate, list[int](), 3
+
+    def limited(self: Any, context: Any, **settings: Any) -> Any:
+        sizes.append(len(context))
+        if len(context) > most:
+            raise torch.OutOfMemoryError("full")
+        return generate(self, context, **settings)
+
+    monkeypatch.setattr(HFLM, "_model_generate", limited)
+    lm = ours(model, words)
+    assert lm.generate_until(requests) == right
+    assert sizes == [10, 6, 3, 3, 3, 1]
+    most = 0
+    with pytest.raises(ProbeError, match=r"no memory to answer 1 prompts at a time.*batch_size"):
+        lm.generate_until(requests)
+    sampled = prompts({"max_gen_toks": 6, "do_sample": True, "temperature": 1.0})
+    sizes.clear()
+    with pytest.raises(
+        ProbeError, match="to answer 3 prompts"
+    ):  # their answers depend on the batch
+        lm.generate_until(sampled)
+    assert sizes == [3]

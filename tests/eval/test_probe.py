@@ -28,8 +28,7 @@ from transformers import (
 
 from cpt import yaml12
 from cpt.errors import ProbeError
-from eval import harness
-from eval import probe as probes
+from eval import harness, measuring
 from eval.compare import changes
 from eval.harness import Model
 from eval.known import known_results
@@ -38,6 +37,7 @@ from eval.probe import probe_checkpoint, probe_model, result_path, write_result
 from eval.progress import Meter
 from eval.split import only
 from eval.suite import Suite, load_suite, materialise
+from eval.template import any_template, hashed
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = (
@@ -378,6 +378,7 @@ def test_the_behaviour_suite_runs_on_any_model_with_a_template(
 ) -> None:
     tree = yaml12.load(ROOT / "configs" / "probes" / "behaviour.yaml")
     tree["include"] = str(ROOT / "eval" / "tasks")
+    assert 0 < tree.pop("dev") < 0.5  # of so few items none might be for choosing
     tree["max_length"] = None  # of the tiny model: 256
     for settings in tree["probes"].values():
         settings["limit"] = 7
@@ -423,6 +424,45 @@ def test_chat_without_a_template_is_refused(loaded: tuple[Any, Any], tmp_path: P
         probe_model(model, tokenizer, suite, cache=tmp_path, stage_id="a")
 
 
+def test_all_tasks_are_loaded_before_the_first_is_measured(
+    loaded: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data set that the hub hands to nobody is found before anything is measured, and a template too."""
+    measured: list[str] = []
+    monkeypatch.setattr(measuring, "measure", lambda harness, probe, tasks: measured.append("x"))
+    write_suite(tmp_path, PROBES)
+    task = tmp_path / "tasks" / "reads.yaml"
+    task.write_text(task.read_text().replace("rows.jsonl", "gone.jsonl"))
+    (tmp_path / "tasks" / "gone.jsonl").write_text("no JSON\n")
+    suite = load_suite(tmp_path / "small.yaml")
+    with pytest.raises(ProbeError, match="probe reads: task reads cannot be loaded"):
+        probe_model(*loaded, suite, cache=tmp_path, stage_id="a")
+    model, tokenizer = loaded
+    tokenizer.chat_template = None
+    suite = write_suite(tmp_path, {name: PROBES[name] for name in ("writes", "writes_chat")})
+    with pytest.raises(ProbeError, match="writes_chat has `chat: true`"):
+        probe_model(model, tokenizer, suite, cache=tmp_path, stage_id="a")
+    assert measured == []
+
+
+def test_the_chat_template_is_part_of_what_is_compared(
+    loaded: tuple[Any, Any], tmp_path: Path
+) -> None:
+    model, tokenizer = loaded
+    suite = write_suite(tmp_path, {name: PROBES[name] for name in ("writes", "writes_chat")})
+    first = probe_model(model, tokenizer, suite, cache=tmp_path, stage_id="a")
+    tokenizer.chat_template = TEMPLATE.replace("<|", "<")
+    second = probe_model(model, tokenizer, suite, cache=tmp_path, stage_id="b")
+    files = [write_result(tmp_path / found["stage"], found) for found in (first, second)]
+    rows = [read_row(file.parts[-3], "x", file, suite.hash) for file in files]
+    assert "template" not in rows[0].scores["writes"].parts
+    asked = [row.scores["writes_chat"].parts["template"] for row in rows]
+    assert asked == [hashed(TEMPLATE), hashed(TEMPLATE.replace("<|", "<"))]
+    with pytest.raises(ProbeError, match=rf"template: {asked[0]}, not {asked[1]}.*--any-template"):
+        changes(*rows, 0.0)
+    assert len(changes(*any_template(rows), 0.0)) == 2
+
+
 def test_a_metric_that_is_no_mean_over_items_is_refused(
     loaded: tuple[Any, Any], tmp_path: Path
 ) -> None:
@@ -451,13 +491,13 @@ def test_a_suite_that_grew_measures_its_new_probe_alone(
     known = known_results(file.parent.glob("*.json"), grown)
     whole = probe_model(*loaded, grown, cache=tmp_path, stage_id="a")
     measured: list[str] = []
-    measure = probes._measure
+    measure = measuring.measure
 
-    def watched(harness: Any, tokenizer: Any, probe: Any, folder: Path) -> Any:
+    def watched(harness: Any, probe: Any, tasks: Any) -> Any:
         measured.append(probe.name)
-        return measure(harness, tokenizer, probe, folder)
+        return measure(harness, probe, tasks)
 
-    monkeypatch.setattr(probes, "_measure", watched)
+    monkeypatch.setattr(measuring, "measure", watched)
     part = probe_model(*loaded, grown, cache=tmp_path, stage_id="a", known=known)
     assert measured == ["choices"]
     assert [*part["probes"]] == ["choices", "reads"]
@@ -487,6 +527,19 @@ folder = Path(sys.argv[2])
 result = probe_model(model, tokenizer, load_suite(folder / "small.yaml"), cache=folder / "two",
                      stage_id="a", accelerator=accelerator)
 (folder / f"rank{accelerator.process_index}.json").write_text(json.dumps(result))
+import eval.harness
+from cpt.errors import ProbeError
+refuse = eval.harness.refuse_unscorable
+def refused(*given):
+    if accelerator.process_index == 1:
+        raise ProbeError("one choice has no tokens")
+    refuse(*given)
+eval.harness.refuse_unscorable = refused
+try:
+    probe_model(model, tokenizer, load_suite(folder / "small.yaml"), cache=folder / "two",
+                stage_id="a", accelerator=accelerator)
+except ProbeError as error:
+    (folder / f"error{accelerator.process_index}").write_text(str(error))
 accelerator.end_training()
 """
     with socket.socket() as server:
@@ -510,6 +563,10 @@ accelerator.end_training()
         assert process.returncode == 0, output[-3000:]
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert first["probes"] == second["probes"]
+    assert (
+        "process 1 failed" in (tmp_path / "error0").read_text()
+    )  # and does not wait for the other
+    assert (tmp_path / "error1").read_text() == "one choice has no tokens"
     for name, cell in alone["probes"].items():
         assert first["probes"][name]["value"] == pytest.approx(cell["value"], rel=1e-6), name
         ids = [item["id"] for item in first["probes"][name]["items"]]

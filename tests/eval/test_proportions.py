@@ -6,6 +6,7 @@ from statistics import NormalDist
 import pytest
 from scipy.stats import binomtest, multinomial
 
+from eval import proportions
 from eval.proportions import mcnemar, restricted_loss, score, score_interval, score_test
 
 
@@ -85,6 +86,21 @@ def test_the_exact_test_keeps_its_level(wins: float) -> None:
         worse, not_worse = rejection_rate(60, wins, 0.05, level)
         assert worse <= level
         assert not_worse <= level
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "num_items", "margin"),
+    [(20, 5, 200, 0.02), (15, 0, 500, 0.01), (6, 3, 150, 0.02), (8, 1, 60, 0.02)],
+)
+def test_the_largest_probability_is_found(
+    lost: int, won: int, num_items: int, margin: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = score_test(lost, won, num_items, margin)
+    monkeypatch.setattr(proportions, "_NUISANCES", 2001)
+    score_test.cache_clear()
+    finest = score_test(lost, won, num_items, margin)
+    score_test.cache_clear()
+    assert found == pytest.approx(finest, rel=1e-3)
 
 
 def test_the_normal_tail_of_the_score_does_not() -> None:

@@ -8,7 +8,7 @@ import pytest
 from cpt.errors import ProbeError
 from eval.matrix import Item, Matrix, Row, Score
 from eval.means import ratio_stderr, weighted_mean
-from eval.resample import common_items, estimate, over_seeds, resample
+from eval.resample import common_items, estimate, floors, of_largest, resample
 
 
 def row(stage: str, items: list[Item], fingerprint: str = "f") -> Row:
@@ -32,11 +32,17 @@ def test_the_first_scores_are_those_measured_and_rows_share_their_items() -> Non
         row("base", items(values, weights)),
         row("sft", items([v + 1 for v in values], weights)),
     )
-    scores = resample(Matrix("small", "0", rows, ("text",)), ["text"], 200)
+    matrix = Matrix("small", "0", rows, ("text",))
+    scores = resample(matrix, ["text"], 200, unseen=False)
     assert scores.shape == (201, 2, 1)
     assert scores[0, :, 0] == pytest.approx([3.1, 4.1])
     assert scores[:, 1, 0] - scores[:, 0, 0] == pytest.approx(np.ones(201))
     assert len(set(scores[:, 0, 0].round(9))) > 5
+    # the base is what it is; a change of all items alike may be no change of others
+    wider = resample(matrix, ["text"], 2000)
+    assert (wider[0] == scores[0]).all()
+    floor = math.sqrt(3 * (0.1**2 + 0.3**2 + 0.6**2) / 3)
+    assert (wider[1:, 1] - wider[1:, 0]).std() == pytest.approx(floor, rel=0.1)
 
 
 def test_items_of_a_cluster_are_drawn_together() -> None:
@@ -65,9 +71,29 @@ def test_the_interval_takes_out_what_resampling_adds() -> None:
     assert found.low == pytest.approx(2 - 1.39)
 
 
-def test_over_seeds_is_student_s_interval() -> None:
-    found = over_seeds([1.0, 2.0, 3.0])
-    half = 4.302653 / math.sqrt(3)
-    assert (found.value, found.low, found.high) == pytest.approx((2, 2 - half, 2 + half), abs=1e-5)
-    with pytest.raises(ProbeError, match="two chains or more, not 1"):
-        over_seeds([1.0])
+def test_the_largest_of_several_is_as_wide_as_the_one_chosen() -> None:
+    draws = np.linspace(-1.0, 1.0, 2001)
+    found = of_largest(np.array([0.0, *np.maximum(draws, 0)]), np.array([0.0, *draws]), least=0.0)
+    assert (found.value, found.low) == (0.0, 0.0)
+    assert found.high == pytest.approx(0.95)
+    # what choosing adds is still taken out below
+    found = of_largest(np.array([1.0, *(1.5 + draws)]), np.array([1.0, *(1 + draws)]))
+    assert (found.low, found.high) == pytest.approx((2 - 2.45, 1.95))
+
+
+def test_the_floor_of_three_units_by_hand() -> None:
+    sizes = np.ones((3, 10))
+    rows = np.array([[1.0] * 6 + [0.0] * 4, [1.0] * 5 + [0.0] * 5, [1.0] * 6 + [0.0] * 4])
+    # one of ten items moved by a tenth, and back: three more may have, by as much
+    assert floors(rows, sizes, True) == pytest.approx([0, math.sqrt(3) / 10, math.sqrt(3) / 10])
+    # eight changed by different amounts: two more, by their root mean square
+    moved = rows[:2] * 1.0
+    moved[1] = moved[0] + np.array([0.1 * n for n in range(1, 9)] + [0.0, 0.0])
+    size = math.sqrt(sum((0.01 * n) ** 2 for n in range(1, 9)) / 8)
+    assert floors(moved, sizes[:2], False)[1] == pytest.approx(math.sqrt(2) * size)
+    # none changed, in bits per byte: a move is the spread of the texts themselves
+    texts = np.array([[1.0, 3.0] * 5] * 2)
+    assert floors(texts, sizes[:2], False)[1] == pytest.approx(math.sqrt(3) * 0.1)
+    # all changed, and not alike: nothing is unseen
+    texts[1] += np.linspace(0.1, 0.2, 10)
+    assert floors(texts, sizes[:2], False)[1] == 0

@@ -166,6 +166,80 @@ def test_a_model_with_logits_of_its_own_is_scored_in_lm_eval_s_way(words: Any) -
     check_equal(lm._loglikelihood_tokens(requests), right)
 
 
+@pytest.mark.parametrize("most", [150, 40])
+def test_where_memory_does_not_do_batches_become_smaller(
+    words: Any, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    model = make("llama")
+    lm, requests = ours(model, words, batch_size=8), asked()
+    right = lm._loglikelihood_tokens(requests)
+    assert lm.packed is not None
+    hidden, sizes = lm.packed.hidden, list[int]()
+
+    def limited(rows: Any) -> Any:
+        sizes.append(len(rows) * max(map(len, rows)))
+        if sizes[-1] > most:
+            raise torch.OutOfMemoryError("full")
+        return hidden(rows)
+
+    monkeypatch.setattr(lm.packed, "hidden", limited)
+    steps: list[int] = []
+    monkeypatch.setattr(lm.meter, "step", steps.append)
+    check_equal(lm._loglikelihood_tokens(requests), right)
+    assert max(sizes) > most
+    assert sum(steps) == len(requests)
+    most = 5
+    with pytest.raises(ProbeError, match=r"no memory for one row of 24 tokens.*max_length"):
+        lm._loglikelihood_tokens(requests)
+
+
+def test_a_full_accelerator_is_not_a_model_that_cannot(
+    words: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Any, *given: Any) -> bool:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(PackedModel, "_agrees", full)
+    with pytest.raises(ProbeError, match="no memory for a few tokens"):
+        ours(make("llama"), words)
+
+
+ROPES: dict[str, dict[str, Any]] = {
+    "longrope": {
+        "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4,
+            "long_factor": [1.5, 2.0, 4.0, 8.0], "original_max_position_embeddings": 12,
+        },
+    },
+    "dynamic": {
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
+        "max_position_embeddings": 12,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_positions_that_go_by_the_batch_are_those_of_a_row_alone(kind: str, words: Any) -> None:
+    model = make("llama", **ROPES[kind])
+    lm, requests = ours(model, words), asked()
+    assert lm.packed is not None
+    assert lm.packed.branches
+    assert lm.packed.same_below == (12 if kind == "longrope" else 11)
+    found = lm._loglikelihood_tokens(requests)
+    lengths = set()
+    for (_, context, end), (value, greedy) in zip(requests, found, strict=True):
+        row = (context + end)[-(LONGEST + 1) : -1]
+        lengths.add(len(row))
+        with torch.no_grad():
+            model(torch.tensor([[1]]))  # forgets a longer one
+            logs = torch.log_softmax(model(torch.tensor([row])).logits[0, -len(end) :], -1)
+        labels = torch.tensor(end)
+        alone = logs[torch.arange(len(end)), labels].sum().item()
+        assert value == pytest.approx(alone, abs=1e-4, rel=1e-5)
+        assert greedy == bool((logs.argmax(-1) == labels).all())
+    assert min(lengths) < 11 < 20 < max(lengths)
+
+
 def test_sharded_models_keep_the_passes_that_every_rank_makes(words: Any) -> None:
     model = make("llama")
     lm = Model(

@@ -66,3 +66,13 @@ def test_gaps_of_probes_within_a_stage() -> None:
     assert down.windowed.value == pytest.approx(0.8)
     with pytest.raises(ProbeError, match="3 evaluations and 2 steps"):
         stability.gaps(matrix, [0, 5])
+
+
+def test_what_does_not_change_may_yet_have_fallen() -> None:
+    """No item of 20 differs between the looks, and three of them could."""
+    rows = tuple(Row(f"step {n}", str(n), {"up": score("up", 12, True)}) for n in range(3))
+    (gap,) = stability.gaps(Matrix("small", "0", rows, ("up",)), [0, 5, 20])
+    for found in (gap.windowed, gap.recovery):
+        assert (found.value, found.low) == (0, 0)
+        assert 0.1 < found.high < 0.3  # 1.96 sqrt(2 * 3) / 20 between two looks
+    assert gap.lowest.low < 0.6 < gap.lowest.high

@@ -13,6 +13,7 @@ from cpt.manifest import Manifest
 from cpt.store import Store
 from eval.probe import result_path
 from launch import chain as chains
+from launch import making
 from launch.backend import ROOT
 from launch.console import Console
 from launch.opening import Chain, open_chain
@@ -44,7 +45,7 @@ def make(store: Store, stage_id: str) -> None:
 
 def launch(chain: Chain, console: Console) -> None:
     node = chain.plan.node("pretrain")
-    chains._launch(chain, chains._job(chain, node, False), node, console)
+    making._launch(chain, making._job(chain, node, False), node, console)
 
 
 def test_the_lock_is_held_while_the_group_runs_and_a_second_run_starts_none(
@@ -66,7 +67,7 @@ def test_the_lock_is_held_while_the_group_runs_and_a_second_run_starts_none(
         assert may_end.wait(10)
         make(chain.store, node.id)
 
-    monkeypatch.setattr(chains, "run_group", group)
+    monkeypatch.setattr(making, "run_group", group)
     one, other = Heard(), Heard()
     threads = [threading.Thread(target=launch, args=(chain, console)) for console in (one, other)]
     threads[0].start()
@@ -87,7 +88,7 @@ def test_the_lock_is_held_while_the_group_runs_and_a_second_run_starts_none(
 def test_a_group_that_leaves_no_stage_is_an_error(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chains, "run_group", lambda *given: None)
+    monkeypatch.setattr(making, "run_group", lambda *given: None)
     with pytest.raises(CptError, match="pretrain: its processes ended well, but left no finished"):
         launch(chain, Heard())
 
@@ -99,7 +100,7 @@ def test_a_worker_takes_no_lock_of_its_own(chain: Chain, monkeypatch: pytest.Mon
 
     node = chain.plan.node("pretrain")
     make(chain.store, node.id)
-    job = chains._job(chain, node, False)
+    job = making._job(chain, node, False)
     monkeypatch.setattr(world, "current", world.World)
 
     def waits(text: str) -> None:
@@ -139,11 +140,11 @@ def test_a_merge_needs_no_process_group_but_for_its_probes(
         file.parent.mkdir()
         file.write_text("{}")
 
-    monkeypatch.setattr("launch.stage.make_merge", merged)
+    monkeypatch.setattr("launch.untrained.make_merge", merged)
     monkeypatch.setattr("launch.quiet.hush_bars", lambda verbose: None)
-    monkeypatch.setattr(chains, "run_group", group)
+    monkeypatch.setattr(making, "run_group", group)
     for _ in range(2):  # the second finds all done
-        chains._make(chain, node, Heard(), False)
+        making.make(chain, node, Heard(), False)
         assert done == expected
 
 

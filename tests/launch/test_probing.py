@@ -98,6 +98,26 @@ def test_a_stage_keeps_its_result_and_is_measured_once(
     assert not Path("runs", "cache", "probes").exists()
 
 
+def test_a_result_of_other_packages_is_measured_again_but_a_chain_s_own(
+    probe: Probe, stage: Path, measured: list[dict[str, Any]], tiny_folder: Path
+) -> None:
+    """The id of what a gate made follows from a chain's results: an upgrade must not train stages anew."""
+    assert (probe(stage)[0], probe(tiny_folder)[0]) == (0, 0)
+    (own,), (cached,) = (stage / "probes").iterdir(), Path("runs/cache/probes").iterdir()
+    for file in (own, cached):
+        found = json.loads(file.read_text())
+        found["packages"]["torch"] = "0"
+        file.write_text(json.dumps(found))
+    measured.clear()
+    code, _, err = probe(stage)
+    assert (code, measured) == (0, [])
+    assert "was measured with other versions of lm_eval, transformers, torch, datasets" in err
+    assert json.loads(own.read_text())["packages"]["torch"] == "0"
+    assert probe(tiny_folder)[0] == 0
+    assert len(measured) == 1
+    assert json.loads(cached.read_text())["packages"]["torch"] != "0"
+
+
 def test_a_stage_in_another_number_type_is_another_result(
     probe: Probe, stage: Path, measured: list[dict[str, Any]]
 ) -> None:

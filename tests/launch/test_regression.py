@@ -10,7 +10,7 @@ import yaml
 
 from eval.suite import load_suite
 from launch import cli
-from tests.probe_results import flip, result, right, stage, write
+from tests.probe_results import cell, flip, result, right, stage, write
 
 Call = Callable[..., tuple[int, str, str]]
 FACTS, SUMS = right(0.5), right(0.7, seed=1)
@@ -142,3 +142,21 @@ def test_bad_input_exits_2(call: Call, arguments: list[str], message: str) -> No
     assert (code, out) == (2, "")
     assert message in err
     assert not Path("x.xml").exists()
+
+
+def test_models_with_other_chat_templates_are_compared_where_that_is_asked_for(
+    call: Call, tmp_path: Path
+) -> None:
+    for name, template in (("base-3", "a1"), ("sft-3", "b2")):
+        chats = cell(FACTS, chat=True, parts={"template": template})
+        stage(tmp_path / "runs", name, result({"facts": chats, "sums": SUMS}))
+    given = ("sft-3", "--against", "base-3", "--suite", "small")
+    code, _, err = call(*given)
+    assert code == 1
+    assert "facts was measured differently for base-3 and sft-3 (template: a1, not b2)" in err
+    assert "--any-template" in err
+    code, out, err = call(*given, "--any-template")
+    assert (code, out.splitlines()[-1][:13]) == (0, "no regression")
+    assert err.startswith("cpt: note: sft-3: asked in another chat template than base-3;")
+    code, _, err = call("sft-3", "--suite", "small.yaml", "--any-template")
+    assert (code, "name --against MODEL too" in err) == (2, True)

@@ -12,8 +12,8 @@ from cpt.checkpoint import digests, verify_stage
 from cpt.errors import GateStopped, StoreError
 from cpt.manifest import Ancestor, Manifest
 from eval.probe import result_path
+from launch import attempts, remedies
 from launch import chain as chains
-from launch import remedies
 from launch.backend import ROOT
 from launch.by_hand import job_by_hand
 from launch.console import Console
@@ -142,7 +142,7 @@ def runs(
     tmp_path: Path, tiny_model: Any, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Folders:
     found = Folders(tmp_path / "runs", tiny_model, tiny_folder)
-    monkeypatch.setattr(remedies, "probe_model", found.probe)
+    monkeypatch.setattr(attempts, "probe_model", found.probe)
     return found
 
 
@@ -305,7 +305,7 @@ def test_a_repair_that_fails_stops_the_chain_each_time_and_is_not_tried_again(
             item["value"] = 0.0 if number < 150 else item["value"]
         return result
 
-    monkeypatch.setattr(remedies, "probe_model", split)
+    monkeypatch.setattr(attempts, "probe_model", split)
     chain = runs.make(REPAIR, "gate.attempts=1")
     for name in ("base", "pretrain", "sft"):
         assert chain.suite

@@ -11,7 +11,7 @@ from cpt.merging.spec import GreedySoup, Layerwise, Soup
 from cpt.read_recipe import check_stage
 from eval.suite import load_suite
 from launch.console import Console
-from launch.stage import job_from_json, job_to_json
+from launch.job_file import job_from_json, job_to_json
 from launch.steering import scorer, steering
 from stages.base import Job
 from tests.reading_suite import numbered, write_suite

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from cpt.errors import PlanError, RecipeError
+from cpt.errors import PlanError, ProbeError, RecipeError
 from cpt.estimate import Estimate, _num_candidates, estimate
 from cpt.manifest import Manifest
 from cpt.model_size import of_config
 from eval.probe import result_path
 from eval.suite import load_suite
+from eval.template import hashed
 from launch.backend import ROOT
 from launch.gate_rules import check_gate
 from launch.opening import Chain, open_chain, show
@@ -274,3 +275,29 @@ def test_candidates_are_counted_before_they_are_there(
 def test_a_stage_that_adds_tokens_can_be_rolled_back(opened: Open) -> None:
     changes = ["stages.sft.model={add_tokens: [<a>]}", "stages.sft.hooks=[]"]
     assert opened(ROLLBACK, *changes, "stages.grpo.reference=dpo")
+
+
+def test_a_stage_is_judged_across_the_template_that_it_declares_and_no_other(
+    opened: Open, tmp_path: Path
+) -> None:
+    file = tmp_path / "other.jinja"
+    file.write_text("{{ messages }}")
+    chain = opened(f"stages.sft.model={{chat_template: {file}}}")
+    assert chain.gate.templates == {hashed("{{ messages }}")}
+    make(chain, "base")
+    make(chain, "sft", prose=100)
+
+    def ask_in(stage: str, template: str) -> None:
+        result = chain.gate.result(chain.plan.node(stage).id)
+        tree = json.loads(result.read_text())
+        for found in tree["probes"].values():
+            found["parts"] = {"template": template}
+        result.write_text(json.dumps(tree))
+
+    ask_in("base", "that of the model")
+    ask_in("sft", hashed("{{ messages }}"))
+    verdict = chain.gate.verdict(chain.plan.node("sft"))
+    assert [change.probe for change in verdict.regressed] == ["prose"]
+    ask_in("sft", "another")
+    with pytest.raises(ProbeError, match="template: that of the model, not another"):
+        chain.gate.verdict(chain.plan.node("sft"))

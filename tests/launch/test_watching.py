@@ -18,7 +18,6 @@ from eval.suite import load_suite
 from launch.console import Console
 from launch.watching import looker, watching
 from stages.watch import FOLDER, read
-from tests import tiny_stages
 from tests.reading_suite import numbered, write_suite
 from tests.tiny_stages import TinyStages
 
@@ -99,19 +98,6 @@ def test_a_stage_is_not_ended_for_what_it_inherited(suite: Path, stages: TinySta
     assert [row["step"] for row in rows] == [0, 2, 4]
     base = json.loads(next((stages.base / "probes").glob("small-*.json")).read_text())
     assert rows[0]["probe/reads"] > base["probes"]["reads"]["value"] + 0.05
-
-
-@pytest.mark.chain
-@pytest.mark.parametrize("kind", ["sft", "grpo"])
-def test_real_looks_change_nothing(kind: str, suite: Path, stages: TinyStages) -> None:
-    plain = stages.train(stages.job(kind))
-    watch = WatchSpec(every=1, prompts=4, suite=str(suite))
-    job = stages.job(kind)
-    job = replace(job, spec=job.spec.model_copy(update={"watch": watch}))
-    runner.run(job, lambda line: None, make_look=partial(looker, job, Console()))
-    found = tiny_stages.read(job)
-    assert tiny_stages.equal(found.weights, plain.weights)
-    assert found.manifest["seconds"]["look"] > 0
 
 
 @pytest.mark.chain

@@ -19,9 +19,9 @@ from tests.tiny_stages import TinyStages, Trained, difference, equal, first_rows
 @pytest.fixture
 def samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check the reference on sample prompts, as stages do."""
-    import stages.run as runner
+    import stages.under_way as under_way
 
-    monkeypatch.setattr(runner, "NUM_SAMPLES", 3)
+    monkeypatch.setattr(under_way, "NUM_SAMPLES", 3)
 
 
 def log_likelihood(folder: Path, ids: list[int], start: int) -> float:

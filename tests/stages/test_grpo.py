@@ -48,9 +48,9 @@ def test_beta_0_has_no_reference(stages: TinyStages, monkeypatch: pytest.MonkeyP
 def test_divergence_at_the_start_is_checked(
     stages: TinyStages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import stages.run as runner
+    import stages.under_way as under_way
 
-    monkeypatch.setattr(runner, "NUM_SAMPLES", 3)
+    monkeypatch.setattr(under_way, "NUM_SAMPLES", 3)
     for hooks in (None, {"lora": {"rank": 2}}):
         trained = stages.train(stages.job("grpo", hooks, max_steps=1))
         assert trained.manifest["checks"]["kl_to_reference_at_start"] == pytest.approx(0, abs=1e-6)

@@ -11,7 +11,7 @@ from cpt.hooks.stack import HookStack
 from cpt.joint import Joined
 from cpt.recipe import HygieneSpec
 from cpt.world import World
-from launch.stage import job_from_json, job_to_json
+from launch.job_file import job_from_json, job_to_json
 from stages import kind_of
 from stages.base import Job
 from stages.material import stage_supply

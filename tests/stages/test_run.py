@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import stages.run as runner
+import stages.under_way as under_way
 from tests.tiny_stages import TinyStages, read
 
 pytestmark = pytest.mark.chain
@@ -26,7 +27,7 @@ def test_a_model_that_no_longer_stops_is_warned_of(
     stages: TinyStages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Taught to end at once, then on answers whose end is cut off."""
-    monkeypatch.setattr(runner, "NUM_SAMPLES", 8)
+    monkeypatch.setattr(under_way, "NUM_SAMPLES", 8)
     fast: dict[str, Any] = {"optim": "adamw_torch", "learning_rate": 0.03, "max_steps": 12}
     said: list[str] = []
 

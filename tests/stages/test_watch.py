@@ -6,10 +6,18 @@ from typing import Any
 
 import pytest
 
+import stages.ending as ending
+import stages.look_cost as look_cost
 import stages.run as runner
+import stages.training as training
 from cpt.data_spec import DataSpec
 from cpt.errors import ProbeError
+from cpt.hooks.context import Mixture, StageContext
+from cpt.hooks.replay import Replay
+from cpt.hooks.trainer import _Hooks
+from cpt.past import of_folder
 from cpt.watch import WatchSpec
+from cpt.world import World
 from stages.base import Job
 from stages.drift import Drift
 from stages.watch import FOLDER
@@ -94,9 +102,6 @@ def test_a_stage_ends_where_a_look_says_so(stages: TinyStages) -> None:
     runner.run(job, said.append, make_look=seen([], stop_at=2))
     ended = read(job)
     assert ended.manifest["num_steps"] == 2
-    whole = stages.train(stages.job("sft")).manifest
-    half = whole["data"][0]["epochs"] / 2
-    assert ended.manifest["data"][0]["epochs"] == pytest.approx(half, abs=1e-3)
     assert ended.manifest["checks"]["stopped_at"] == 2
     assert "watch ended the stage at step 2 of 4" in ended.manifest["notes"]
     assert any("watch: ends the stage at step 2: facts fell" in line for line in said)
@@ -105,6 +110,46 @@ def test_a_stage_ends_where_a_look_says_so(stages: TinyStages) -> None:
     runner.run(job, said.append, make_look=seen([], stop_at=2))
     assert read(job).manifest["num_steps"] == 4
     assert any("watch: step 2: facts fell" in line for line in said)
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "sft", "grpo"])
+def test_a_stage_that_ended_early_leaves_what_it_trained_on(
+    kind: str, stages: TinyStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger has the tokens, and replay the rows, of a stage that was meant to be so short."""
+    batches: list[Any] = []
+    taken = _Hooks.get_batch_samples
+
+    def spy(*given: Any, **named: Any) -> Any:
+        found = taken(*given, **named)
+        batches.extend(found[0])
+        return found
+
+    job = watched(stages.job(kind), stages, stop=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Hooks, "get_batch_samples", spy)
+        runner.run(job, lambda line: None, make_look=seen([], stop_at=2))
+    manifest, past = read(job).manifest, of_folder(job.output)
+    short = stages.train(stages.job(kind, max_steps=2))
+    assert manifest["data"] == short.manifest["data"]
+    rows = past[-1].rows()
+    assert rows == of_folder(short.job.output)[-1].rows()
+    if kind == "grpo":  # two prompts a step, each answered four times
+        trained = {row["answer"] for batch in batches for row in batch}
+        assert trained == {row["answer"] for row in rows}
+        assert past[-1].num_seen == len(trained) == 4
+        return
+    (entry,) = manifest["data"]
+    masks = [batch.get("attention_mask", batch["input_ids"] >= 0) for batch in batches]
+    assert entry["seen_tokens"] == sum(int(mask.sum()) for mask in masks)
+    assert past[-1].num_seen == len(rows) < 24
+    if kind == "sft":
+        assert len(rows) == 2 * 8
+    ctx = StageContext("next", "sft", ("text", "messages"), 3, World(), "")
+    hook = Replay(of="previous", share=0.5)
+    hook.recall(past, ctx)
+    mixture = hook.mix(Mixture([]), ctx)
+    assert mixture.old[0].rows == rows
 
 
 def test_an_interrupted_stage_ends_at_the_same_step(
@@ -119,8 +164,8 @@ def test_an_interrupted_stage_ends_at_the_same_step(
         raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "save_checkpoint", killed)
-        patch.setattr(runner, "save_trained", killed)
+        patch.setattr(ending, "save_checkpoint", killed)
+        patch.setattr(training, "save_trained", killed)
         with pytest.raises(Interrupted):
             runner.run(job, lambda line: None, make_look=seen([], stop_at=2))
     assert not (job.output / "manifest.json").exists()
@@ -129,6 +174,47 @@ def test_an_interrupted_stage_ends_at_the_same_step(
     assert equal(read(job).weights, read(whole).weights)
     assert steps == [2]  # continued behind step 1
     assert [row["step"] for row in looks_of(job.output)] == [0, 2]
+
+
+def test_looks_that_cost_much_are_told_of_early(
+    stages: TinyStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(look_cost, "LITTLE", 0.0)
+    monkeypatch.setattr(look_cost, "DEAR", 1e-9)
+    said: list[str] = []
+    job = watched(stages.job("sft"), stages, every=1)
+    runner.run(job, said.append, make_look=seen([]))
+    told = next(number for number, line in enumerate(said) if "watch: 5 looks of" in line)
+    assert not any("step 3/4" in line for line in said[:told])  # after the second step
+    notes = read(job).manifest["notes"]
+    assert any(note.startswith("watch: 5 looks of") for note in notes)
+
+
+def test_answers_are_drawn_from_the_base_models_own_distribution(stages: TinyStages) -> None:
+    """Not from what its generation config, made for answering people, bends it to."""
+    from transformers import GenerationConfig
+
+    from cpt.checkpoint import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(str(stages.base / "checkpoint"))
+    prompts = [[5, 6, 7], [9, 8]]
+    drawn = []
+    bent = GenerationConfig(
+        repetition_penalty=5.0,
+        min_p=0.5,
+        top_p=0.1,
+        temperature=0.1,
+        no_repeat_ngram_size=1,
+        suppress_tokens=[*range(40)],
+        bad_words_ids=[[50]],
+    )
+    for config in (GenerationConfig(), bent):
+        base = load_model(str(stages.base / "checkpoint")).eval()
+        base.generation_config = config
+        drift = Drift(base, tokenizer, prompts, [], seed=1)
+        assert base.generation_config is config
+        drawn.append([whole.tolist() for whole, _, _ in drift.answered])
+    assert drawn[0] == drawn[1]
 
 
 def test_a_look_without_a_usable_number_ends_no_stage(stages: TinyStages) -> None:

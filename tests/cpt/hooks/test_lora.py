@@ -217,9 +217,9 @@ class TestContinue:
     def test_the_reference_is_the_parent_with_its_adapter(
         self, kind: str, stages: TinyStages, kept: Trained, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import stages.run as runner
+        import stages.under_way as under_way
 
-        monkeypatch.setattr(runner, "NUM_SAMPLES", 3)
+        monkeypatch.setattr(under_way, "NUM_SAMPLES", 3)
         trained = stages.train(stages.job(kind, CONTINUE, parent=kept.job.output, max_steps=2))
         assert trained.manifest["checks"]["kl_to_reference_at_start"] == pytest.approx(0, abs=1e-6)
         first, second = ([row for row in trained.log if "loss" in row])[:2]

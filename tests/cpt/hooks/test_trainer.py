@@ -58,9 +58,9 @@ class Push(Hook):
 
 def with_hook(monkeypatch: pytest.MonkeyPatch, hook: Hook) -> None:
     """Let every stage have this hook, which is in no table."""
-    import stages.run as runner
+    import stages.under_way as under_way
 
-    monkeypatch.setattr(runner, "build_hooks", lambda job: [hook])
+    monkeypatch.setattr(under_way, "build_hooks", lambda job: [hook])
 
 
 @pytest.mark.parametrize("at_end", [False, True])

@@ -41,6 +41,20 @@ def test_other_scripts_and_neighbours(text: str, language: str) -> None:
     assert language_of(text) == language
 
 
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("I went to Los Angeles, Las Vegas, La Paz and El Paso, Los Gatos, La Jolla.", "en"),
+        ("El Paso, Los Angeles, Las Vegas, Santiago de los Caballeros, Puerto de la Cruz", ""),
+        ("They sailed from Rio de Janeiro to Mar del Plata and on to Costa de la Luz.", "en"),
+        ("Der Hund und die Katze liegen im Haus am See, und es regnet auf die Stadt.", "de"),
+        ("La casa de Juan es grande y est\u00e1 cerca de la Universidad de Buenos Aires.", "es"),
+    ],
+)
+def test_names_of_places_are_in_no_language(text: str, language: str) -> None:
+    assert language_of(text) == language
+
+
 def test_a_switch_must_be_plain() -> None:
     assert has_switched(LONG, "en")
     assert not has_switched(LONG, "de")

@@ -44,6 +44,17 @@ def test_holm_runs_over_all_models() -> None:
     assert among.columns[1].changes["facts"].verdict == "undecided"
 
 
+def test_no_more_is_called_improved_by_chance_among_many_models() -> None:
+    """Seven rises of seven changes are certain in one comparison, not in one of eight."""
+    risen = row("risen", facts=flip(FACTS, 0, 7), sums=FACTS)
+    same = [row(f"same{n}", facts=FACTS, sums=FACTS) for n in range(3)]
+    alone = compare_rows("s", "1", [BASE, risen], "base", 0.02)
+    among = compare_rows("s", "1", [BASE, risen, *same], "base", 0.02)
+    for table, improved in ((alone, True), (among, False)):
+        found = table.columns[1].changes["facts"]
+        assert (found.p_rise, found.improved) == (1 / 128, improved)
+
+
 def test_the_reference_may_stand_anywhere() -> None:
     better = row("better", facts=flip(FACTS, 0, 40), sums=FACTS)
     table = compare_rows("s", "1", [better, BASE], "base", 0.02)
@@ -78,8 +89,8 @@ def test_sentences_say_the_verdict() -> None:
         for column in table.columns
         for probe, change in column.changes.items()
     }
-    assert told["up", "facts"].startswith("facts rose by 10.0 points (+-1.5), better: ")
+    assert told["up", "facts"].endswith("(+-1.5), better, also after Holm over 4 differences")
     assert told["down", "facts"].startswith("facts fell by 15.0 points (+-1.8), more than its")
-    assert "after Holm over 4 probes" in told["down", "facts"]
+    assert "after Holm over 4 differences" in told["down", "facts"]
     assert "400 items cannot tell whether it stays" in told["down", "sums"]
     assert told["up", "sums"].endswith("held within its margin of 2.0")

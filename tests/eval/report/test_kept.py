@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from eval.continual import continual
 from eval.report import kept
 from eval.report.markdown import markdown
@@ -53,9 +55,46 @@ def test_what_a_gate_replaced_does_not_count(fake_chain: Any) -> None:
     hops = story.continual[0].hops
     assert [(hop.before, hop.after) for hop in hops] == [
         ("base", "pretrain"),
-        ("pretrain", "dpo"),
-        ("dpo", "grpo"),
+        ("pretrain", "sft"),
+        ("sft", "grpo"),
     ]
+    repaired = story.stages[3].row
+    assert repaired is not None
+    assert [row.stage for row in story.standing] == ["base", "pretrain", "sft", "grpo"]
+    assert story.standing[2].scores == repaired.scores
+
+
+def test_a_skill_is_still_owned_after_a_repair_of_the_stage_that_taught_it(fake_chain: Any) -> None:
+    fake = fake_chain()
+    chain = json.loads((fake.chain / "chain.json").read_text())
+    chain["suite"]["probes"]["python_qa"]["owner"] = "sft"
+    levels = {}
+    for made in (False, True):
+        if made:
+            chain["nodes"][3] |= {"kind": "repair", "name": "sft.repair", "stands_for": "sft"}
+            chain["nodes"][3]["parents"] = ["sft", "pretrain"]
+            chain["nodes"][4]["parents"] = ["sft.repair"]
+        (fake.chain / "chain.json").write_text(json.dumps(chain))
+        story = gather(fake.chain, fake.stages)
+        shares = next(one for one in story.continual if one.unit == "share")
+        assert shares.owned == ("python_qa",)
+        assert shares.absent.keys() <= {"forward_transfer"}
+        assert shares.backward_transfer is not None
+        levels[made] = shares.backward_transfer.value
+        scores = [row.scores["python_qa"].value for row in story.matrix.rows]
+    assert levels[False] == pytest.approx(scores[4] - scores[2])
+    assert levels[True] == pytest.approx(scores[4] - scores[3])
+
+
+def test_a_branch_is_no_hop(fake_chain: Any) -> None:
+    fake = fake_chain()
+    chain = json.loads((fake.chain / "chain.json").read_text())
+    chain["nodes"][3]["parents"] = ["base"]
+    (fake.chain / "chain.json").write_text(json.dumps(chain))
+    story = gather(fake.chain, fake.stages)
+    first = story.continual[0]
+    assert ("base", "dpo") in [(hop.before, hop.after) for hop in first.hops]
+    assert first.rows == ("base", "dpo", "grpo")
 
 
 def test_what_it_can_and_will_are_groups_of_their_own(fake_chain: Any) -> None:

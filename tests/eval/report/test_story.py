@@ -88,6 +88,21 @@ def test_two_chains_are_compared_at_the_last_stage_both_have(fake_chain: Any) ->
     assert change.improved
 
 
+def test_a_remedy_is_compared_in_the_place_of_its_stage(fake_chain: Any) -> None:
+    """The damaged sft was thrown away; what stands for it is what the other chain's sft is held to."""
+    ours = fake_chain(probed=4)
+    chain = json.loads((ours.chain / "chain.json").read_text())
+    made = {"name": "sft.repair", "kind": "repair", "stands_for": "sft"}
+    chain["nodes"][3] |= made | {"parents": ["sft", "pretrain"]}
+    del chain["nodes"][4]
+    (ours.chain / "chain.json").write_text(json.dumps(chain))
+    other = fake_chain(name="naive", naive=True, probed=3)
+    story: Any = gather(ours.chain, ours.stages, other.chain)
+    assert (story.comparison.row.stage, story.comparison.other_row.stage) == ("sft", "sft")
+    assert story.comparison.row.scores == story.stages[3].row.scores
+    assert story.comparison.row.scores != story.stages[2].row.scores
+
+
 def test_chains_without_a_common_stage_are_not_compared(fake_chain: Any) -> None:
     ours, other = fake_chain(probed=1), fake_chain(name="naive", naive=True)
     assert gather(ours.chain, ours.stages, other.chain).comparison is None

@@ -8,9 +8,11 @@ from typing import Any
 
 from eval.report.flips import flips
 from eval.report.markdown import code, escape, markdown
+from eval.report.page import html
 from eval.report.story import gather
 from eval.report.terminal import terminal
 from eval.report.words import sentences
+from eval.template import hashed
 
 
 def test_terminal_without_colour_is_ascii_and_fits(fake_chain: Any) -> None:
@@ -127,3 +129,24 @@ def test_reports_import_no_heavy_library() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_change_of_the_chat_template_is_said(fake_chain: Any) -> None:
+    fake = fake_chain()
+    folders = sorted(fake.stages.glob("*/manifest.json"))
+    inputs = {"model": {"add_tokens": [], "chat_template": "new"}}
+    for file in folders:
+        manifest = json.loads(file.read_text())
+        if manifest["kind"] == "sft":
+            file.write_text(json.dumps(manifest | {"inputs": inputs}))
+        template = hashed("new" if manifest["kind"] in ("sft", "dpo", "grpo") else "old")
+        for result in file.parent.glob("probes/*.json"):
+            tree = json.loads(result.read_text())
+            for cell in tree["probes"].values():
+                cell["parts"] = {"template": template}
+            result.write_text(json.dumps(tree))
+    story = gather(fake.chain, fake.stages)
+    assert "asked in another chat template than base" in markdown(story)
+    assert "asked in another chat template than base" in html(story)
+    fake = fake_chain()
+    assert "chat template" not in markdown(gather(fake.chain, fake.stages))
