@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from typing import Literal
 
+#: Of probes for which neither the gate nor the suite has another one.
+MARGIN = 0.02
+
 Action = Literal["warn", "stop", "rollback", "repair"]
 #: From the mildest to the strictest: of several regressions the strictest action is taken.
 STRICTNESS: tuple[Action, ...] = ("warn", "repair", "rollback", "stop")

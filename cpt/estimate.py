@@ -93,7 +93,8 @@ def estimate(
             if size:
                 parent = by_id[node.parents["parent"]]
                 bytes_ = footprint(size, node, parent, load, spec.dtype, backend, world)
-                kept = _num_candidates(plan.recipe.gate, load.steps, every)
+                gate = GateSpec() if plan.recipe.baseline else plan.recipe.gate
+                kept = _num_candidates(gate, load.steps, every)
                 if bytes_ and kept:
                     more = kept * float(size.num_parameters * BYTES[spec.dtype])
                     bytes_ = replace(bytes_, passing=bytes_.passing + more)

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from cpt.actions import Action
+from cpt.actions import MARGIN, Action
 from cpt.settings import Settings
 
 
@@ -24,7 +24,9 @@ class GateSpec(Settings):
     """
 
     margin: float = Field(
-        default=0.02, ge=0, description="fall that is tolerated, in the probe's unit"
+        default=MARGIN,
+        ge=0,
+        description="fall that is tolerated, in the probe's unit; of probes without a margin of their own",
     )
     on_regression: Action = "warn"
     probes: dict[str, ProbeGate] = Field(
@@ -44,10 +46,3 @@ class GateSpec(Settings):
         """What a regression of a probe leads to."""
         own = self.probes.get(probe)
         return own.on_regression if own and own.on_regression else self.on_regression
-
-    def margin_of(self, probe: str, of_suite: float | None) -> float:
-        """A probe's margin: its own under `gate.probes`, else the suite's, else the chain's."""
-        own = self.probes.get(probe)
-        if own and own.margin is not None:
-            return own.margin
-        return self.margin if of_suite is None else of_suite

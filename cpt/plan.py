@@ -78,7 +78,7 @@ def _made_by_gate(node: Node, remedy: Remedy) -> Node:
         remedy.kind,
         remedy.id,
         seed=node.seed,
-        parents={"parent": node.id, "parent.2": node.parents["parent"]},
+        parents={"parent": node.id, "parent.2": remedy.parent},
         inputs=remedy.inputs,
         stands_for=node.name,
     )

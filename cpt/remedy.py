@@ -20,11 +20,13 @@ class Remedy:
     Attributes:
         kind: the action, and how the node's id begins.
         inputs: what its id hashes: result, suite, margins, version of the gate, and what the choice depends
-            on.
+            on; nothing of stages that come later.
+        parent: id of the stage that it goes back to; several may have been merged.
     """
 
     kind: Literal["rollback", "repair"]
     inputs: Mapping[str, Any]
+    parent: str
 
     @property
     def id(self) -> str:

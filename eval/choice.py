@@ -80,6 +80,12 @@ class Chooser:
         scores = self.base.scores.values()
         return any(item.split == "dev" for score in scores for item in score.items)
 
+    @property
+    def without_dev(self) -> list[str]:
+        """Probes that have none, where others have: these are chosen on the items that are reported."""
+        scores = self.base.scores.items() if self.is_split else ()
+        return [name for name, score in scores if not any(item.split for item in score.items)]
+
     def look(self, row: Row) -> Look:
         """Compare a row with base and parent."""
         own = with_margins(only(row, "dev"), self.margins)

@@ -5,7 +5,7 @@ probes; the tax is of probes without an owner whose group is not `domain`: what 
 a graph: a hop is a stage against the one it started from, and all else is of the rows that led to the
 last one (`Continual.rows`), since the last checkpoint never was what a sibling is. Numbers of different
 units, such as shares of right answers and bits per byte, are never averaged. Probes for
-which neither higher nor lower is better are left to `eval.drift`.
+which neither higher nor lower is better are left out (`eval.compare.shifts`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from cpt.errors import ProbeError
 from eval import metrics
 from eval.descent import Descent, descent, line
 from eval.matrix import Matrix, Score
-from eval.resample import NUM_RESAMPLES, Estimate, estimate, of_largest, resample
+from eval.resample import Estimate, Resamples, estimate, of_largest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,13 +71,13 @@ class Continual:
 
 def continual(
     matrix: Matrix,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
+    resamples: Resamples | None = None,
     parents: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Continual, ...]:
     """Metrics of a matrix whose first row is the base, for each unit in the order of the probes.
 
     Args:
+        resamples: of this very matrix, where others read them too; drawn here unless given.
         parents: of each stage, also of those without a row; without it each came of the one before.
 
     Raises:
@@ -86,10 +86,10 @@ def continual(
     check_rows(matrix)
     stages = [row.stage for row in matrix.rows]
     came = line(len(stages)) if parents is None else descent(stages, parents)
+    resamples = resamples or Resamples(matrix)
     found = []
     for unit, probes in grouped(matrix, unit_of).items():
-        scores = resample(matrix, probes, num_resamples, seed)
-        found.append(_continual(matrix, unit, probes, scores, came))
+        found.append(_continual(matrix, unit, probes, resamples.scores(probes), came))
     return tuple(found)
 
 

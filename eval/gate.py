@@ -1,16 +1,19 @@
 """The gate: may the chain go on after a stage, given the base row? Only `regressed` acts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from cpt.actions import Action, strictest
+from cpt.actions import REMEDIES, Action, strictest
 from cpt.errors import ProbeError
 from eval.compare import Change, changes
 from eval.matrix import Matrix, Row, Score
 from eval.noise import Noise
 from eval.skewed_t import LEAST_UNITS
 from eval.split import only
+
+if TYPE_CHECKING:
+    from eval.suite import Probe
 
 LEVEL = 0.05
 #: Raised when equal results would be judged otherwise, or lead to another checkpoint.
@@ -36,6 +39,22 @@ def reported(matrix: Matrix, margins: Mapping[str, float]) -> Matrix:
     """
     rows = tuple(with_margins(only(row, "test"), margins) for row in matrix.rows)
     return replace(matrix, rows=rows)
+
+
+def margins_of(
+    probes: Iterable["Probe"], margin: float, own: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """The margins of a suite's probes: under `own`, else their own, else `margin`.
+
+    A probe of which neither direction is better has none unless it is given one: `margin` is in other units,
+    such as shares of 1.
+    """
+    told = own or {}
+    return {
+        probe.name: told.get(probe.name, margin if probe.margin is None else probe.margin)
+        for probe in probes
+        if probe.direction != "none" or probe.margin is not None or probe.name in told
+    }
 
 
 def with_margins(row: Row, margins: Mapping[str, float]) -> Row:
@@ -79,14 +98,15 @@ def judge(
     if row is base:
         raise ProbeError(f"{stage} is the base row; the gate compares later stages with it")
     _check_complete(matrix, base, row)
-    found = changes(base, row, margin, LEVEL, num_pairs=num_stages, noise=noise)
+    own = actions or {}
+    verdicts = num_verdicts(num_stages, [on_regression, *own.values()])
+    found = changes(base, row, margin, LEVEL, num_pairs=verdicts, noise=noise)
     regressed = tuple(change for change in found if change.verdict == "regressed")
     undecided = tuple(change for change in found if change.verdict == "undecided")
     messages = [
-        regression(change, row.scores[change.probe], len(found), num_stages) for change in regressed
+        regression(change, row.scores[change.probe], len(found), verdicts) for change in regressed
     ]
     messages += [indecision(change, row.scores[change.probe]) for change in undecided]
-    own = actions or {}
     action = strictest(own.get(change.probe, on_regression) for change in regressed)
     return Verdict(
         stage=row.stage,
@@ -98,18 +118,26 @@ def judge(
     )
 
 
+def num_verdicts(num_stages: int, actions: Iterable[Action]) -> int:
+    """How many verdicts share the level: one a stage, and two where another checkpoint may take its place.
+
+    That one is judged too. It is counted from the start, so that no verdict changes when a remedy is made.
+    """
+    return num_stages * (1 if set(REMEDIES).isdisjoint(actions) else 2)
+
+
 def regression(
-    change: Change, score: Score, num_probes: int, num_stages: int = 1, of: str = "probe"
+    change: Change, score: Score, num_probes: int, num_verdicts: int = 1, of: str = "probe"
 ) -> str:
     """Such as "facts fell by 7.5 points (+-2.9), more than its margin of 2.0; p = 0.003 ...".
 
     Args:
         of: what Holm's tests are of, in the singular.
     """
-    stages = f" and {num_stages} stages" if num_stages > 1 else ""
+    verdicts = f" and {num_verdicts} verdicts" if num_verdicts > 1 else ""
     return (
         f"{movement(change, score)}, more than its margin of {amount(change.margin, score)}; "
-        f"p {_p(change.p_holm)} after Holm over {num_probes} {_plural(of, num_probes)}{stages}"
+        f"p {_p(change.p_holm)} after Holm over {num_probes} {_plural(of, num_probes)}{verdicts}"
     )
 
 

@@ -24,7 +24,7 @@ def junit(table: Table, seconds: Mapping[str, float], command: str = "") -> str:
         seconds: what each probe took to measure, where that is known.
         command: how it was made.
     """
-    (column,) = (column for column in table.columns if column.changes)
+    (column,) = (column for column in table.columns if column.row is not table.reference)
     found = column.changes
     failures = sum(change.verdict == "regressed" for change in found.values())
     total = sum(seconds.get(probe, 0.0) for probe in found)

@@ -35,7 +35,7 @@ def _check_same(before: Row, after: Row, old: Score, new: Score) -> None:
         return
     if differing:
         what = "; ".join(_differs(key, old.parts[key], new.parts[key]) for key in differing)
-        way_out = "probe both again"
+        way_out = "probe both again" + (" with one --dtype" if "dtype" in differing else "")
         if differing == [PART]:
             way_out = (
                 "a stage of a chain may declare another chat template (model: {chat_template: ...}), and "

@@ -123,8 +123,8 @@ def _items_of_units(
     A fall D of shares of 1 is made of items that fail, which adds D (loss - D) to the variance of an
     item; that of other numbers is taken to move all items alike. The spread and the skewness of the
     items to come are not those of the items seen: with 0.85 in place of 0.8, and the skewness taken
-    1.25 times, falls are found as often as is said, by simulation (50 to 300 items, up to the skewness
-    of an exponential).
+    1.25 times on top of its upper limit, falls are meant to be found as often as is said;
+    `tests/bench/false_alarms.py` measures how often they are.
     """
     from scipy.special import stdtrit
 

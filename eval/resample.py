@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NUM_RESAMPLES = 1000
+#: Draws at a time: their places and how often each was drawn are 16 bytes apiece.
+MOST_DRAWN = 2**20
 _ROUNDING = 1e-12
 
 
@@ -27,31 +29,45 @@ class Estimate:
     high: float
 
 
-def resample(
-    matrix: Matrix,
-    probes: Sequence[str],
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
-    *,
-    unseen: bool = True,
-) -> "NDArray[Any]":
-    """Scores [1 + resamples, rows, probes] of items drawn with replacement; the first are not drawn.
+class Resamples:
+    """Scores of a matrix and of its items drawn anew, probe by probe: each is drawn once and then kept.
 
     All rows of a probe get the same items, so that what differs between rows stays paired; items of a
-    cluster are drawn together. Probes are drawn apart. Only items that every row has are taken.
+    cluster are drawn together. Probes are drawn apart, so that what one got does not hang on the others.
+    Only items that every row has are taken. What is kept of a probe is [1 + resamples, rows].
 
     Args:
         unseen: add to every row but the base a normal number with the variance of the items that could
             have changed and did not (`floors`): where no item of 100 changed, drawing them
             again cannot show what the next 100 would do.
-
-    Raises:
-        ProbeError: a row lacks a probe, or was measured differently from the base.
     """
-    import numpy as np
 
-    columns = [_resampled(matrix, probe, num_resamples, seed, unseen) for probe in probes]
-    return np.stack(columns, axis=-1)
+    def __init__(
+        self,
+        matrix: Matrix,
+        num_resamples: int = NUM_RESAMPLES,
+        seed: int = 0,
+        *,
+        unseen: bool = True,
+    ) -> None:
+        self.matrix, self.num_resamples, self.seed = matrix, num_resamples, seed
+        self.unseen = unseen
+        self._drawn: dict[str, NDArray[Any]] = {}
+
+    def scores(self, probes: Sequence[str]) -> "NDArray[Any]":
+        """Scores [1 + resamples, rows, probes]; the first are not drawn, but those measured.
+
+        Raises:
+            ProbeError: a row lacks a probe, or was measured differently from the base.
+        """
+        import numpy as np
+
+        for probe in probes:
+            if probe not in self._drawn:
+                self._drawn[probe] = _resampled(
+                    self.matrix, probe, self.num_resamples, self.seed, self.unseen
+                )
+        return np.stack([self._drawn[probe] for probe in probes], axis=-1)
 
 
 def estimate(values: "NDArray[Any]") -> Estimate:
@@ -140,18 +156,23 @@ def _resampled(
     units = [place.setdefault(name, len(place)) for name in names or [i.id for i in rows[0]]]
     weights = np.array([[item.weight for item in items] for items in rows])
     values = np.array([[item.value for item in items] for items in rows])
-    totals, sizes = (
-        np.stack([np.bincount(units, row, len(place)) for row in part], axis=-1)
-        for part in (weights * values, weights)
+    num_units, num_rows = len(place), len(rows)
+    sums = np.stack(  # [units, rows of weighted values, then rows of weights]
+        [np.bincount(units, row, num_units) for row in (*(weights * values), *weights)], axis=-1
     )
+    found = np.empty((1 + num_resamples, 2 * num_rows))
+    found[0] = sums.sum(0)
     rng = np.random.default_rng([seed, zlib.crc32(probe.encode())])
-    drawn = rng.integers(0, len(place), (num_resamples, len(place)))
-    drawn += np.arange(num_resamples)[:, None] * len(place)
-    counts = np.bincount(drawn.ravel(), minlength=num_resamples * len(place))
-    times = np.vstack([np.ones(len(place)), counts.reshape(num_resamples, len(place))])
-    scores = np.asarray((times @ totals) / (times @ sizes))
+    several = max(1, MOST_DRAWN // num_units)
+    for start in range(0, num_resamples, several):
+        many = min(several, num_resamples - start)
+        drawn = rng.integers(0, num_units, (many, num_units))
+        drawn += np.arange(many)[:, None] * num_units
+        counts = np.bincount(drawn.ravel(), minlength=many * num_units)
+        found[1 + start : 1 + start + many] = counts.reshape(many, num_units) @ sums
+    scores = np.asarray(found[:, :num_rows] / found[:, num_rows:])
     if unseen:
         is_share = bool((values >= 0).all() and (values <= 1).all())
-        floor = floors(totals.T, sizes.T, is_share)
-        scores[1:] += floor * rng.standard_normal((num_resamples, len(rows)))
+        floor = floors(sums[:, :num_rows].T, sums[:, num_rows:].T, is_share)
+        scores[1:] += floor * rng.standard_normal((num_resamples, num_rows))
     return scores

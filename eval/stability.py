@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cpt.errors import ProbeError
+from eval.continual import grouped, unit_of
 from eval.matrix import Matrix
 from eval.metrics import upwards
-from eval.resample import NUM_RESAMPLES, Estimate, of_largest, resample
+from eval.resample import Estimate, Resamples, estimate, of_largest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,6 +45,25 @@ class Gap:
     def time_to_recover(self) -> int | None:
         """Steps from the lowest score until it is recovered."""
         return None if self.recovered_at is None else self.recovered_at - self.lowest_at
+
+
+@dataclass(frozen=True)
+class Lowest:
+    """min-ACC and WC-ACC of a stage over the probes of one unit, losses negated.
+
+    Args:
+        unit: `share` of 1, or the metric's name.
+        old: probes that the stage does not teach.
+        own: probes that name the stage as their owner; together they are the task just learnt.
+        min_accuracy: mean over `old` of the lowest score after the start.
+        worst_case: None where no probe is `own`.
+    """
+
+    unit: str
+    old: tuple[str, ...]
+    own: tuple[str, ...]
+    min_accuracy: Estimate
+    worst_case: Estimate | None
 
 
 def minimum(series: "Series") -> "Series":
@@ -95,8 +115,7 @@ def gaps(
     *,
     window: int = 1,
     tolerance: float = 0.0,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
+    resamples: Resamples | None = None,
 ) -> tuple[Gap, ...]:
     """The gap of every probe, of a matrix whose rows are evaluations within one stage.
 
@@ -106,6 +125,7 @@ def gaps(
         steps: the optimizer step of each row; the first row is of the model before the stage.
         window: of the windowed forgetting, in evaluations.
         tolerance: how near to its start a probe is recovered, where it has no margin of its own.
+        resamples: of this very matrix, where others read them too; drawn here unless given.
 
     Raises:
         ProbeError: fewer than two rows, or not a step for each.
@@ -120,7 +140,7 @@ def gaps(
     if not probes:
         return ()
     higher = [base[probe].higher_is_better for probe in probes]
-    scores = upwards(resample(matrix, probes, num_resamples, seed), higher)
+    scores = upwards((resamples or Resamples(matrix)).scores(probes), higher)
     found = []
     for index, probe in enumerate(probes):
         series, margin = scores[..., index], base[probe].margin
@@ -136,6 +156,42 @@ def gaps(
                 ),
                 recovery=_recovery(series),
                 recovered_at=recovered_at(told, steps, tolerance if margin is None else margin),
+            )
+        )
+    return tuple(found)
+
+
+def lowest(matrix: Matrix, stage: str, resamples: Resamples | None = None) -> tuple[Lowest, ...]:
+    """min-ACC and WC-ACC of the looks at one stage, by unit; none of a unit that the stage teaches alone.
+
+    Of this stage alone: what a probe lost in an earlier one is in its start.
+
+    Args:
+        matrix: a row for each look; the first is of the model before the stage's first step.
+        stage: by which probes name their owner.
+        resamples: of this very matrix, where others read them too; drawn here unless given.
+
+    Raises:
+        ProbeError: a row lacks a probe, or was measured differently.
+    """
+    resamples = resamples or Resamples(matrix)
+    base, found = matrix.rows[0].scores, []
+    for unit, probes in grouped(matrix, unit_of).items():
+        own = [probe for probe in probes if base[probe].owner == stage]
+        old = [probe for probe in probes if probe not in own]
+        if not old:
+            continue
+        higher = [base[probe].higher_is_better for probe in (*old, *own)]
+        scores = upwards(resamples.scores([*old, *own]), higher)
+        low, last = min_accuracy(scores[..., : len(old)]), scores[:, -1, len(old) :]
+        worst = worst_case_accuracy(last.mean(-1), low, len(old) + 1) if own else None
+        found.append(
+            Lowest(
+                unit=unit,
+                old=tuple(old),
+                own=tuple(own),
+                min_accuracy=estimate(low),
+                worst_case=None if worst is None else estimate(worst),
             )
         )
     return tuple(found)

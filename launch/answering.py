@@ -4,6 +4,7 @@ import argparse
 import gc
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cpt import checkpoint
@@ -48,12 +49,33 @@ def answers_of(
     return Generations(tuple(prompts), sampling, tuple(told), tuple(places))
 
 
-def judged(generations: Generations, reference: str, given: argparse.Namespace) -> Verdicts:
-    """Win rates of all models against the reference."""
+@dataclass(frozen=True)
+class Opened:
+    """A judge, where its replies are kept, and what shows how far it is."""
+
+    judge: Judge
+    kept: Kept
+    meter: Meter
+
+
+def open_judge(given: argparse.Namespace) -> Opened:
+    """The judge that is named; no weights load yet.
+
+    Before any answer is made, which takes long: an address or a model that does not do is refused here.
+
+    Raises:
+        RecipeError: there is none, or only a result.
+    """
     meter = Meter(Console().progress(""))
     meter.name = "judge"
     judge, identity = _judge(given, meter)
     kept = Kept(Store(given.runs).cache / "judgements" / f"{judge_key(identity)}.jsonl")
+    return Opened(judge, kept, meter)
+
+
+def judged(generations: Generations, reference: str, opened: Opened) -> Verdicts:
+    """Win rates of all models against the reference."""
+    judge, kept, meter = opened.judge, opened.kept, opened.meter
     by_name = {answers.model: answers.texts for answers in generations.answers}
     rates = []
     for name, texts in by_name.items():
@@ -91,6 +113,7 @@ def _judge(given: argparse.Namespace, meter: Meter) -> tuple[Judge, dict[str, An
             Console().say("note: OPENAI_API_KEY stays here, since the address is no https")
         return judge, {"url": judge.url, "model": given.judge_model}
     _, model = models([given.judge], given.runs)
+    _ = model.checkpoint  # refuses what has no weights
     content = content_of(of(given, model), model.stage)
     return _LoadedWhenAsked(model, given, meter), {"model": content, "dtype": given.dtype or "auto"}
 

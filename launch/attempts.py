@@ -10,18 +10,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cpt import ids, manifest
-from cpt.actions import REMEDIES
+from cpt import ids
 from cpt.plan import Node
 from cpt.store import replacing
 from eval.choice import Chooser, Look
 from eval.matrix import Row, read_row
 from eval.probe import probe_model
+from launch import attempt_files
 from launch.console import Console
 from launch.in_memory import load
 from launch.opening import Chain
 
-FOLDER, CANDIDATE = "attempts", "candidate"
+CANDIDATE = "candidate"
+#: Of an attempt, beside its probe result: seconds that its weights took.
+MERGING = "merging"
 
 
 @dataclass
@@ -31,7 +33,6 @@ class Attempts:
     Attributes:
         partial: where the node is made.
         made: what the manifest says of each.
-        merging: seconds that writing them took.
     """
 
     chain: Chain
@@ -40,12 +41,11 @@ class Attempts:
     load: dict[str, Any]
     console: Console
     made: list[dict[str, Any]] = field(default_factory=list)
-    merging: float = 0.0
 
     @property
-    def seconds(self) -> float:
-        """That measuring them took."""
-        return round(sum(float(attempt["seconds"]) for attempt in self.made), 2)
+    def seconds(self) -> dict[str, float]:
+        """What writing and measuring them took."""
+        return {"merge": self._sum(MERGING), "probe attempts": self._sum("seconds")}
 
     @property
     def suite(self) -> Any:
@@ -70,13 +70,14 @@ class Attempts:
             since = time.monotonic()
             with replacing(self.partial / CANDIDATE) as empty:
                 write(empty)
-            self.merging = round(self.merging + time.monotonic() - since, 2)
-            result = self._measured(self.partial / CANDIDATE, label)
+            merging = round(time.monotonic() - since, 2)
+            result = self._measured(self.partial / CANDIDATE, label) | {MERGING: merging}
             ids.atomic_write(file, json.dumps(result, ensure_ascii=False, allow_nan=False))
             shutil.rmtree(self.partial / CANDIDATE)
         look = self.chooser.look(self._row(key, file))
-        seconds = json.loads(file.read_text(encoding="utf-8"))["seconds"]
-        self.made.append({**what, **look.told(), "seconds": seconds})
+        result = json.loads(file.read_text(encoding="utf-8"))
+        took = {"seconds": result["seconds"], MERGING: result.get(MERGING, 0.0)}
+        self.made.append({**what, **look.told(), **took})
         verdict = "within every margin" if look.is_within else f"beyond: {', '.join(look.beyond)}"
         self.console.say(
             f"{self.node.name}: {label}: {verdict}; new skill {look.skill:+.2f} margins"
@@ -84,19 +85,13 @@ class Attempts:
         return look
 
     def earlier(self) -> dict[str, int]:
-        """Attempts that other rules made on the same result: whoever turns them until it passes shows it."""
+        """Attempts of other gates on the same result, by node."""
         stage_id = self.chain.plan.node(self.node.stands_for).id
-        found = {}
-        for kind in REMEDIES:
-            for file in sorted(self.chain.store.stages.glob(f"{kind}-*/manifest.json")):
-                entry = manifest.read(file.parent)
-                if entry.parents.get("result") == stage_id:
-                    found[entry.id] = len(entry.checks.get("gate", {}).get("attempts", ()))
-        return found
+        return attempt_files.earlier(self.chain.store.stages, stage_id, self.partial)
 
     def file(self, key: str) -> Path:
         """The result of an attempt."""
-        return self.partial / FOLDER / f"{key}.json"
+        return self.partial / attempt_files.FOLDER / f"{key}.json"
 
     def _measured(self, folder: Path, label: str) -> dict[str, Any]:
         import torch
@@ -119,3 +114,6 @@ class Attempts:
     def _row(self, name: str, file: Path) -> Row:
         row = read_row(name, name, file, self.suite.hash)
         return replace(row, templates=self.chain.gate.templates)
+
+    def _sum(self, what: str) -> float:
+        return round(sum(float(attempt[what]) for attempt in self.made), 2)

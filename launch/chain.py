@@ -1,6 +1,5 @@
 """Walk a plan: skip what is done, make what is not, probe, link, report, judge."""
 
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from cpt import plan as plans
 from cpt.actions import REMEDIES
 from cpt.errors import GateStopped, PlanError, RecipeError
+from launch import attempt_files
 from launch.console import Console
 from launch.making import make
 from launch.opening import Chain, shown
@@ -40,7 +40,7 @@ def run(
         unfinished = next((node for node in nodes if not chain.store.is_done(node.id)), None)
         if unfinished:
             with chain.store.lock(unfinished.id, console.say):
-                shutil.rmtree(chain.store.partial(unfinished.id), ignore_errors=True)
+                attempt_files.keep_alone(chain.store.partial(unfinished.id))
     spent, made, number = Spent(chain, nodes), False, 0
     while number < len(nodes):
         node, is_made = nodes[number], False
@@ -49,9 +49,8 @@ def run(
             made = is_made = True
         stop = _judged(chain, node)
         number += 1
-        if is_made and chain.gate.rules.may(
-            *REMEDIES
-        ):  # its verdict may put another node behind it
+        # Its verdict may put another node behind it.
+        if is_made and chain.gate.rules.may(*REMEDIES):
             chain = _planned_anew(chain, number)
             nodes = _until(chain.plan, until)
             spent.watch(chain, nodes)
@@ -126,9 +125,12 @@ def _print_report(folder: Path, chain: Chain, node: plans.Node, colour: bool, wi
 
 def _judged(chain: Chain, node: plans.Node) -> GateStopped | None:
     """Keep the gate's verdict on a node that is measured; what it stops the chain with, if it does."""
-    if chain.suite is None or node.kind == "base":
+    if chain.suite is None:
         return None
     gate = chain.gate
+    if node.kind == "base":
+        gate.check_splits()
+        return None
     verdict = gate.verdict(node)
     gate.record(node, verdict)
     told = "\n".join(f"  {message}" for message in verdict.messages)

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from cpt.actions import MARGIN
 from cpt.errors import RecipeError
 from cpt.ids import atomic_write
 from eval.beside.page import html
@@ -18,7 +19,7 @@ from eval.beside.terminal import terminal
 from eval.beside.texts import content, markdown
 from launch.naming import Model, models
 from launch.options import ANSWERING
-from launch.results import MARGIN, results, stored
+from launch.results import results, stored
 
 _ENDINGS = (".html", ".md", ".json")
 
@@ -42,10 +43,11 @@ def compare(given: argparse.Namespace, colour: bool, width: int) -> int:
         table = _table(found, reference, given)
     generations, verdicts = None, None
     if prompts is not None:
-        from launch.answering import answers_of, judged
+        from launch.answering import answers_of, judged, open_judge
 
+        judge = open_judge(given) if given.judge else None
         generations = answers_of(found, prompts, given)
-        verdicts = judged(generations, reference.label, given) if given.judge else None
+        verdicts = judged(generations, reference.label, judge) if judge else None
     story = Story(
         models=tuple((model.label, model.place) for model in found),
         reference=reference.label,

@@ -34,6 +34,12 @@ class Model:
         return str(self.file or self.stage or self.name)
 
     @property
+    def identity(self) -> str:
+        """Equal for two names of one model."""
+        path = self.file or self.stage or Path(self.name)
+        return str(path.resolve()) if path.exists() and not self.revision else self.place
+
+    @property
     def checkpoint(self) -> str:
         """What is loaded.
 
@@ -94,14 +100,14 @@ def models(
         raise RecipeError(f"--stages: none of {', '.join(names)} is a chain")
     for name in names:
         for model in _meant(name, runs, all_stages):
-            found.setdefault(model.place, model)
+            found.setdefault(model.identity, model)
     reference = next(iter(found)) if against is None else ""
     if against is not None:
         (model,) = _meant(against, runs, all_stages=False)
-        reference = model.place
+        reference = model.identity
         found = found if reference in found else {reference: model, **found}
     told = _told_apart(list(found.values()))
-    return told, next(model for model in told if model.place == reference)
+    return told, next(model for model in told if model.identity == reference)
 
 
 def _meant(name: str, runs: Path, all_stages: bool) -> list[Model]:

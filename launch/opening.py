@@ -19,7 +19,7 @@ from eval.probe import result_path
 from eval.suite import Suite, load_suite
 from launch.backend import Backend, backend, environment
 from launch.checks import check_backend, check_batches, check_owners
-from launch.gate_rules import check_gate, warnings
+from launch.gate_rules import check_gate, warnings, without_effect
 from launch.steering import steering
 from launch.verdicts import Gate
 from launch.watching import watching
@@ -120,7 +120,12 @@ def _plan(recipe: Recipe, chosen: Backend, suite: Suite | None, store: Store) ->
         gate.judgement,
     )
     return replace(
-        plan, warnings=(*plan.warnings, *warnings(plan.nodes, recipe, gate.rules, store))
+        plan,
+        warnings=(
+            *plan.warnings,
+            *without_effect(recipe, suite),
+            *warnings(plan.nodes, recipe, gate.rules, store),
+        ),
     )
 
 

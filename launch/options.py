@@ -18,7 +18,10 @@ no model is loaded
 exit codes: 0 compared, whatever came out; 1 failed; 2 bad input (cpt probe --against exits 3 on a regression)
 prompts and answers leave this machine only for the address that --judge names, and so does OPENAI_API_KEY"""
 
-MARGIN = "fall that is tolerated, in each probe's unit (default: the suite's margin of the probe, else 0.02)"
+MARGIN = (
+    "fall that is tolerated, in each probe's unit (default: the suite's margin of the probe, else 0.02); "
+    "not of probes of which neither direction is better"
+)
 
 
 #: Options that mean nothing without prompts, and their defaults.

@@ -1,6 +1,7 @@
 """What a chain leaves for its report and for people: `chain.json`, `recipe.yaml` and numbered links."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 from cpt import plan as plans
 from cpt.chain_file import REPORTED, read_chain
 from cpt.ids import atomic_write
+from eval.noise import second_of
 from eval.probe import result_path
 from launch.opening import Chain, shown
 from launch.sibling import sibling
@@ -44,7 +46,11 @@ def describe(chain: Chain) -> dict[str, Any]:
         "recipe_path": shown(Path(recipe.file)),
         "command": chain.command,
         "suite": suite,
-        "gate": {**recipe.gate.model_dump(), "actions": dict(chain.gate.rules.actions)},
+        "gate": {
+            **recipe.gate.model_dump(),
+            **({"on_regression": "warn"} if recipe.baseline else {}),
+            "actions": dict(chain.gate.rules.actions),
+        },
     }
 
 
@@ -117,19 +123,32 @@ def _read(file: Path) -> Any:
 
 
 def is_current(folder: Path, chain: Chain, nodes: Sequence[plans.Node]) -> bool:
-    """Whether the report is newer than everything it shows, its sibling too."""
+    """Whether the report is whole, of this version, and newer than everything it shows, its sibling too."""
+    from eval.report.content import VERSION
+
     report = folder / "report.html"
-    if not report.is_file():
+    others = [folder / name for name in ("report.md", "report.json", "matrix.csv")]
+    if not all(file.is_file() for file in (report, *others)):
         return False
+    with (folder / "report.json").open(encoding="utf-8") as file:
+        if not re.match(rf'\{{\s*"version": {VERSION},', file.read(100)):
+            return False
     shown = [folder / "chain.json"]
     for node in nodes:
-        shown.append(chain.store.stage(node.id) / "manifest.json")
-        if chain.suite:
-            shown.append(result_path(chain.store.stage(node.id), chain.suite))
+        shown += _shown_of(chain, node.id)
     if other := sibling(folder, lambda text: None):
         shown += [other / "chain.json"]
         for node in read_chain(other / "chain.json", REPORTED)["nodes"]:
-            stage = chain.store.stage(node["id"])
-            shown += [stage / "manifest.json"]
-            shown += [result_path(stage, chain.suite)] if chain.suite else []
+            shown += _shown_of(chain, node["id"])
     return all(file.stat().st_mtime <= report.stat().st_mtime for file in shown if file.is_file())
+
+
+def _shown_of(chain: Chain, stage_id: str) -> list[Path]:
+    """What a report shows of a stage. Its verdict is not read from `gate/`, but judged anew of results."""
+    stage = chain.store.stage(stage_id)
+    found = [stage / "manifest.json", *(stage / "watch").glob("*.jsonl")]
+    found += (stage / "watch").glob("*/*.json")
+    if chain.suite:
+        result = result_path(stage, chain.suite)
+        found += [result, second_of(result)]
+    return found

@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
+from cpt.actions import MARGIN
 from cpt.errors import GateStopped, RecipeError
 from cpt.ids import atomic_write
 from eval.beside.sentences import sentence
@@ -14,7 +16,7 @@ from eval.junit import junit
 from eval.matrix import Row
 from eval.report.words import Word, by_weight, word
 from launch.naming import Model, models
-from launch.results import MARGIN, Results, results
+from launch.results import Results, results
 
 _MARKS: dict[Word, str] = {"regressed": "v", "improved": "^", "undecided": "?", "held": "="}
 
@@ -28,6 +30,8 @@ def check(given: argparse.Namespace) -> int:
         RecipeError: bad input; see `results`.
         ProbeError: a model cannot be measured, or the two were measured differently.
     """
+    if given.junit is not None:  # of an earlier run: CI keeps the file even where this one fails
+        given.junit.unlink(missing_ok=True)
     own, base = _pair(given)
     given.suite = str(given.suite)
     found = results([base, own], given)
@@ -65,7 +69,11 @@ def _pair(given: argparse.Namespace) -> tuple[Model, Model]:
 
 
 def _command(given: argparse.Namespace) -> str:
-    return f"cpt probe {given.model} --against {given.against} --suite {given.suite}"
+    command = ["cpt", "probe", given.model, "--against", given.against, "--suite", given.suite]
+    for name in ("revision", "margin", "dtype", "backend"):
+        if (value := getattr(given, name)) is not None:
+            command += [f"--{name}", f"{value:g}" if isinstance(value, float) else value]
+    return shlex.join([*command, *(["--trust-remote-code"] if given.trust_remote_code else [])])
 
 
 def _lines(table: Table, regressed: list[str]) -> list[str]:
@@ -85,14 +93,15 @@ def _lines(table: Table, regressed: list[str]) -> list[str]:
 
 
 def _conclusion(row: Row, regressed: list[str], table: Table) -> str:
-    undecided = sum(c.verdict == "undecided" for c in table.columns[1].changes.values())
+    judged = table.columns[1].changes
+    undecided = sum(change.verdict == "undecided" for change in judged.values())
     rest = f"; {undecided} undecided, which is no regression shown" if undecided else ""
+    if drifts := [name for name in row.scores if name not in judged]:
+        rest += f"; not judged, as neither direction is better: {', '.join(drifts)}"
     if regressed:
         code = GateStopped.exit_code
-        return (
-            f"regressed: {', '.join(regressed)} ({len(row.scores)} probes; exit code {code}){rest}"
-        )
-    return f"no regression in {len(row.scores)} probes{rest}"
+        return f"regressed: {', '.join(regressed)} ({len(judged)} probes; exit code {code}){rest}"
+    return f"no regression in {len(judged)} probes{rest}"
 
 
 def _content(table: Table, found: Results, regressed: list[str]) -> dict[str, Any]:

@@ -16,12 +16,14 @@ from cpt.errors import StoreError
 from cpt.plan import Node
 from eval.choice import Look
 from eval.probe import result_path
-from launch.attempts import CANDIDATE, FOLDER, Attempts
+from launch import attempt_files
+from launch.attempt_files import FOLDER
+from launch.attempts import CANDIDATE, MERGING, Attempts
 from launch.console import Console
 from launch.opening import Chain, shown
 from stages.candidates import kept, write_candidate
 from stages.remedy import Place, finish, take, take_parent
-from stages.repair import Shares, num_groups, search, write_average
+from stages.repair import ROUNDING, Shares, num_groups, search, write_average
 
 
 def make_remedy(chain: Chain, node: Node, load: dict[str, Any], console: Console) -> None:
@@ -34,7 +36,7 @@ def make_remedy(chain: Chain, node: Node, load: dict[str, Any], console: Console
         console: told what happens.
 
     Raises:
-        StoreError: a checkpoint is damaged, or candidates are gone that the node's id promises.
+        StoreError: a checkpoint is damaged, or another chain removed candidates since the plan was made.
         EdgeError: parent and result cannot be averaged.
     """
     with chain.store.lock(node.id, console.say):
@@ -57,6 +59,7 @@ class _Remedy:
         keep_freed_memory()
         place = self.place
         place.partial.mkdir(parents=True, exist_ok=True)
+        attempt_files.begin(place.partial, self.stage.id)
         checkpoint.verify_stage(place.result)
         checkpoint.verify_stage(place.parent)
         gate, stage = self.chain.gate, self.stage
@@ -66,25 +69,32 @@ class _Remedy:
         self.console.say(f"the gate acts after {stage.name}: {place.kind}{told}")
         chosen = self._rollback() if place.kind == "rollback" else self._repair()
         result = json.loads(chosen.result.read_text(encoding="utf-8"))
-        result |= {
-            "stage": self.node.id,
-            "seconds": 0.0,
-        }  # those of the attempts are in the manifest
+        # The seconds of its attempts are in the manifest.
+        result |= {"stage": self.node.id, "seconds": 0.0}
+        result.pop(MERGING, None)
         own = result_path(place.partial, self.attempts.suite)
         ids.atomic_write(own, json.dumps(result, ensure_ascii=False, allow_nan=False))
         made = {
             "verdict": gate.record(stage, verdict),
             "chosen_on": "dev" if self.attempts.chooser.is_split else "all",
+            "without_dev": self.attempts.chooser.without_dev,
             "attempts": self.attempts.made,
             "earlier": self.attempts.earlier(),
             "chosen": chosen.what,
             "shares": list(chosen.shares),
             "step": chosen.step,
         }
-        seconds = {"merge": self.attempts.merging, "probe attempts": self.attempts.seconds}
         leftovers = (FOLDER, CANDIDATE, f"{CANDIDATE}.partial", "checkpoint.partial")
         note = f"{len(self.attempts.made)} attempts; taken: {chosen.what}"
-        finish(place, self.node.inputs, made, [note], seconds, leftovers)
+        notes = [note]
+        if chosen.is_parent:
+            notes.append(
+                f"rows, adapter and memory are still those of {stage.name}, whose weights are gone: later "
+                f"stages that recall it rehearse what it was trained on"
+            )
+        if without := self.attempts.chooser.without_dev:
+            notes.append(f"without dev items, chosen on what is reported: {', '.join(without)}")
+        finish(place, self.node.inputs, made, notes, self.attempts.seconds, leftovers)
         self.console.say(f"{self.node.name}: {note}, in {shown(place.output)}")
 
     @cached_property
@@ -110,7 +120,11 @@ class _Remedy:
         return Attempts(self.chain, self.node, self.place.partial, self.load, self.console)
 
     def _rollback(self) -> "_Chosen":
-        """The candidate with the most new skill that passes, else the parent."""
+        """The candidate with the most new skill that passes, else the parent.
+
+        It must keep every margin on the items for choosing, and pass the gate on those that are reported; and
+        learn no less than the parent, whose new skill is 0.
+        """
         there, result = self._candidates(), self.place.result / "checkpoint"
         start = self.place.start if there else ""
 
@@ -121,17 +135,13 @@ class _Remedy:
         for number, step in enumerate(there, start=1):
             label = f"attempt {number} of {len(there)}: step {step}"
             seen[step] = self.attempts.measure(f"step-{step}", label, {"step": step}, writes(step))
-        fit = [step for step, look in seen.items() if look.is_within]
-        best = max(fit, key=lambda step: (seen[step].skill, step), default=None)
-        if best is None:
-            return self._parent()
-        verdict = self.chain.gate.verdict_on(f"step {best}", self.attempts.file(f"step-{best}"))
-        if verdict.action not in ("pass", "warn"):  # on the items that are reported
-            return self._parent()
-        take(self.place, writes(best))
-        return _Chosen(
-            f"step {best} of {self.stage.name}", self.attempts.file(f"step-{best}"), step=best
-        )
+        fit = [step for step, look in seen.items() if look.is_within and look.skill >= -ROUNDING]
+        for step in sorted(fit, key=lambda step: (seen[step].skill, step), reverse=True):
+            file = self.attempts.file(f"step-{step}")
+            if self.chain.gate.verdict_on(f"step {step}", file).action in ("pass", "warn"):
+                take(self.place, writes(step))
+                return _Chosen(f"step {step} of {self.stage.name}", file, step=step)
+        return self._parent()
 
     def _candidates(self) -> dict[int, Path]:
         """The checkpoints of the stage that the node's id promises to look at."""
@@ -141,9 +151,9 @@ class _Remedy:
         }
         if lost := [step for step in promised if step not in there]:
             raise StoreError(
-                f"{self.stage.name}: its candidates (step {', '.join(map(str, lost))}) were removed "
-                f"after an earlier verdict; write gate.candidates=0 to go back to its parent, or move "
-                f"{shown(self.place.result)} away and run again, and it is trained anew"
+                f"{self.stage.name}: its candidates (step {', '.join(map(str, lost))}) were removed by "
+                f"another chain's verdict meanwhile; run the same command again to go back to its parent, "
+                f"or move {shown(self.place.result)} away first, and it is trained anew"
             )
         return there
 
@@ -173,8 +183,14 @@ class _Remedy:
     def _parent(self) -> "_Chosen":
         take_parent(self.place)
         name = manifest.read(self.place.parent).name
-        self.console.say(f"{self.node.name}: none keeps every margin; {name} is taken")
-        return _Chosen(f"the parent, {name}", self.chain.gate.result(self.node.merged[1]))
+        why = "none keeps every margin and learned something"
+        if not self.attempts.made:
+            why = f"nothing is left between it and {self.stage.name}"
+        elif not any(attempt["is_within"] for attempt in self.attempts.made):
+            why = "none keeps every margin"
+        self.console.say(f"{self.node.name}: {why}; {name} is taken")
+        result = self.chain.gate.result(self.node.merged[1])
+        return _Chosen(f"the parent, {name}", result, is_parent=True)
 
 
 @dataclass(frozen=True)
@@ -185,6 +201,7 @@ class _Chosen:
     result: Path
     shares: Shares = ()
     step: int | None = None
+    is_parent: bool = False
 
 
 def _told(shares: Shares) -> str:

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cpt.actions import MARGIN
 from cpt.errors import ProbeError, RecipeError
-from eval.gate import with_margins
+from eval.gate import margins_of, with_margins
 from eval.matrix import Row, read_row
 from eval.noise import Noise, read_noise
 from eval.split import only
 from eval.template import any_template, note
 from launch.naming import Model
-
-#: Of probes that have none of their own; what a recipe's gate has too.
-MARGIN = 0.02
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,9 @@ def results(models: Sequence[Model], given: argparse.Namespace) -> Results:
     """A result of every model, over the suite that is named or the one that all have.
 
     Margins are those of the suite's file, where it is named, else those that were kept with the results;
-    `given.margin` goes before both. Rows are of the items that are kept for reporting: a gate's repair may
-    have chosen a model by the others.
+    `given.margin` goes before both. A probe of which neither direction is better is judged only where the
+    suite gives it a margin. Rows are of the items that are kept for reporting: a gate's repair may have
+    chosen a model by the others.
 
     Args:
         given: of the command line: suite, margin, dtype, trust_remote_code, runs and verbose.
@@ -60,7 +59,7 @@ def results(models: Sequence[Model], given: argparse.Namespace) -> Results:
 
         suite = read_suite(Path(given.suite), given.backend)
         name, suite_hash = suite.name, suite.hash
-        margins = {p.name: MARGIN if p.margin is None else p.margin for p in suite.probes.values()}
+        margins = margins_of(suite.probes.values(), MARGIN)
         kept = [stored(model, given) if model.file else {} for model in models]
         for model, found in zip(models, kept, strict=True):
             if model.file and f"{name}-{suite_hash}" not in found:
@@ -86,7 +85,7 @@ def results(models: Sequence[Model], given: argparse.Namespace) -> Results:
     ]
     _check_complete(rows, name)
     if given.margin is not None:
-        margins = dict.fromkeys(rows[0].scores, given.margin)
+        margins |= {name: given.margin for name, s in rows[0].scores.items() if not s.is_drift}
     told = tuple(only(with_margins(row, margins), "test") for row in rows)
     if getattr(given, "any_template", False):
         told = any_template(told)

@@ -13,7 +13,7 @@ from cpt.past import PastStage
 from cpt.watch import WatchSpec
 from cpt.world import current
 from eval.compare import Change, changes
-from eval.gate import LEVEL, VERSION, movement, with_margins
+from eval.gate import LEVEL, VERSION, margins_of, movement, with_margins
 from eval.known import is_current
 from eval.matrix import Row, read_row
 from eval.probe import probe_model, result_path
@@ -73,9 +73,14 @@ def watching(spec: WatchSpec, where: str, gate: GateSpec | None = None) -> str:
 def _margins(suite: Suite, spec: WatchSpec, gate: GateSpec | None) -> dict[str, float]:
     """The margin of every probe: of `watch`, else of the gate for that probe, else of the suite, the gate."""
     rules = gate or GateSpec()
+    own = {name: rule.margin for name, rule in rules.probes.items() if rule.margin is not None}
+    found = margins_of(suite.probes.values(), rules.margin, own)
+    if spec.margin is None:
+        return found
+    # A probe of which neither direction is better is in units of its own.
     return {
-        name: rules.margin_of(name, probe.margin) if spec.margin is None else spec.margin
-        for name, probe in suite.probes.items()
+        name: margin if suite.probes[name].direction == "none" else spec.margin
+        for name, margin in found.items()
     }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt import checkpoint
+from cpt.errors import StoreError
 from cpt.hooks.base import Hook
 from cpt.hooks.lora import is_adapter
 from cpt.merging.checks import copied_names
@@ -132,8 +133,13 @@ def _keep(trained: Path, partial: Path, steps: Collection[int]) -> None:
         for file in trained.glob("*.safetensors*")
         if file.name.startswith(("model", "adapter_model"))
     ]
-    if step not in steps or folder.is_dir() or not weights:
+    if step not in steps or folder.is_dir():
         return
+    if not weights:
+        raise StoreError(
+            f"{trained}: has no *.safetensors, which a gate could go back to; the trainer writes its weights "
+            f"otherwise: write gate.candidates=0"
+        )
     with replacing(folder) as unfinished:
         for file in [*weights, *trained.glob(_ADAPTER)]:
             link_or_copy(file, unfinished / file.name)

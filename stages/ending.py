@@ -1,5 +1,6 @@
 """A stage behind its last step: merged and saved, then described, so that it is whole but for its name."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from cpt import checkpoint, past
@@ -28,8 +29,12 @@ def merge(stage: UnderWay, trained: Any) -> None:
     stage.clock.lap("save")
 
 
-def leave(stage: UnderWay) -> None:
-    """Exemplars and, last, the manifest."""
+def leave(stage: UnderWay, memory: Mapping[str, float]) -> None:
+    """Exemplars and, last, the manifest.
+
+    Args:
+        memory: peaks, by `stages.memory`.
+    """
     partial = stage.partial
     if stage.kind.checks_eos:
         after = eos_rate(stage.model, stage.tokenizer, stage.samples)
@@ -57,4 +62,5 @@ def leave(stage: UnderWay) -> None:
         stage.world,
         stage.clock.seconds,
         read_checks(partial),
+        memory,
     ).write(partial)

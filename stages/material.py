@@ -147,13 +147,13 @@ def supply(
             if data.validation
         ]
         write_held_out(folder / HELD_OUT, kind, spec, held_out)
-        places, most = first_places(len(fresh), parts, mixed), spec.exemplars
-        kept = exemplars(places, parts, mixed, seed, most)
+        places = first_places(len(fresh), parts, mixed)
+        kept = exemplars(places, parts, mixed, seed, spec.exemplars)
         stops = spec.watch.stops(len(ends)) if spec.watch else []
-        given = counts(mixed, parts, unit, ends, [*stops, len(ends)])
+        counted = counts(mixed, parts, unit, ends, [*stops, len(ends)])
         if stops:
-            write_ends(folder, given, ends, places, parts, mixed, seed, most)
-    description, notes = describe_sources(parts, read, given[len(ends)], unit, looks, len(fresh))
+            write_ends(folder, counted, ends, places, parts, mixed, seed, spec.exemplars)
+    description, notes = describe_sources(parts, read, counted[len(ends)], unit, looks, len(fresh))
     notes += mixture.notes
     notes += [
         f"{part.name}: left out {part.num_refused} bad rows: {part.examples[0]}"

@@ -33,6 +33,7 @@ from stages.base import Job, StageKind
 from stages.greedy import chosen
 from stages.interruption import check_topology, remove_leftovers
 from stages.log import StageLog
+from stages.memory import peaks
 from stages.notes import Clock, note_check, read_checks
 from stages.opening import past_of, verify
 from stages.publish import describe, write_lines
@@ -228,7 +229,15 @@ def _describe(job: Job, before: Past, sources: Sequence[PastStage], clock: Clock
     clock.lap("save")
     ctx = StageContext(job.name, kind.name, kind.formats, job.seed, World(), sources[0].checkpoint)
     entry = describe(
-        job, kind, before, Made(notes), HookStack([], ctx), World(), clock.seconds, checks
+        job,
+        kind,
+        before,
+        Made(notes),
+        HookStack([], ctx),
+        World(),
+        clock.seconds,
+        checks,
+        peaks(World()),
     )
     checkpoint.sync(partial)  # what the manifest vouches for
     entry.write(partial)

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import resource
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -76,8 +75,13 @@ def describe(
     world: World,
     seconds: Mapping[str, float],
     checks: dict[str, Any],
+    memory: Mapping[str, float],
 ) -> manifest.Manifest:
-    """The manifest of a stage that is whole but for its name."""
+    """The manifest of a stage that is whole but for its name.
+
+    Args:
+        memory: peaks in bytes by place, as `stages.memory` tells them.
+    """
     import torch
 
     final = job.output
@@ -115,7 +119,7 @@ def describe(
         },
         seconds=dict(seconds),
         num_steps=data.num_steps,
-        memory={"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024},
+        memory=dict(memory),
         checks={**checks, "tokenizer": tokenizer_digest(tokenizer)},
         notes=tuple(data.notes),
         files=checkpoint.digests(job.partial / "checkpoint"),

@@ -23,6 +23,8 @@ BLOCKS = 3
 GRID = (0.75, 0.5, 0.25)
 #: Where the line is known as finely as this, more attempts on it tell nothing.
 FINEST = 1 / 32
+#: Less than this is no loss of skill.
+ROUNDING = 1e-12
 
 
 class Seen(Protocol):
@@ -87,7 +89,10 @@ def count_groups(names: Iterable[str]) -> int:
 
 
 def search(see: Callable[[Shares], Seen], groups: int, most: int) -> Shares | None:
-    """The shares with the most skill among those seen that keep every margin; None where none does.
+    """The shares with the most skill of those that keep every margin; None where the parent is better.
+
+    That is where none does, or where all learned less than nothing: the parent, at a share of 0, keeps every
+    margin by definition, and has a skill of 0.
 
     First the line, on which all groups have one share: a coarse grid from above, then bisection between the
     largest share that keeps the margins and the smallest above it that does not. Then, with as many attempts
@@ -129,4 +134,5 @@ def search(see: Callable[[Shares], Seen], groups: int, most: int) -> Shares | No
         raised = (*start[:group], 1.0, *start[group + 1 :])
         if raised not in seen and min(raised) < 1:  # 1 everywhere is the result
             within(raised)
-    return best()
+    found = best()
+    return None if found is None or seen[found].skill < -ROUNDING else found

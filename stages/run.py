@@ -17,6 +17,7 @@ from stages.ending import leave, merge
 from stages.hygiene import MakeItems
 from stages.interruption import check_topology, remove_leftovers
 from stages.log import StageLog
+from stages.memory import peaks
 from stages.training import train_apart, trained
 from stages.under_way import UnderWay
 from stages.watch import Look
@@ -67,8 +68,9 @@ def run(
 def _publish(stage: UnderWay) -> None:
     """Describe it, unless that was done before an interruption, and give it its name."""
     stage.world.barrier()
+    memory = peaks(stage.world)  # of every rank
     if stage.world.is_main and not (stage.partial / "manifest.json").is_file():
-        leave(stage)
+        leave(stage, memory)
     for note in stage.data.notes:
         stage.log.say(f"{stage.job.name}: note: {note}")
     if stage.world.is_main:

@@ -12,6 +12,7 @@ from stages.context import context
 from stages.hygiene import MakeItems, SourceHygiene, clean_rows
 from stages.log import StageLog
 from stages.material import stage_supply
+from stages.memory import forget_peak
 from stages.notes import Clock, note_check, read_checks
 from stages.opening import (
     build_hooks,
@@ -45,6 +46,7 @@ class UnderWay:
         self.job, self.world, self.log = job, world, log
         self.partial = job.partial
         self.clock = Clock()
+        forget_peak()
         self.kind = kind_of(job.spec.kind, job.spec.file or job.name)
         self.before = past_of(job)
         self.start = start_folder(self.before)

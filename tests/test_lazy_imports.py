@@ -31,7 +31,7 @@ LIGHT = (
     "eval.matrix",
     "eval.compare",
     "eval.continual",
-    "eval.drift",
+    "eval.by_group",
     "eval.gate",
     "eval.choice",
     "eval.noise",

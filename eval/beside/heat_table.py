@@ -7,6 +7,7 @@ from eval.compare import Change
 from eval.report import forest
 from eval.report.columns import Probe
 from eval.report.examples import examples
+from eval.report.flips import flips
 from eval.report.heat_map import heat
 from eval.report.markup import Markup, breakable, tag
 from eval.report.svg import Scale
@@ -131,7 +132,8 @@ def _section(table: Table, column: Column, scale: Scale) -> Markup:
         if probe.name in column.changes
     ]
     grid = tag("table", tag("thead", tag("tr", *cells)), tag("tbody", *rows), class_="changes")
-    flipped = examples(start, column.row, f"Items that flip from {start.stage} to {column.label}")
+    summary = f"Items that flip from {start.stage} to {column.label}"
+    flipped = examples(flips(start, column.row), start, column.row, summary)
     title = tag("h2", f"{column.label} against {start.stage}")
     return tag("section", title, tag("div", grid, class_="scroll"), flipped)
 

@@ -5,6 +5,7 @@ et al. 2023, arXiv:2306.05685, section 3.3). So each pair is asked twice, and a 
 both orders; the share of pairs in which the two orders disagree is reported as position bias.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum, sqrt
@@ -19,6 +20,8 @@ from eval.beside.prompts import Prompt
 VERSION = 1
 MOST_CHARACTERS = 6000
 _CUT = " [...]"
+#: What would end a text before its end.
+_TAG = re.compile(r"<(/?(?:request|answer_[AB])>)")
 _Z = NormalDist().inv_cdf(0.975)
 
 PROMPT = """\
@@ -62,8 +65,9 @@ class WinRate:
         rate: (wins + ties / 2) / prompts; a prompt counts once, whatever the two orders said.
         stderr: standard error of the mean over prompts of 1, 1/2 or 0.
         low, high: 95 % Wilson interval; for scores with ties it is too wide rather than too narrow.
-        num_same: prompts with equal answers, which are ties and not asked.
-        disagreement: of the prompts that were asked, the share whose two orders say different things.
+        num_same: prompts with equal answers, as far as they are shown; these are ties and not asked.
+        disagreement: of the prompts whose two replies are clear, the share whose two orders say different
+            things.
         prefers_first: of those, the share in which the first answer was chosen both times.
         num_unclear: replies that were neither A nor B; such a prompt is a tie.
     """
@@ -89,9 +93,9 @@ class WinRate:
 
 
 def question(prompt: Prompt, first: str, second: str) -> str:
-    """What the judge is asked; long texts are cut at `MOST_CHARACTERS`."""
+    """What the judge is asked: long texts cut at `MOST_CHARACTERS`, no tag of the prompt's own in them."""
     texts = {"request": prompt.text, "first": first, "second": second}
-    return PROMPT.format(**{name: _cut(text) for name, text in texts.items()})
+    return PROMPT.format(**{name: _TAG.sub(r"<\\\1", _cut(text)) for name, text in texts.items()})
 
 
 def judge_key(identity: object) -> str:
@@ -112,7 +116,7 @@ def win_rate(
         against, model: name and answers by prompt id.
     """
     (other_name, others), (own_name, own) = against, model
-    asked = [prompt for prompt in prompts if own[prompt.id] != others[prompt.id]]
+    asked = [prompt for prompt in prompts if _cut(own[prompt.id]) != _cut(others[prompt.id])]
     pairs = {}
     for prompt in asked:
         texts = own[prompt.id], others[prompt.id]

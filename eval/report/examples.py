@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from eval.matrix import Row
-from eval.report.flips import Flip, flips
+from eval.report.flips import Flip, Flips
 from eval.report.markup import Markup, tag
 from eval.report.text import shorten
 from eval.report.words import MARKS, Word
@@ -11,9 +11,8 @@ from eval.report.words import MARKS, Word
 _MOST = 4
 
 
-def examples(before: Row, after: Row, summary: str, is_open: bool = False) -> Markup:
+def examples(found: Flips, before: Row, after: Row, summary: str, is_open: bool = False) -> Markup:
     """Both kinds of flips under a summary that can be folded; nothing where no item flipped."""
-    found = flips(before, after)
     if not found.lost and not found.won:
         return Markup()
     won = _side("improved", f"{len(found.won)} wrong to right", found.won, before, after)

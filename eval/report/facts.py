@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from eval.report.story import Stage
+from eval.report.story import Stage, Story
 from eval.report.text import settings, shorten
 
 
@@ -56,6 +56,8 @@ def gate_lines(stage: Stage) -> list[str]:
     if not gate:
         return []
     where = "dev items" if gate.get("chosen_on") == "dev" else "the items that are reported"
+    if where == "dev items" and (without := gate.get("without_dev")):
+        where += f" ({', '.join(without)} on those that are reported)"
     attempts = gate.get("attempts") or []
     told = [f"taken: {gate.get('chosen')}; {len(attempts)} attempts, chosen on {where}"]
     if earlier := gate.get("earlier") or {}:
@@ -69,6 +71,15 @@ def gate_lines(stage: Stage) -> list[str]:
         skill = f"new skill {attempt.get('skill', 0.0):+.2f} margins"
         told.append(f"attempt {number}: {what}: {skill}; beyond its margin: {beyond}")
     return told
+
+
+def packages(story: Story) -> dict[str, list[str]]:
+    """Name -> versions with which stages were made, in the order of the names."""
+    found: dict[str, dict[str, None]] = {}
+    for stage in story.stages:
+        for name, version in (stage.manifest.get("packages") or {}).items():
+            found.setdefault(str(name), {})[str(version)] = None
+    return {name: list(found[name]) for name in sorted(found)}
 
 
 def data_lines(stage: Stage) -> list[str]:

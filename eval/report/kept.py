@@ -1,20 +1,21 @@
-"""What the chain kept, in the metrics of continual learning: transfer, forgetting, tax, drift by group."""
+"""What the chain kept, in the metrics of continual learning: transfer, forgetting, tax, change by group."""
 
 from collections.abc import Sequence
 
+from eval.by_group import GroupChange
 from eval.continual import SHARE, Continual
-from eval.drift import Drift
 from eval.report.markup import Markup, join, tag
 from eval.report.story import Story
 from eval.report.text import number, signed
 from eval.resample import Estimate
 
 HEADS = ("metric", "value", "95 % interval", "of")
-DRIFT_HEADS = ("group", "relative, %", "95 % interval", "absolute")
+GROUP_HEADS = ("group", "relative, %", "95 % interval", "absolute")
 _ABOUT = (
     "Above 0 is better, but for tax, forgetting and the worst drop, where it is loss. Probes that name the "
     "stage which teaches them (owner) count for transfer and forgetting; the tax is of those that nobody "
-    "teaches. Intervals resample items, the same for all rows."
+    "teaches. All but the hops is of the stages that led to the last one. Intervals resample items, the "
+    "same for all rows."
 )
 
 
@@ -25,7 +26,7 @@ def section(story: Story) -> Markup:
     parts = [tag("p", _ABOUT, class_="lead"), _table(HEADS, rows(story.continual))]
     if absent := reasons(story.continual):
         parts.append(tag("p", absent.replace("`", ""), class_="lead"))
-    parts.append(_table(DRIFT_HEADS, drift_rows(story.drift)))
+    parts.append(_table(GROUP_HEADS, group_rows(story.groups)))
     return tag("section", tag("h2", "What the chain kept"), join(parts))
 
 
@@ -55,7 +56,7 @@ def rows(found: Sequence[Continual]) -> list[list[str]]:
     return told
 
 
-def drift_rows(found: Sequence[Drift]) -> list[list[str]]:
+def group_rows(found: Sequence[GroupChange]) -> list[list[str]]:
     """A line for each group: change from base to the last checkpoint."""
     return [
         [

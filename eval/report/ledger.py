@@ -17,6 +17,9 @@ _PLACES = {
     "candidates": "candidates",
 }
 
+#: Columns of memory -> places of a manifest's `memory`.
+MEMORY = {"peak memory, host": "peak", "peak memory, accelerator": "accelerator"}
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -88,7 +91,7 @@ def heads(entries: Sequence[Entry]) -> list[str]:
         *parts,
         *(["probe"] if probed else []),
         "total",
-        *(["peak memory"] if any(one.memory for one in entries) else []),
+        *(head for head, place in MEMORY.items() if any(place in one.memory for one in entries)),
         "disk",
     ]
 
@@ -99,7 +102,10 @@ def cells(one: Entry, heads: Sequence[str]) -> list[str]:
         "steps": f"{one.steps:,}" if one.steps else "",
         "tokens": f"{one.tokens:,}" if one.tokens else "",
         "total": duration(sum(one.seconds.values())),
-        "peak memory": ", ".join(f"{place} {gib(size)}" for place, size in one.memory.items()),
+        **{
+            head: gib(one.memory[place]) if place in one.memory else ""
+            for head, place in MEMORY.items()
+        },
         "disk": ", ".join(f"{what} {gib(size)}" for what, size in _largest(one.disk)),
     }
     return [

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 
 from eval.compare import Change
 from eval.noise import sentence
-from eval.report import kept, ledger
+from eval.report import kept, kl, ledger, logged, watched
 from eval.report.columns import Probe
-from eval.report.facts import data_lines, gate_lines, hook_lines
+from eval.report.facts import data_lines, gate_lines, hook_lines, packages
 from eval.report.story import Stage, Story
-from eval.report.text import clean, compact, scalar
-from eval.report.watched import GAP_HEADS, gap_cells
+from eval.report.text import clean, compact, scalar, shorten
 from eval.report.words import (
     AGAINST_OTHER,
     MARKS,
@@ -24,8 +23,11 @@ from eval.report.words import (
 )
 from eval.template import note
 
+NUM_EXAMPLES = 4
 _PM = "\u00b1"
+# Who is named so is told of it, wherever the report is pasted.
 # Underscores inside of words, as in names of probes, are no emphasis.
+_MENTION = re.compile(r"(?<![A-Za-z0-9])@(?=[A-Za-z0-9])")
 _OUTER_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
@@ -45,15 +47,29 @@ def markdown(story: Story) -> str:
         parts += [f"## Against {escape(story.comparison.other.name)}", _comparison(story)]
     if story.continual:
         metrics = [[*map(escape, line)] for line in kept.rows(story.continual)]
-        groups = [[*map(escape, line)] for line in kept.drift_rows(story.drift)]
+        groups = [[*map(escape, line)] for line in kept.group_rows(story.groups)]
         parts += ["## What the chain kept", table(kept.HEADS, metrics)]
-        parts += [escape(kept.reasons(story.continual)), table(kept.DRIFT_HEADS, groups)]
+        parts += [escape(kept.reasons(story.continual)), table(kept.GROUP_HEADS, groups)]
     for stage in story.stages:
         if stage.from_base:
             parts += [f"## After {escape(stage.name)}", *_stage(story, stage)]
+    if lines := kl.rows(story):
+        parts += ["## KL against forgetting", kl.ABOUT]
+        parts.append(table(kl.HEADS, [[*map(escape, line)] for line in lines], left=3))
+        fits = [(name, kl.paths(story, kind)) for kind, name in kl.KINDS.items()]
+        parts += [escape(f"{name}: {kl.fit_line(found)}") for name, found in fits if found]
+    if story.flips.lost or story.flips.won:
+        parts += ["## Items that flipped", _flips(story)]
     parts += ["## Lineage", _lineage(story)]
     if story.ledger:
         parts += ["## What it cost", _cost(story)]
+    if versions := packages(story):
+        told = [f"{name} {', '.join(found)}" for name, found in versions.items()]
+        parts += ["## Packages", escape("; ".join(told))]
+    if story.recipe:
+        parts.append(
+            "The recipe as resolved is `recipe.yaml` beside this file, and in `report.json`."
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -62,7 +78,9 @@ def escape(text: object) -> str:
     line = " ".join(clean(text).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = re.sub(r"([\\`*\[\]#|~!])", r"\\\1", line)
-    return _OUTER_UNDERSCORE.sub(r"\\_", line)
+    line = _OUTER_UNDERSCORE.sub(r"\\_", line)
+    # GitHub looks for names and formulas after backslashes are gone: what breaks them is what it documents.
+    return _MENTION.sub("@&#8203;", line).replace("$", "<span>$</span>")
 
 
 def code(text: object) -> str:
@@ -109,7 +127,7 @@ def _legend(story: Story) -> str:
     return (
         f"{_PM} is one standard error, of the paired difference for changes. {MARKS['improved']} "
         f"improved: a rise is shown, corrected likewise. {MARKS['regressed']} regressed: worse than the "
-        f"margin ({scalar(story.margin)}{points}) allows, Holm-corrected over probes and stages. Held: "
+        f"margin ({scalar(story.margin)}{points}) allows, Holm-corrected over probes and verdicts. Held: "
         f"shown to be no worse than the margin. Undecided: too few items to tell."
     )
 
@@ -171,6 +189,13 @@ def _stage(story: Story, stage: Stage) -> list[str]:
         rows.append(cells)
     told = "Detects: how far below the margin a fall is found four times in five, after the correction."
     parts = [table(head, rows), told]
+    if stage.flips.lost or stage.flips.won:
+        counts = (
+            f"{len(stage.flips.lost)} items right to wrong, {len(stage.flips.won)} wrong to right"
+        )
+        parts.append(f"From {escape(predecessor.stage if predecessor else start)}: {counts}.")
+    if lines := logged.rows(stage):
+        parts += ["What hooks logged:", table(logged.HEADS, [[*map(escape, one)] for one in lines])]
     if shifted := drifts(story, stage):
         parts.append(escape(shifted))
     if stage.verdict:
@@ -178,9 +203,33 @@ def _stage(story: Story, stage: Stage) -> list[str]:
         said = [*stage.verdict.messages, *gate_lines(stage)]
         parts.append("\n".join([gate, "", *(f"- {escape(m)}" for m in said)]))
     if stage.looks.gaps:
-        rows = [[*map(escape, gap_cells(gap))] for gap in stage.looks.gaps]
-        parts += [f"While it trained, suite {escape(stage.looks.suite)}:", table(GAP_HEADS, rows)]
+        rows = [[*map(escape, watched.gap_cells(gap))] for gap in stage.looks.gaps]
+        parts += [
+            f"While it trained, suite {escape(stage.looks.suite)}:",
+            table(watched.GAP_HEADS, rows),
+        ]
+    if stage.looks.lowest:
+        rows = [[*map(escape, line)] for line in watched.lowest_rows(stage.looks)]
+        parts += [table(watched.LOWEST_HEADS, rows), watched.ABOUT]
+    parts += [f"Not read: {escape(problem)}" for problem in stage.looks.unreadable]
     return parts
+
+
+def _flips(story: Story) -> str:
+    """From the base model to the last checkpoint: counts, and a few items with both answers."""
+    found, last = story.flips, story.last_probed
+    assert last is not None
+    start = story.matrix.rows[0].stage
+    counts = f"{len(found.lost)} right to wrong, {len(found.won)} wrong to right"
+    rows = [
+        [way, *(escape(shorten(text, 160)) for text in texts)]
+        for way, some in (("to wrong", found.lost), ("to right", found.won))
+        for flip in some[:NUM_EXAMPLES]
+        for texts in [(flip.probe, flip.question, flip.answer_before, flip.answer_after)]
+    ]
+    head = ["flipped", "probe", "question", escape(start), escape(last.name)]
+    lead = f"From {escape(start)} to {escape(last.name)}: {counts}."
+    return f"{lead}\n\n{table(head, rows, left=len(head))}"
 
 
 def _lineage(story: Story) -> str:

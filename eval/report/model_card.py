@@ -25,6 +25,7 @@ def model_card(story: Story) -> str:
         "Scores of the base model and of this one on the same items; the interval is that of the paired "
         "difference, and verdicts are corrected for the number of probes (Holm).",
         _changes(story, last),
+        *_base_model(story),
         f"Made by {code(story.command)}, seed {story.seed}; suite {code(suite)}.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -35,7 +36,12 @@ def _front(story: Story, last: Stage) -> dict[str, Any]:
     results = [
         {
             "task": {"type": "text-generation"},
-            "dataset": {"name": clean(probe.name), "type": clean(probe.name)},
+            # No data set of the hub: a probe of a suite, which its hash pins.
+            "dataset": {
+                "name": clean(probe.name),
+                "type": f"cpt probe suite {clean(story.suite)}",
+                "args": {"suite": clean(story.suite), "suite_hash": story.suite_hash},
+            },
             "metrics": [
                 {"type": probe.metric, "value": round(last.row.scores[probe.name].value, 6)}
             ],
@@ -43,16 +49,28 @@ def _front(story: Story, last: Stage) -> dict[str, Any]:
         for probe in story.probes
         if probe.name in last.row.scores
     ]
-    model = story.recipe.get("model")
     front: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["continual-post-training", *dict.fromkeys(s.kind for s in story.stages[1:])],
     }
-    named = model.get("path") if isinstance(model, dict) else None
-    if named and not str(named).startswith((".", "/", "~", "$")):  # of the hub
+    if named := _hub_model(story):
         front = {"base_model": clean(named), **front}
     return {**front, "model-index": [{"name": clean(story.name), "results": results}]}
+
+
+def _hub_model(story: Story) -> str:
+    """The base model's id on the hub; "" where it is a folder."""
+    model = story.recipe.get("model")
+    named = str(model.get("path") or "") if isinstance(model, dict) else ""
+    return "" if named.startswith((".", "/", "~", "$")) else named
+
+
+def _base_model(story: Story) -> list[str]:
+    """Which weights it began with: front matter has no place for a revision."""
+    named, model = _hub_model(story), story.recipe.get("model")
+    revision = model.get("revision") if isinstance(model, dict) else None
+    return [f"Base model: {code(named)}, revision {code(revision)}."] if named and revision else []
 
 
 def _stages(story: Story, last: Stage) -> str:

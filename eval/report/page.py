@@ -1,12 +1,11 @@
 """The report as one HTML file: no scripts, nothing from outside, light and dark, fit to print."""
 
-from typing import Any
-
 import yaml
 
 from eval.noise import sentence
-from eval.report import drift, forest, kept, ledger
+from eval.report import forest, kept, kl, ledger
 from eval.report.examples import examples
+from eval.report.facts import packages
 from eval.report.heat_map import heat_map
 from eval.report.lineage import lineage
 from eval.report.markup import Markup, join, tag
@@ -40,7 +39,7 @@ def html(story: Story) -> str:
         parts.append(
             tag("section", tag("h2", f"Against {story.comparison.other.name}"), versus(story))
         )
-    parts += [kept.section(story), _examples(story), _stages(story), drift.section(story)]
+    parts += [kept.section(story), _examples(story), _stages(story), kl.section(story)]
     parts += [_cost(story), _recipe(story), _packages(story)]
     page = tag("html", head, tag("body", tag("main", *parts)), lang="en")
     return f"<!doctype html>\n{page}\n"
@@ -73,7 +72,9 @@ def _examples(story: Story) -> Markup:
     if last is None or last.row is None or not last.from_base:
         return Markup()
     start = story.matrix.rows[0]
-    found = examples(start, last.row, f"From {start.stage} to {last.name}", is_open=True)
+    found = examples(
+        story.flips, start, last.row, f"From {start.stage} to {last.name}", is_open=True
+    )
     return tag("section", tag("h2", "Examples"), found) if found else Markup()
 
 
@@ -130,17 +131,10 @@ def _recipe(story: Story) -> Markup:
 
 
 def _packages(story: Story) -> Markup:
-    versions: dict[str, dict[str, None]] = {}
-    for stage in story.stages:
-        packages: dict[str, Any] = stage.manifest.get("packages") or {}
-        for name, version in packages.items():
-            versions.setdefault(name, {})[str(version)] = None
+    versions = packages(story)
     if not versions:
         return Markup()
-    told = [
-        tag("span", f"{name} ", tag("b", ", ".join(found)))
-        for name, found in sorted(versions.items())
-    ]
+    told = [tag("span", f"{name} ", tag("b", ", ".join(found))) for name, found in versions.items()]
     commits = [stage.manifest["code"] for stage in story.stages if stage.manifest.get("code")]
     if commits and commits[-1].get("commit"):
         changed = " with changes" if commits[-1].get("dirty") else ""

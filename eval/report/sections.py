@@ -30,7 +30,7 @@ def stage_section(story: Story, stage: Stage, scale: Scale) -> Markup:
     parts += [watched.section(stage.looks), _facts(stage)]
     if stage.row and stage.predecessor:
         summary = f"Examples that flipped between {stage.predecessor.stage} and {stage.name}"
-        parts.append(examples(stage.predecessor, stage.row, summary))
+        parts.append(examples(stage.flips, stage.predecessor, stage.row, summary))
     return tag("section", *parts, class_="stage-section")
 
 

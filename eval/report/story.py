@@ -5,22 +5,25 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
 from cpt.actions import REMEDIES, Action
 from cpt.chain_file import REPORTED, read_chain, read_manifest
+from eval.by_group import GroupChange, by_group
 from eval.compare import Change, changes, shifts
 from eval.continual import Continual, continual
-from eval.drift import Drift, drift
-from eval.gate import Verdict, judge, reported
+from eval.gate import Verdict, judge, num_verdicts, reported
 from eval.labels import relabelled
 from eval.looks import Looks, read_looks
 from eval.matrix import Matrix, Row, read_matrix
 from eval.noise import Noise, read_noise
 from eval.report.columns import Probe, columns
+from eval.report.flips import Flips, flips
 from eval.report.ledger import Entry, entry
 from eval.report.series import Series, read_series
+from eval.resample import Resamples
 from eval.template import across, declared_in
 
 Status = Literal["probed", "trained", "unfinished", "to do"]
@@ -51,6 +54,13 @@ class Stage:
     from_predecessor: tuple[Change, ...]
     verdict: Verdict | None
     shifted: tuple[Change, ...] = ()
+
+    @cached_property
+    def flips(self) -> Flips:
+        """Items that were right in its predecessor's row and are wrong in its own, or the other way round."""
+        if self.row is None or self.predecessor is None:
+            return Flips((), ())
+        return flips(self.predecessor, self.row)
 
     @property
     def gate(self) -> dict[str, Any]:
@@ -98,17 +108,19 @@ class Story:
     @cached_property
     def continual(self) -> tuple[Continual, ...]:
         """Transfer, forgetting and tax, by unit; none before a stage is probed."""
-        return continual(self._whole, parents=self._parents) if self._whole else ()
+        if self._whole is None:
+            return ()
+        return continual(self._whole, self._resamples, self._parents)
 
     @cached_property
-    def drift(self) -> tuple[Drift, ...]:
+    def groups(self) -> tuple[GroupChange, ...]:
         """Relative change of every group of probes; then of what a model can, will and how it does it."""
         if self._whole is None:
             return ()
-        groups = drift(self._whole)
+        groups = by_group(self._whole, resamples=self._resamples)
         if not any(score.facet for score in self._whole.rows[0].scores.values()):
             return groups
-        facets = drift(self._whole, lambda score: score.facet or "")
+        facets = by_group(self._whole, lambda score: score.facet or "", self._resamples)
         return groups + tuple(
             replace(one, group=f"{one.group.upper()} (CapTrack)") for one in facets if one.group
         )
@@ -132,7 +144,12 @@ class Story:
             if stage.stands_for == stage.name
         }
 
-    @property
+    @cached_property
+    def _resamples(self) -> Resamples:
+        assert self._whole is not None
+        return Resamples(self._whole)
+
+    @cached_property
     def _whole(self) -> Matrix | None:
         """The matrix of `standing`, where no row lacks a probe."""
         rows = self.standing
@@ -148,6 +165,14 @@ class Story:
     def last_probed(self) -> Stage | None:
         """The latest stage that has probe results, the base model too."""
         return next((stage for stage in reversed(self.stages) if stage.row), None)
+
+    @cached_property
+    def flips(self) -> Flips:
+        """Items that flipped from the base model to the last checkpoint that is probed."""
+        last = self.last_probed
+        if last is None or last.row is None or not last.from_base:
+            return Flips((), ())
+        return flips(self.matrix.rows[0], last.row)
 
     def probe(self, name: str) -> Probe:
         """The column of that name."""
@@ -219,7 +244,8 @@ def _stage(
         next((rows[parent] for parent in parents if parent in rows), None) if row else None
     )
     later = row if row and start and row is not start else None
-    tested: dict[str, Any] = {"num_pairs": num_stages, "noise": noise}
+    acts = [gate["on_regression"], *(gate.get("actions") or {}).values()]
+    tested: dict[str, Any] = {"num_pairs": num_verdicts(num_stages, acts), "noise": noise}
     from_base = changes(start, later, margin, **tested) if start and later else ()
     from_predecessor = from_base
     if row and predecessor is not start:
@@ -241,7 +267,12 @@ def _stage(
         manifest=manifest,
         series=read_series((folder if folder.is_dir() else partial) / "metrics.jsonl"),
         probe_seconds=probed,
-        looks=read_looks(folder if folder.is_dir() else partial),
+        looks=read_looks(
+            folder if folder.is_dir() else partial,
+            node["name"],
+            [one.stage for one in takewhile(lambda one: one.stage != node["name"], matrix.rows)],
+            stages_folder / start.id if start else None,
+        ),
         cost=entry(node["name"], manifest, seconds, manifest.get("memory") or {}, folder),
         row=row,
         predecessor=predecessor,

@@ -20,12 +20,14 @@ def write_report(
         StoreError, ProbeError: see `gather`.
     """
     story = gather(chain_folder, stages_folder, compare_with)
-    tree = json.dumps(content(story), indent=1, default=str)
+    tree = json.dumps(content(story), indent=1, default=str, allow_nan=False)
     atomic_write(chain_folder / "matrix.csv", story.matrix.to_csv())
     atomic_write(chain_folder / "report.json", tree + "\n")
     atomic_write(chain_folder / "report.md", markdown(story))
     if card := model_card(story):
         atomic_write(chain_folder / "model_card.md", card)
+    else:  # of results that are gone
+        (chain_folder / "model_card.md").unlink(missing_ok=True)
     atomic_write(
         chain_folder / "report.html", html(story)
     )  # last: its time tells whether all is new

@@ -54,8 +54,8 @@ def test_both_sides_of_every_task(tiny_folder: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert shown.count("| hellaswag |") == 2
     assert "| **shared** |" in shown
-    rows = [line for line in shown.split("Where")[0].splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in rows} == {12}
+    lines = [line for line in shown.split("Where")[0].splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in lines} == {12}
 
 
 def test_who_begins_changes_with_task_and_repeat(tmp_path: Path) -> None:

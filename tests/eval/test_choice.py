@@ -79,3 +79,11 @@ def test_where_the_parent_has_fallen_further_it_is_the_measure() -> None:
     worse = chooser(parent=row("parent", (43, 43), (30, 30)))
     assert worse.look(row("a", (43, 0), (30, 0))).is_within
     assert not worse.look(row("a", (42, 99), (30, 0))).is_within
+
+
+def test_probes_without_items_for_choosing_are_named() -> None:
+    mixed = row("a", (50, 50), (20, 20))
+    own = mixed.scores["skill"]
+    mixed.scores["skill"] = replace(own, items=tuple(replace(i, split="") for i in own.items))
+    assert Chooser(mixed, mixed, MARGINS, ACTIONS, ("skill",)).without_dev == ["skill"]
+    assert chooser().without_dev == []

@@ -12,6 +12,7 @@ from cpt.errors import ProbeError
 from eval.compare import Change, changes, holm, ratio_stderr, weighted_mean
 from eval.matrix import Item, Row, Score
 from eval.noise import Noise
+from eval.paired import compare
 
 
 def score(
@@ -368,3 +369,16 @@ def test_where_neither_is_better_both_ways_are_worse() -> None:
     assert drift.p_value == pytest.approx(2 * plain.p_rise, rel=1e-9)
     assert drift.p_holm == drift.p_value  # it is that of both sides already
     assert drift.level == plain.level == 0.025
+
+
+def test_a_drift_is_held_where_both_sides_are_shown() -> None:
+    """Of a skewed change one side is surer than the other; the less sure one counts."""
+    before = [60.0] * 60
+    after = [60.0 + (9.0 if number % 12 == 0 else -0.2) for number in range(60)]
+    pair = [score(values, margin=1.2) for values in (before, after)]
+    sides = [compare(pair[0].items, pair[1].items, sign, 1.2).not_worse for sign in (1, -1)]
+    assert min(sides) < max(sides) / 2
+    old, new = (row(name, replace(s, is_drift=True)) for name, s in zip("ab", pair, strict=True))
+    for level, verdict in ((max(sides) * 2.2, "held"), (max(sides) * 1.8, "undecided")):
+        (change,) = changes(old, new, 0.02, level)
+        assert change.verdict == verdict

@@ -13,6 +13,7 @@ from eval.continual import continual
 from eval.matrix import Item, Matrix, Row, Score
 from eval.means import ratio_stderr, weighted_mean
 from eval.report.flips import flips
+from eval.resample import Resamples
 from eval.stability import gaps
 from eval.suite import load_suite
 from launch.gate_rules import rules_of
@@ -75,8 +76,8 @@ def test_no_metric_of_a_matrix_counts_it() -> None:
     acc = replace(score([1.0, 0.0] * 10, probe="acc"), is_drift=False)
     rows = tuple(row(stage, score(moved(by)), acc) for stage, by in (("base", 0.0), ("sft", 9.0)))
     matrix = Matrix("small", "s0", rows, ("length", "acc"))
-    assert [found.probes for found in continual(matrix, 20)] == [("acc",)]
-    assert [gap.probe for gap in gaps(matrix, [0, 1], num_resamples=20)] == ["acc"]
+    assert [found.probes for found in continual(matrix, Resamples(matrix, 20))] == [("acc",)]
+    assert [gap.probe for gap in gaps(matrix, [0, 1], resamples=Resamples(matrix, 20))] == ["acc"]
     only = Matrix("small", "s0", tuple(row(r.stage, r.scores["length"]) for r in rows), ("length",))
     assert gaps(only, [0, 1]) == ()
     binary = row("a", score([0.0, 1.0])), row("b", score([1.0, 0.0]))

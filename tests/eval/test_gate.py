@@ -6,7 +6,7 @@ import pytest
 
 from cpt.errors import ProbeError
 from eval.compare import ratio_stderr, weighted_mean
-from eval.gate import judge
+from eval.gate import judge, num_verdicts
 from eval.matrix import Item, Matrix, Row, Score
 from eval.noise import Noise
 
@@ -69,7 +69,7 @@ def test_few_equal_items_show_little_and_say_so() -> None:
 def test_a_p_value_just_below_the_level_does_not_look_like_it() -> None:
     found = matrix([score("facts", 50, 100)], [score("facts", 44, 100)])  # p = 1 / 64
     three = judge(found, "sft", 0.0, "stop", num_stages=3)
-    assert three.messages[0].endswith("; p = 0.0469 after Holm over 1 probe and 3 stages")
+    assert three.messages[0].endswith("; p = 0.0469 after Holm over 1 probe and 3 verdicts")
 
 
 def test_few_clusters_say_that_they_are_few() -> None:
@@ -94,7 +94,7 @@ def test_stages_share_the_level() -> None:
     alone = judge(found, "sft", 0.0, "stop")
     assert alone.messages[0].endswith("; p = 0.00391 after Holm over 1 probe")
     four = judge(found, "sft", 0.0, "stop", num_stages=4)
-    assert four.messages[0].endswith("; p = 0.00781 after Holm over 1 probe and 4 stages")
+    assert four.messages[0].endswith("; p = 0.00781 after Holm over 1 probe and 4 verdicts")
     assert judge(found, "sft", 0.0, "stop", num_stages=26).action == "pass"
 
 
@@ -139,3 +139,12 @@ def test_rows_measured_differently_are_refused() -> None:
 def test_an_empty_matrix_is_refused() -> None:
     with pytest.raises(ProbeError, match="needs the base model's row"):
         judge(Matrix("small", "5d2e91ab", (), ()), "sft", 0.02, "warn")
+
+
+def test_what_takes_a_stages_place_shares_the_level_from_the_start() -> None:
+    found = matrix([score("facts", 50, 100)], [score("facts", 41, 100)])  # p = 1 / 512
+    verdict = judge(found, "sft", 0.0, "repair", num_stages=4)
+    assert verdict.messages[0].endswith("; p = 0.0156 after Holm over 1 probe and 8 verdicts")
+    own = judge(found, "sft", 0.0, "warn", num_stages=4, actions={"facts": "rollback"})
+    assert own.regressed == verdict.regressed
+    assert num_verdicts(4, ["warn", "stop"]) == 4

@@ -459,8 +459,9 @@ def test_the_chat_template_is_part_of_what_is_compared(
     asked = [row.scores["writes_chat"].parts["template"] for row in rows]
     assert asked == [hashed(TEMPLATE), hashed(TEMPLATE.replace("<|", "<"))]
     with pytest.raises(ProbeError, match=rf"template: {asked[0]}, not {asked[1]}.*--any-template"):
-        changes(*rows, 0.0)
-    assert len(changes(*any_template(rows), 0.0)) == 2
+        changes(rows[0], rows[1], 0.0)
+    before, after = any_template(rows)
+    assert len(changes(before, after, 0.0)) == 2
 
 
 def test_a_metric_that_is_no_mean_over_items_is_refused(

@@ -1,14 +1,17 @@
 """Resampled items: paired over rows, in clusters, and intervals of known width."""
 
 import math
+import zlib
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cpt.errors import ProbeError
+from eval import resample
 from eval.matrix import Item, Matrix, Row, Score
 from eval.means import ratio_stderr, weighted_mean
-from eval.resample import common_items, estimate, floors, of_largest, resample
+from eval.resample import Resamples, common_items, estimate, floors, of_largest
 
 
 def row(stage: str, items: list[Item], fingerprint: str = "f") -> Row:
@@ -33,16 +36,48 @@ def test_the_first_scores_are_those_measured_and_rows_share_their_items() -> Non
         row("sft", items([v + 1 for v in values], weights)),
     )
     matrix = Matrix("small", "0", rows, ("text",))
-    scores = resample(matrix, ["text"], 200, unseen=False)
+    scores = Resamples(matrix, 200, unseen=False).scores(["text"])
     assert scores.shape == (201, 2, 1)
     assert scores[0, :, 0] == pytest.approx([3.1, 4.1])
     assert scores[:, 1, 0] - scores[:, 0, 0] == pytest.approx(np.ones(201))
     assert len(set(scores[:, 0, 0].round(9))) > 5
     # the base is what it is; a change of all items alike may be no change of others
-    wider = resample(matrix, ["text"], 2000)
+    wider = Resamples(matrix, 2000).scores(["text"])
     assert (wider[0] == scores[0]).all()
     floor = math.sqrt(3 * (0.1**2 + 0.3**2 + 0.6**2) / 3)
     assert (wider[1:, 1] - wider[1:, 0]).std() == pytest.approx(floor, rel=0.1)
+
+
+def test_a_part_at_a_time_draws_what_one_draw_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, weights = [float(n % 3) for n in range(30)], [1.0 + n for n in range(30)]
+    rows = (row("base", items(values, weights)), row("sft", items(values[::-1], weights)))
+    matrix = Matrix("small", "0", rows, ("text",))
+    drawn = np.random.default_rng([3, zlib.crc32(b"text")]).integers(0, 30, (50, 30))
+    expected = [
+        [
+            sum(weights[i] * v[i] for i in one) / sum(weights[i] for i in one)
+            for v in (values, values[::-1])
+        ]
+        for one in drawn.tolist()
+    ]
+    for most in (1, 100, 10**6):
+        monkeypatch.setattr(resample, "MOST_DRAWN", most)
+        scores = Resamples(matrix, 50, seed=3, unseen=False).scores(["text"])
+        assert scores[1:, :, 0] == pytest.approx(np.array(expected), abs=1e-12)
+
+
+def test_a_probe_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = Matrix("small", "0", (row("base", items([1.0, 2.0], [1.0] * 2)),), ("text",))
+    drawn, draw = [], resample._resampled
+
+    def counted(matrix: Matrix, probe: str, *others: Any) -> object:
+        drawn.append(probe)
+        return draw(matrix, probe, *others)
+
+    monkeypatch.setattr(resample, "_resampled", counted)
+    found = Resamples(matrix, 20)
+    assert (found.scores(["text"]) == found.scores(["text"])).all()
+    assert drawn == ["text"]
 
 
 def test_items_of_a_cluster_are_drawn_together() -> None:
@@ -50,7 +85,7 @@ def test_items_of_a_cluster_are_drawn_together() -> None:
     spreads = []
     for size in (0, 5):
         rows = (row("base", items(values, [1.0] * 100, size)),)
-        scores = resample(Matrix("small", "0", rows, ("text",)), ["text"], 2000)
+        scores = Resamples(Matrix("small", "0", rows, ("text",)), 2000).scores(["text"])
         spreads.append(float(scores[1:, 0, 0].std()))
         assert spreads[-1] == pytest.approx(rows[0].scores["text"].stderr, rel=0.1)
     assert spreads[1] > 2 * spreads[0]

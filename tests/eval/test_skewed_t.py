@@ -51,9 +51,9 @@ def test_the_level_is_kept_where_few_gain_much(draw: str, num_units: int, most: 
         cubes = ((moves - moves.mean(1, keepdims=True)) ** 3).mean(1) / spread**3
         stderr = spread / math.sqrt(num_units)
         p = [
-            skewed_t(*each, num_units, g)[0]
-            for *each, g in zip(moves.mean(1), stderr, cubes, strict=True)
-            if each[0] < -2 * each[1]
+            skewed_t(gain, error, num_units, g)[0]
+            for gain, error, g in zip(moves.mean(1), stderr, cubes, strict=True)
+            if gain < -2 * error
         ]
         found += sum(value < level for value in p)
     assert found / 100000 <= most * level + 2 * math.sqrt(most * level / 100000)

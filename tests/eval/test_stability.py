@@ -1,5 +1,7 @@
 """The stability gap of scripted series (methods card A35)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -76,3 +78,28 @@ def test_what_does_not_change_may_yet_have_fallen() -> None:
         assert (found.value, found.low) == (0, 0)
         assert 0.1 < found.high < 0.3  # 1.96 sqrt(2 * 3) / 20 between two looks
     assert gap.lowest.low < 0.6 < gap.lowest.high
+
+
+def test_lowest_scores_of_old_probes_beside_what_the_stage_teaches() -> None:
+    """Old 0.9, 0.4, 0.85 and 0.9, 0.6, 0.5; own ends at 0.8: min-ACC 0.45, WC-ACC 0.8 / 3 + 2 / 3 of it."""
+    right = {"a": (18, 8, 17), "b": (18, 12, 10), "mine": (2, 9, 16)}
+    rows = tuple(
+        Row(
+            f"step {n}",
+            str(n),
+            {
+                name: replace(score(name, each[n], True), owner="sft" if name == "mine" else None)
+                for name, each in right.items()
+            },
+        )
+        for n in range(3)
+    )
+    matrix = Matrix("small", "0", rows, tuple(right))
+    (found,) = stability.lowest(matrix, "sft")
+    assert (found.unit, found.old, found.own) == ("share", ("a", "b"), ("mine",))
+    assert found.min_accuracy.value == pytest.approx(0.45)
+    assert found.worst_case is not None
+    assert found.worst_case.value == pytest.approx(0.8 / 3 + 0.45 * 2 / 3)
+    assert found.worst_case.low <= found.worst_case.value <= found.worst_case.high
+    (other,) = stability.lowest(matrix, "dpo")
+    assert (other.old, other.worst_case) == (("a", "b", "mine"), None)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from eval.known import packages_of
 from launch import cli
 from tests.probe_results import chain, flip, result, right, stage, write
 
@@ -278,7 +279,8 @@ def test_what_is_missing_is_measured_once_with_the_suites_settings(
     def measured(given: Any, stage: Any, suite: Any, dtype: str, known: Any) -> dict[str, Any]:
         asked.append((given.model, given.revision, dtype))
         items = FACTS if given.model != "other" else flip(FACTS, 60, 4)
-        return result({"facts": items}, suite.name, suite.hash)
+        made = result({"facts": items}, suite.name, suite.hash)
+        return made | {"packages": packages_of(suite)}
 
     monkeypatch.setattr("launch.probing._measured", measured)
     monkeypatch.setattr("launch.probing._commit", lambda model, revision: f"{model} {revision}")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import stages.run as runner
+from cpt.past import of_folder
 from cpt.watch import WatchSpec
 from eval.progress import Meter
 from eval.suite import load_suite
@@ -29,7 +30,7 @@ ADAPTED = {"lora": {"rank": 2, "dropout": 0.2}}
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Path:
-    file = write_suite(tmp_path, "both", numbered(range(6)), metric="bits_per_byte")
+    file = write_suite(tmp_path, "both", numbered(range(12)), metric="bits_per_byte")
     return add_answers(file, numbered(range(5)))
 
 
@@ -41,6 +42,14 @@ def watched(job: Job, suite: Path) -> Job:
 
 def run(job: Job) -> None:
     runner.run(job, lambda line: None, make_look=partial(looker, job, Console()))
+
+
+def ruined(stages: TinyStages, suite: Path, num_processes: int) -> Job:
+    """A stage that its first look ends."""
+    train: dict[str, Any] = {"learning_rate": 30.0, "max_grad_norm": 1.0}
+    job = stages.job("pretrain", parent=stages.base, num_processes=num_processes, **train)
+    watch = WatchSpec(every=2, early=False, prompts=0, suite=str(suite), stop=True, margin=0.05)
+    return replace(job, spec=job.spec.model_copy(update={"watch": watch}))
 
 
 @pytest.mark.parametrize(
@@ -81,15 +90,22 @@ def test_on_two_processes_too(suite: Path, stages: TinyStages, tmp_path: Path) -
     for kind in ("sft", "grpo"):
         plain, other = (stages.job(kind, num_processes=2) for _ in range(2))
         jobs += [plain, watched(other, suite)]
-    ranks = run_on_two(jobs, tmp_path)
+    ended = [ruined(stages, suite, number) for number in (2, 1)]
+    ranks = run_on_two([*jobs, ended[0]], tmp_path)
     for number in (0, 2):
-        plain, looked_at = read(jobs[number]), read(jobs[number + 1])
-        assert equal(looked_at.weights, plain.weights)
+        unseen, seen = (read(job).weights for job in jobs[number : number + 2])
+        assert equal(seen, unseen)
         digests = {rank["weights"] for job in ranks[number : number + 2] for rank in job}
         assert len(digests) == 1
         rows = looks_of(jobs[number + 1].output)
         assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
         assert all({"kl", "probe/reads", "probe/writes"} <= row.keys() for row in rows)
+    # A stage that a look ended leaves what it leaves on one process.
+    run(ended[1])
+    two, one = (read(job).manifest for job in ended)
+    assert two["num_steps"] == one["num_steps"] == 2
+    assert two["data"] == one["data"]
+    assert of_folder(ended[0].output)[-1].rows() == of_folder(ended[1].output)[-1].rows()
 
 
 def test_a_look_that_is_killed_is_taken_again(
@@ -115,9 +131,10 @@ def test_a_look_that_is_killed_is_taken_again(
     assert sorted(file.name for file in results.iterdir()) == [
         f"step-{step:06d}.json" for step in range(3)
     ]
-    # What another kill leaves: a half file, and a look behind the checkpoint.
+    # What another kill leaves: a half file, and looks behind the checkpoint, of another schedule too.
     (results / ".step-000003.json.77.partial").write_text('{"probes": {"rea')
-    (results / "step-000004.json").write_text("{}")
+    for behind in (3, 7):
+        (results / f"step-{behind:06d}.json").write_text("{}")
     with (job.partial / FOLDER / "watch.jsonl").open("a") as file:
         file.write('{"step": 3.0, "kl": 9')
     run(job)

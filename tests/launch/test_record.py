@@ -120,6 +120,30 @@ def test_a_baseline_that_ran_later_reaches_the_report(opened: Open, tmp_path: Pa
     assert (folder / "report.html").stat().st_mtime_ns > written
 
 
+def test_a_report_is_written_anew_when_what_it_shows_is_newer(opened: Open, tmp_path: Path) -> None:
+    chain = opened()
+    make(chain)
+    run(chain)
+    folder, stage = chain.store.chain("smoke"), chain.store.stage(chain.plan.node("sft").id)
+    assert chain.suite
+    for name in (
+        "watch/watch.jsonl",
+        "watch/small-ab/base-float32.json",
+        f"probes/{chain.suite.name}-{chain.suite.hash}.again.json",
+    ):
+        assert record.is_current(folder, chain, chain.plan.nodes), name
+        age(tmp_path / "runs")
+        (stage / name).parent.mkdir(parents=True, exist_ok=True)
+        (stage / name).touch()
+        assert not record.is_current(folder, chain, chain.plan.nodes), name
+        (stage / name).unlink()
+    text = (folder / "report.json").read_text()
+    (folder / "report.json").write_text(text.replace('"version": ', '"version": 9', 1))
+    assert not record.is_current(folder, chain, chain.plan.nodes)
+    (folder / "report.json").unlink()
+    assert not record.is_current(folder, chain, chain.plan.nodes)
+
+
 @pytest.mark.parametrize("name", ["smoke", "smoke-naive"])
 def test_report_keeps_the_comparison(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -123,10 +123,79 @@ def test_a_suites_file_gives_hash_and_margins(call: Call, tmp_path: Path) -> Non
     assert "base.json: was measured with suite own-00000000, not with own-" in err
 
 
+def drifting(tmp_path: Path, **more: float) -> None:
+    """A suite of one probe without a better direction, whose answers grew from 60 to 64 words."""
+    tasks = tmp_path / "tasks"
+    tasks.mkdir(exist_ok=True)
+    (tasks / "rows.jsonl").write_text('{"text": "a"}\n')
+    task = {
+        "task": "length",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},
+        "test_split": "test",
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{text}}",
+        "metric_list": [{"metric": "words"}],
+    }
+    (tasks / "length.yaml").write_text(yaml.safe_dump(task))
+    probe = {"group": "instruction", "metric": "words", "direction": "none", **more}
+    suite = {"name": "drifts", "include": "tasks", "probes": {"length": probe}}
+    (tmp_path / "drifts.yaml").write_text(yaml.safe_dump(suite))
+    found = load_suite(tmp_path / "drifts.yaml")
+    head = {"metric": "words", "is_drift": True, "margin": more.get("margin")}
+    for name, grown in (("base", 0.0), ("new", 4.0)):
+        items = cell(
+            [60 + number % 5 + grown * (1 + 0.1 * (number % 3)) for number in range(400)], **head
+        )
+        write(tmp_path / f"{name}.json", result({"length": items}, "drifts", found.hash))
+
+
+@pytest.mark.parametrize("more", [(), ("--margin", "0.02")])
+@pytest.mark.parametrize("suite", ["drifts", "drifts.yaml"])
+def test_a_drift_without_a_margin_is_judged_by_none(
+    call: Call, tmp_path: Path, suite: str, more: tuple[str, ...]
+) -> None:
+    """Neither the usual margin nor the one that is given is in its unit."""
+    drifting(tmp_path)
+    asked = ("new.json", "--against", "base.json", "--suite", suite, "--junit", "x.xml", *more)
+    code, out, err = call(*asked)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1].endswith("not judged, as neither direction is better: length")
+    root = ElementTree.parse("x.xml").getroot()
+    assert (root.get("tests"), root.get("failures")) == ("0", "0")
+
+
+def test_a_drift_with_a_margin_of_its_own_is_judged(call: Call, tmp_path: Path) -> None:
+    for margin, code in ((0.5, 3), (30.0, 0)):
+        drifting(tmp_path, margin=margin)
+        for suite in ("drifts", "drifts.yaml"):
+            assert call("new.json", "--against", "base.json", "--suite", suite)[0] == code
+
+
+def test_the_junit_property_reproduces_the_run(call: Call) -> None:
+    write(Path("base.json"), BASE)
+    write(Path("new.json"), WORSE)
+    against = ("--against", "base.json", "--suite", "small")
+    call("new.json", *against, "--margin", "0.03", "--dtype", "float32", "--junit", "x.xml")
+    properties = {
+        p.get("name"): p.get("value") for p in ElementTree.parse("x.xml").iter("property")
+    }
+    asked = "cpt probe new.json --against base.json --suite small --margin 0.03 --dtype float32"
+    assert properties["command"] == asked
+
+
+def test_an_old_junit_file_does_not_outlive_a_failure(call: Call) -> None:
+    Path("x.xml").write_text("<testsuites/>")
+    assert call("sft-1", "--against", "no.json", "--suite", "small", "--junit", "x.xml")[0] == 2
+    assert not Path("x.xml").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["sft-1", "--against", "sft-1", "--suite", "small"], "is compared with itself"),
+        (["base.json", "--against", "./base.json", "--suite", "small"], "is compared with itself"),
         (["sft-1", "--against", "no.json", "--suite", "small"], "no.json: no such file"),
         (["sft-1", "--against", "base-1", "--suite", "no.yaml"], "no.yaml"),
         (
@@ -138,6 +207,7 @@ def test_a_suites_file_gives_hash_and_margins(call: Call, tmp_path: Path) -> Non
     ],
 )
 def test_bad_input_exits_2(call: Call, arguments: list[str], message: str) -> None:
+    write(Path("base.json"), BASE)
     code, out, err = call(*arguments)
     assert (code, out) == (2, "")
     assert message in err

@@ -1,7 +1,9 @@
 """A gate that acts, on tiny checkpoints: what is measured is a made-up function of their weights."""
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from launch.by_hand import job_by_hand
 from launch.console import Console
 from launch.listing import listing
 from launch.opening import Chain, open_chain
+from launch.verdicts import Gate
 from tests.tiny_stages import equal, weights_of
 
 SMOKE = ROOT / "recipes" / "smoke" / "chain.yaml"
@@ -203,10 +206,9 @@ def test_rollback_takes_the_candidate_with_the_most_new_skill_that_passes(runs: 
     verify_stage(node)
     assert not (runs.stage(chain, "sft") / "candidates").exists()  # the verdict is known
     assert not (node / "attempts").exists()
-    # By other rules it would choose anew, and they are gone.
-    with pytest.raises(StoreError, match=r"step 2, 4, 6\) were removed .* gate.candidates=0"):
-        runs.run(ROLLBACK, "gate.probes={format: {margin: 0.3}}")
-    runs.run(ROLLBACK, "gate.probes={format: {margin: 0.3}}", "gate.candidates=0")
+    # By other rules it would choose anew, and they are gone: it goes back to the parent, and says so.
+    said = "\n".join(runs.run(ROLLBACK, "gate.probes={format: {margin: 0.3}}").said)
+    assert "sft.rollback: nothing is left between it and sft; pretrain is taken" in said
     report = (chain.store.chain("smoke") / "report.md").read_text()
     assert f"attempts on the same result by other rules before: {node.name} 3" in report
 
@@ -326,3 +328,85 @@ def test_a_repair_that_fails_stops_the_chain_each_time_and_is_not_tried_again(
     again = runs.open(REPAIR, "gate.attempts=1")
     assert gate_of(runs.stage(again, "sft.repair"))["chosen_on"] == "dev"
     assert "gate stops" in (again.store.chain("smoke") / "report.html").read_text()
+
+
+def test_candidates_that_go_between_plan_and_making_are_told(runs: Folders) -> None:
+    runs.make(ROLLBACK, candidates={2: 0.1})
+    chain = runs.open(ROLLBACK)
+    shutil.rmtree(runs.stage(chain, "sft") / "candidates")
+    with pytest.raises(StoreError, match=r"step 2\) were removed by another chain's verdict"):
+        chains.run(chain, Heard(), until="sft")
+    runs.run(ROLLBACK)
+
+
+def test_a_candidate_that_fails_on_the_reported_items_makes_way_for_the_next(
+    runs: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.make(ROLLBACK, candidates={2: 0.1, 4: 0.2})
+    asked: list[str] = []
+
+    def verdict(gate: Gate, name: str, result: Path, is_remedy: bool = False) -> Any:
+        found = told(gate, name, result, is_remedy)
+        if name.startswith("step "):
+            asked.append(name)
+        return replace(found, action="rollback") if name == "step 4" else found
+
+    told = Gate.verdict_on
+    monkeypatch.setattr(Gate, "verdict_on", verdict)
+    runs.run(ROLLBACK)
+    assert asked == ["step 4", "step 2"]  # the most new skill first
+    assert gate_of(runs.stage(runs.open(ROLLBACK), "sft.rollback"))["step"] == 2
+
+
+def test_the_parent_is_taken_where_all_that_is_within_learned_less_than_nothing(
+    runs: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gate, "new_skill", lambda gate, stage: ["prose"])  # of which sft costs some
+    runs.make(ROLLBACK, candidates={2: 0.1})
+    said = "\n".join(runs.run(ROLLBACK).said)
+    assert "step 2: within every margin; new skill -0." in said
+    assert "none keeps every margin and learned something; pretrain is taken" in said
+    node = runs.stage(runs.open(ROLLBACK), "sft.rollback")
+    assert gate_of(node)["chosen"] == "the parent, pretrain"
+    assert any("memory are still those of sft" in note for note in manifest.read(node).notes)
+
+
+def test_attempts_of_a_gate_that_was_interrupted_or_begun_anew_are_counted(
+    runs: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.make(REPAIR, "gate.attempts=3")
+
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(remedies, "take", killed)
+        with pytest.raises(KeyboardInterrupt):
+            runs.run(REPAIR, "gate.attempts=3")
+        with pytest.raises(KeyboardInterrupt):
+            chains.run(runs.open(REPAIR, "gate.attempts=3"), Heard(), until="sft", restart=True)
+    assert len(runs.measured) == 3
+    first = runs.open(REPAIR, "gate.attempts=3").plan.node("sft.repair").id
+    runs.run(REPAIR, "gate.attempts=2")
+    chain = runs.open(REPAIR, "gate.attempts=2")
+    assert gate_of(runs.stage(chain, "sft.repair"))["earlier"] == {first: 3}
+
+
+def test_the_time_of_averaging_outlives_an_interruption(
+    runs: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.make(REPAIR, "gate.attempts=1")
+
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        for taking in ("take", "take_parent"):
+            patched.setattr(remedies, taking, killed)
+        with pytest.raises(KeyboardInterrupt):
+            runs.run(REPAIR, "gate.attempts=1")
+    chain = runs.open(REPAIR, "gate.attempts=1")
+    (file,) = (chain.store.partial(chain.plan.node("sft.repair").id) / "attempts").glob("*.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"merging": 7.5}))
+    runs.run(REPAIR, "gate.attempts=1")
+    assert manifest.read(runs.stage(chain, "sft.repair")).seconds["merge"] == 7.5

@@ -84,7 +84,7 @@ def test_a_run_ends_with_it_unless_there_was_nothing_to_do(
         make(chain, node.name, {"train": 2.0})
         measure(chain, node.name, 1.0)
 
-    monkeypatch.setattr(chains, "_make", fake)
+    monkeypatch.setattr(chains, "make", fake)
     chains.run(chain, console)
     line, report = said
     assert line.startswith("time: train 10.0 s, probe 5.0 s, other 0.0 s; together ")

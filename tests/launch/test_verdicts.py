@@ -1,7 +1,9 @@
 """What a gate's verdict does to a plan, from results written by hand: no model is loaded."""
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,16 @@ import pytest
 
 from cpt.errors import PlanError, ProbeError, RecipeError
 from cpt.estimate import Estimate, _num_candidates, estimate
+from cpt.gate_spec import ProbeGate
 from cpt.manifest import Manifest
 from cpt.model_size import of_config
 from eval.probe import result_path
 from eval.suite import load_suite
 from eval.template import hashed
 from launch.backend import ROOT
-from launch.gate_rules import check_gate
-from launch.opening import Chain, open_chain, show
+from launch.gate_rules import check_gate, rules_of, without_effect
+from launch.opening import Chain, _plan, open_chain, show
+from launch.verdicts import Gate
 from stages.workload import workload
 
 SMOKE = ROOT / "recipes" / "smoke" / "chain.yaml"
@@ -57,6 +61,8 @@ def make(chain: Chain, stage: str, checks: dict[str, Any] | None = None, **right
     folder = chain.store.stage(node.id)
     folder.mkdir(parents=True, exist_ok=True)
     Manifest(id=node.id, kind=node.kind, name=stage, checks=checks or {}).write(folder)
+    for step in (checks or {}).get("candidates", []):
+        (folder / "candidates" / f"step-{step}").mkdir(parents=True, exist_ok=True)
     head = {"suite": chain.suite.name, "suite_hash": chain.suite.hash, "seconds": 2.5}
     probes = {name: cell(right.get(name, 200)) for name in chain.suite.probes}
     file = result_path(folder, chain.suite)
@@ -301,3 +307,114 @@ def test_a_stage_is_judged_across_the_template_that_it_declares_and_no_other(
     ask_in("sft", "another")
     with pytest.raises(ProbeError, match="template: that of the model, not another"):
         chain.gate.verdict(chain.plan.node("sft"))
+
+
+def test_a_stage_that_is_appended_moves_no_remedy(opened: Open) -> None:
+    """Only the verdict is made anew, at its part of the level; the choice needs no level."""
+    for change in (REPAIR, ROLLBACK):
+        chain = damaged(opened, change)
+        recipe = chain.plan.recipe
+        stages = {**recipe.stages, "more": recipe.stages["dpo"]}
+        longer = recipe.model_copy(update={"stages": stages})
+        found = _plan(longer, chain.backend, chain.suite, chain.store)
+        assert [node.id for node in found.nodes][:-1] == [node.id for node in chain.plan.nodes]
+        sft = chain.plan.node("sft").id
+        assert Gate(longer, chain.suite, chain.store).file(sft) != chain.gate.file(sft)
+
+
+def test_candidates_that_are_gone_are_not_promised(opened: Open) -> None:
+    """Another chain's verdict removed them; they are said to be gone, and the id is that of the parent."""
+    chain = damaged(opened, ROLLBACK)
+    made = chain.plan.node("sft.rollback")
+    assert made.inputs["candidates"] == [2, 4]
+    assert not chain.plan.warnings
+    shutil.rmtree(chain.store.stage(chain.plan.node("sft").id) / "candidates")
+    later = opened(ROLLBACK)
+    assert later.plan.node("sft.rollback").inputs["candidates"] == []
+    (told,) = later.plan.warnings
+    assert told.startswith(
+        "sft: rollback knows its parent alone: its candidates were removed after"
+    )
+    Manifest(id=made.id, kind="rollback", name="sft").write(chain.store.stage(made.id))
+    again = opened(ROLLBACK)  # made with them, before they were removed
+    assert again.plan.node("sft.rollback").id == made.id
+    assert not again.plan.warnings or "sft: rollback knows" not in "".join(again.plan.warnings)
+
+
+def test_a_stage_that_was_trained_without_candidates_is_told(opened: Open) -> None:
+    chain = opened(ROLLBACK)
+    make(chain, "base")
+    make(chain, "pretrain")
+    make(chain, "sft", prose=100)
+    (told,) = opened(ROLLBACK).plan.warnings
+    assert "sft: rollback knows its parent alone: it was trained without candidates; move " in told
+
+
+def test_later_stages_that_recall_what_the_gate_undid_are_told(opened: Open) -> None:
+    changes = (ROLLBACK, "stages.dpo.hooks=[{l2_sp: {of: sft}}]")
+    chain = damaged(opened, *changes)
+    for checks, number in (({"step": None, "shares": []}, 1), ({"step": 4, "shares": []}, 0)):
+        make(chain, "sft.rollback", {"gate": checks})
+        told = [line for line in opened(*changes).plan.warnings if "the gate undid" in line]
+        assert len(told) == number
+        assert all(line.startswith("dpo: l2_sp recalls sft, whose training") for line in told)
+
+
+def test_a_baseline_is_told_what_regressed_and_replaces_nothing(opened: Open) -> None:
+    for change in (REPAIR, ROLLBACK, "gate.on_regression=stop"):
+        chain = damaged(opened, change, "baseline=naive")
+        assert [*ids(chain)] == ORDER
+        assert chain.gate.verdict(chain.plan.node("sft")).action == "warn"
+        (told,) = chain.plan.warnings
+        assert "gate: baseline naive: regressions are told, and nothing is stopped" in told
+    assert not opened("baseline=naive").plan.warnings
+
+
+def test_settings_that_decide_nothing_are_told(opened: Open) -> None:
+    (told,) = opened("gate.margin=0.2").plan.warnings
+    assert "gate.margin: has no effect: every probe of" in told
+
+
+def test_a_drift_without_margin_has_no_action(tmp_path: Path, opened: Open) -> None:
+    chain = opened()
+    assert chain.suite
+    probe = replace(chain.suite.probes["prose"], name="length", direction="none", margin=None)
+    suite = replace(chain.suite, probes={**chain.suite.probes, "length": probe})
+    own = {"length": ProbeGate(on_regression="stop")}
+    gate = chain.plan.recipe.gate.model_copy(update={"probes": own})
+    recipe = chain.plan.recipe.model_copy(update={"gate": gate})
+    (told,) = without_effect(recipe, suite)
+    assert "gate.probes.length.on_regression: has no effect: neither direction of length" in told
+    assert "length" not in rules_of(recipe, suite).margins
+    own["length"] = ProbeGate(margin=20.0, on_regression="stop")
+    assert without_effect(recipe, suite) == []
+    assert rules_of(recipe, suite).margins["length"] == 20.0
+
+
+def test_of_several_parents_the_one_within_its_margins_is_taken(opened: Open) -> None:
+    """Whichever stands first under `from`."""
+    chain = damaged(opened, ROLLBACK)
+    sft, pretrain = chain.plan.node("sft"), chain.plan.node("pretrain")
+    make(chain, "grpo", prose=100)  # in place of a merge: it is measured, and fell
+    for first, second in ((sft.id, pretrain.id), (pretrain.id, sft.id)):
+        node = replace(chain.plan.node("grpo"), parents={"parent": first, "parent.2": second})
+        remedy = chain.gate.judgement(node).remedy
+        assert remedy is not None
+        assert remedy.parent == pretrain.id  # sft has lost its prose
+        assert remedy.inputs["parent"] == pretrain.id
+    chain.gate.result(sft.id).unlink()
+    assert not chain.gate.judgement(node).is_known
+
+
+def test_a_suite_without_items_to_choose_on_is_refused_at_the_base(opened: Open) -> None:
+    chain = opened(REPAIR)
+    make(chain, "base")
+    chain.gate.check_splits()
+    file = chain.gate.result(chain.plan.node("base").id)
+    tree = json.loads(file.read_text())
+    for item in tree["probes"]["prose"]["items"]:
+        item["split"] = "test"
+    file.write_text(json.dumps(tree))
+    with pytest.raises(ProbeError, match="probe prose: none of its 400 items is in the dev split"):
+        chain.gate.check_splits()
+    opened().gate.check_splits()  # which only warns: it chooses nothing

@@ -10,7 +10,7 @@ from cpt.hooks.context import StageContext
 from cpt.recipe import HygieneSpec
 from cpt.replay.hygiene import ProbeItems
 from cpt.rows import Row
-from stages import context, run
+from stages import context, run, under_way
 from stages.base import Job
 from tests.tiny_stages import TinyStages, read
 
@@ -47,7 +47,7 @@ class Runs:
             ctx.encode = encoded
             return ctx
 
-        monkeypatch.setattr(run, "context", watched)
+        monkeypatch.setattr(under_way, "context", watched)
 
     def items(self) -> ProbeItems:
         self.num_reads += 1

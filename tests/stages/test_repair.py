@@ -54,6 +54,12 @@ def test_attempts_are_bounded_and_none_may_hold() -> None:
         assert len(watch.asked) <= most
 
 
+def test_the_parent_is_better_than_less_than_nothing() -> None:
+    """It has a share and a skill of 0; an average as good as it is kept."""
+    for skill, found in ((-1.0, None), (0.0, (0.9375,))):
+        assert search(lambda shares, skill=skill: Seen(True, skill), 1, 3) == found  # type: ignore[misc]
+
+
 def test_groups_that_do_no_harm_keep_all_that_they_learned() -> None:
     """Damage lies in group 1 alone: half of it at most is within the margin."""
     watch = Watch(lambda shares: shares[1] <= 0.5)

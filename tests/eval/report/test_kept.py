@@ -104,7 +104,7 @@ def test_what_it_can_and_will_are_groups_of_their_own(fake_chain: Any) -> None:
         probe["facet"] = {"output_format": "how", "world_facts": "can"}.get(name)
     (fake.chain / "chain.json").write_text(json.dumps(chain))
     story = gather(fake.chain, fake.stages)
-    found = {one.group: one for one in story.drift}
+    found = {one.group: one for one in story.groups}
     assert {"CAN (CapTrack)", "HOW (CapTrack)"} <= found.keys()
     assert "WILL (CapTrack)" not in found
     assert found["CAN (CapTrack)"].relative == found["knowledge"].relative  # one probe, world_facts

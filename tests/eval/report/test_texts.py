@@ -88,6 +88,7 @@ def test_markdown_has_scores_verdicts_lineage_and_times(fake_chain: Any) -> None
 
 def test_escapes_of_markdown() -> None:
     assert escape("a|b\nc*d_e _f_") == "a\\|b c\\*d_e \\_f\\_"
+    assert escape("@team a@b.c $x$") == "@&#8203;team a@b.c <span>$</span>x<span>$</span>"
     assert code("plain-1") == "`plain-1`"
     assert code("a`b|c") == "a\\`b\\|c"
 

@@ -1,8 +1,8 @@
-"""Relative drift by group: direction, units and bases near zero."""
+"""Relative change by group: direction, units and bases near zero."""
 
 import pytest
 
-from eval.drift import drift
+from eval.by_group import by_group
 from eval.matrix import Item, Matrix, Row, Score
 from eval.means import ratio_stderr, weighted_mean
 
@@ -23,7 +23,7 @@ def test_groups_by_hand() -> None:
         Row(stage, stage, {key[0]: score(*key, values[i]) for key, values in pairs.items()})
         for i, stage in enumerate(("base", "sft"))
     )
-    knowledge, code = drift(Matrix("small", "0", rows, ("facts", "text", "code")))
+    knowledge, code = by_group(Matrix("small", "0", rows, ("facts", "text", "code")))
     assert knowledge.group == "knowledge"
     # a resample may hold no right item at all, so that only the text has a ratio
     assert knowledge.near_zero == ("facts",)
@@ -44,7 +44,7 @@ def test_percent_of_the_base_averaged_over_the_probes_of_a_group() -> None:
         })
         for i, stage in enumerate(("base", "sft"))
     )  # fmt: skip
-    (found,) = drift(Matrix("small", "0", rows, names))
+    (found,) = by_group(Matrix("small", "0", rows, names))
     assert found.relative is not None
     assert found.relative.value == pytest.approx(-(20 + 60) / 2)
     assert found.near_zero == ()

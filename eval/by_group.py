@@ -1,4 +1,4 @@
-"""Drift by group of probes, relative to the base model: what CapTrack reports, with direction and units.
+"""Change by group of probes, relative to the base model: CapTrack's drift, with direction and units.
 
 Source: methods card P045; CapTrack, arXiv:2603.06610.
 """
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from eval import metrics
 from eval.continual import check_rows, grouped, score_of, unit_of
 from eval.matrix import Matrix, Score
-from eval.resample import NUM_RESAMPLES, Estimate, estimate, resample
+from eval.resample import Estimate, Resamples, estimate
 
 
 @dataclass(frozen=True)
-class Drift:
+class GroupChange:
     """Change of a group of probes from the base to the last checkpoint; above 0 is better.
 
     Args:
@@ -28,16 +28,16 @@ class Drift:
     near_zero: tuple[str, ...]
 
 
-def drift(
+def by_group(
     matrix: Matrix,
     group_of: Callable[[Score], str] = lambda score: score.group,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
-) -> tuple[Drift, ...]:
-    """Relative drift by group, for each group in the order of the probes.
+    resamples: Resamples | None = None,
+) -> tuple[GroupChange, ...]:
+    """Relative change of each group, in the order of the probes.
 
     Args:
         group_of: another grouping, such as CAN, WILL and HOW.
+        resamples: of this very matrix, where others read them too; drawn here unless given.
 
     Raises:
         ProbeError: see `continual`.
@@ -45,9 +45,10 @@ def drift(
     import numpy as np
 
     check_rows(matrix)
+    resamples = resamples or Resamples(matrix)
     found = []
     for group, probes in grouped(matrix, group_of).items():
-        scores = resample(matrix, probes, num_resamples, seed)
+        scores = resamples.scores(probes)
         higher = [score_of(matrix, probe).higher_is_better for probe in probes]
         relative = metrics.relative_drift(scores, higher)
         usable = np.asarray(~np.isnan(relative).any(0))
@@ -58,7 +59,7 @@ def drift(
             columns = [j for j, own in enumerate(units) if own == unit]
             absolute[unit] = estimate((up[:, -1, columns] - up[:, 0, columns]).mean(-1))
         found.append(
-            Drift(
+            GroupChange(
                 group=group,
                 relative=estimate(relative[:, usable].mean(-1)) if usable.any() else None,
                 absolute=absolute,
