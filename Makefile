@@ -61,7 +61,8 @@ test-kill: install
 
 # Backends against one another on processes of this machine; minutes on two cores.
 test-backends: install
-	$(PYTHON) -m pytest -m backends
+	CPT_TEST_BACKENDS="fsdp2 zero1 zero2 zero3" $(PYTHON) -m pytest -m "backends or chain" \
+		tests/cpt/hooks/test_backends.py tests/launch/test_many_machines.py
 
 lint: install
 	$(VENV)/bin/ruff check .

@@ -106,15 +106,20 @@ def _holds(model: Any, folder: str) -> bool:
     """Whether a model's weights equal those of a checkpoint folder, to its dtype."""
     from safetensors import safe_open
 
+    from cpt.shards import gathered
+
     parameters = dict(model.named_parameters())
     files = sorted(Path(folder).glob("*.safetensors"))
     for file in files:
         with safe_open(str(file), "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a dict
                 own = parameters.get(name)
-                if own is not None and not tensors.get_tensor(name).to(own.dtype).equal(
-                    own.detach().cpu()
-                ):
+                if own is None:
+                    continue
+                with gathered([own]):
+                    there = own.full_tensor() if hasattr(own, "full_tensor") else own
+                    is_equal = tensors.get_tensor(name).to(own.dtype).equal(there.detach().cpu())
+                if not is_equal:
                     return False
     return bool(files)
 

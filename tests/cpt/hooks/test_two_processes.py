@@ -52,7 +52,7 @@ def _adapted(stages: TinyStages) -> Path:
     return folder
 
 
-def _stages(stages: TinyStages) -> dict[str, Wanted]:
+def wanted_stages(stages: TinyStages) -> dict[str, Wanted]:
     replay = {"replay": {"of": "pretrain", "share": 0.25}}
     kl = {"kl": {"of": "base", "beta": 0.5}}
     general = {"replay": {"source": stages.data("general"), "share": 0.25}}
@@ -109,7 +109,7 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
 
 @pytest.fixture(scope="module")
 def pairs(stages: TinyStages, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
-    wanted = _stages(stages)
+    wanted = wanted_stages(stages)
     jobs = {
         name: stages.job(kind, hooks, num_processes=2, micro_batch=2, **settings)
         for name, (kind, hooks, settings) in wanted.items()
@@ -131,7 +131,9 @@ def pairs(stages: TinyStages, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 def test_every_hook_is_here(stages: TinyStages) -> None:
     """A new hook is held to what it promises on two processes as well."""
-    used = {name for _, hooks, _ in _stages(stages).values() for hook in hooks for name in hook}
+    used = {
+        name for _, hooks, _ in wanted_stages(stages).values() for hook in hooks for name in hook
+    }
     assert used == set(TABLE)
 
 
