@@ -66,4 +66,4 @@ def guess(
 def _frozen(node: Node, hooks: Sequence[Hook]) -> int:
     """Forward passes of models that are not trained, for each of a stage's tokens."""
     held = {name for hook in hooks if "penalty" in points(hook) for name in hook.models_held()}
-    return ("reference" in node.parents) + len(held)
+    return sum(role in node.parents for role in ("reference", "reward", "teacher")) + len(held)

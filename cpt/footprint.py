@@ -60,8 +60,9 @@ def footprint(
     - trained, of P = N or A numbers: gradient b P (twice under DDP, whose buckets are a second one; once
       more with an agem or gem hook, for that of old rows) and the optimizer's states, for AdamW 2 b P.
       Under ZeRO these are 12 P in all, with the master copy, for AdamW that computes in 16 bits.
-    - frozen: N b for the reference of a stage that has one, and for each model that a hook holds; none
-      where it is what lies below an adapter, or where the hook keeps its outputs on disk.
+    - frozen: N b for the reference of a stage that has one, its reward model, its teacher, and for each
+      model that a hook holds; none where it is what lies below an adapter, or where the hook keeps its
+      outputs on disk.
     - hooks: what they hold for each of the P numbers: 4 with ema, 8 with ewc, and so on.
     - activations of T = sequences * length tokens, with the old rows that penalties bring (lwf, der, a replay
       loss; agem and gem run theirs once the stage's own are gone, as many at a time), H wide with I in the
@@ -162,6 +163,7 @@ def _frozen(
         if has_adapter and not keeps
         else set()
     )
-    own = "reference" in node.parents and not has_adapter
+    own = float("reference" in node.parents and not has_adapter)
+    own += sum(role in node.parents for role in ("reward", "teacher"))
     held = {name for hook in hooks for name in hook.models_held()}
     return own * share + len({parent.name if name == "previous" else name for name in held - below})

@@ -69,7 +69,7 @@ def declared(name: str) -> Machine:
 
 def this_machine(runs: Path) -> Machine:
     """What is here: GPUs by nvidia-smi, memory by /proc, disk by the file system of the runs folder."""
-    found = {"host_memory_gb": _memory() / 1e9, "disk_gb": _free(runs) / 1e9}
+    found: dict[str, Any] = {"host_memory_gb": _memory() / 1e9, "disk_gb": _free(runs) / 1e9}
     if Path(ACCELERATORS[0]).exists():
         return Machine(**found, **_gpus())
     if Path(ACCELERATORS[1]).exists():  # how much memory it has, nothing light says

@@ -128,6 +128,7 @@ def taken(file: Path, changes: Sequence[str], folder: Path, stage: str) -> dict[
         "memory": entry.memory["peak"],
         "disk": sum(path.stat().st_size for path in there.rglob("*") if path.is_file()),
         "seconds": sum(entry.seconds.values()),
+        "load": os.getloadavg()[0],
     }
 
 
@@ -181,6 +182,11 @@ def page(found: Mapping[str, Any]) -> str:
         "| case | memory, GB | ratio | disk, GB | ratio | first guess | time, s | ratio |",
         "|---|---|---|---|---|---|---|---|",
     ]
+    if busy := [name for name, case in found["cases"].items() if was_busy(case)]:
+        lines[4:4] = [
+            f"Other work ran on the machine beside {', '.join(busy)}: their times say little of the plan's.",
+            "",
+        ]
     for name, case in found["cases"].items():
         of, four = ratios(case), case["4"]["measured"]
         lines.append(
@@ -194,6 +200,11 @@ def page(found: Mapping[str, Any]) -> str:
         for column, each in found["summary"].items()
     ]
     return "\n".join(lines) + "\n"
+
+
+def was_busy(case: Mapping[str, Any]) -> bool:
+    """Whether more ran on the machine than the two processes that a case has at most."""
+    return any(case[steps]["measured"]["load"] > 3 for steps in ("2", "4"))
 
 
 def _told(ratios: Mapping[str, float], column: str) -> str:

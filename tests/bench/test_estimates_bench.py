@@ -10,7 +10,7 @@ from tests.bench.estimates import CASES, RESULT, SMALL, page, ratios, summary
 
 
 def a_case(memory: float, guess: float | None = 30.0) -> dict[str, Any]:
-    measured = {"memory": 2e9, "disk": 5e8, "seconds": 20.0}
+    measured = {"memory": 2e9, "disk": 5e8, "seconds": 20.0, "load": 1.5}
     told = {"memory": memory, "disk": 5e8, "seconds": 25.0}
     return {
         "2": {"foretold": told | {"seconds": guess}, "measured": measured},
@@ -40,6 +40,10 @@ def test_the_page_has_a_row_for_each_case() -> None:
     assert "| a | 2.00 | 0.50 | 0.500 | 1.000 | 1.50 | 20 | 1.25 |" in text
     assert "| b | 2.00 | 1.50 | 0.500 | 1.000 | - | 20 | 1.25 |" in text
     assert "| memory | 1.00 | 0.50 | 1.50 |" in text
+    assert "Other work" not in text
+    cases["a"]["4"]["measured"] = cases["a"]["4"]["measured"] | {"load": 9.0}
+    text = page({"machine": machine, "cases": cases, "summary": summary(cases)})
+    assert "Other work ran on the machine beside a: their times say little" in text
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -57,7 +57,7 @@ def with_gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
             return subprocess.CompletedProcess(arguments, 0, stdout=text)
 
         monkeypatch.setattr(machines, "ACCELERATORS", ("/proc", "/nowhere"))
-        monkeypatch.setattr(machines.subprocess, "run", run)
+        monkeypatch.setattr("subprocess.run", run)
         machines._gpus.cache_clear()
 
     yield says

@@ -56,8 +56,8 @@ def wishes(hooks: list[tuple[str, dict[str, Any]]]) -> Iterator[Asked]:
 @functools.cache
 def every_wish() -> list[Asked]:
     """Of every hook alone and with an adapter, in every kind of stage."""
-    pairs = itertools.product(EVERY, ([], [("lora", {})]))
-    return [stage for hook, second in pairs for stage in wishes([hook, *second])]
+    beside: list[list[tuple[str, dict[str, Any]]]] = [[], [("lora", {})]]
+    return [stage for hook in EVERY for second in beside for stage in wishes([hook, *second])]
 
 
 def check(chosen: Backend, stages: list[Asked]) -> Backend | None:

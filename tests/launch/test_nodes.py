@@ -39,7 +39,7 @@ def test_one_launcher_on_every_machine_of_the_job() -> None:
 
 def test_every_machine_adds_which_one_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     became: list[Any] = []
-    monkeypatch.setattr(nodes.os, "execv", lambda *command: became.append(command))
+    monkeypatch.setattr("os.execv", lambda *command: became.append(command))
     monkeypatch.setenv("SLURM_NODEID", "3")
     nodes.main(["--num_machines", "4", "-m", "launch.stage"])
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--machine_rank", "3"]
