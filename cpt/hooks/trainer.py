@@ -72,8 +72,8 @@ class _Hooks:
         batches, num_items = super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
         self.micro_batch = 0
         if self.tap is not None:
-            # A term's own gradient is a backward pass more, which backends that shard gradients would add up.
-            is_measured = self.hooks.ctx.step % EVERY == 0 and not self._shards
+            # A term's own gradient is a backward pass more, through weights that must be there.
+            is_measured = self.hooks.ctx.step % EVERY == 0 and not self.hooks.ctx.world.spreads
             self.hooks.norms = Norms(self.model) if is_measured else None
         if self.tap is not None and self.reduction == "token" and batches:
             import torch
