@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cpt.shards import fetch, gathered
+from cpt.shards import fetch, gathered_head
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,7 +58,7 @@ def chunked(
     import torch
 
     learns = torch.is_grad_enabled()
-    with gathered(head.parameters()):
+    with gathered_head(head):
         trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
         total, values = _function().apply(hidden, head, weight, score, chunk, learns, *trained)
     return total, values

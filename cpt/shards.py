@@ -10,7 +10,7 @@ DTensor of torch 2.13.
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,44 @@ def gathered(parameters: "Iterable[nn.Parameter]") -> "Iterator[None]":
         yield
 
 
+@contextmanager
+def gathered_head(head: Any) -> "Iterator[None]":
+    """Have the weights of an output head whole, once for all chunks; a collective where they are spread.
+
+    Args:
+        head: a `cpt.tokens.OutputHead`, or any module.
+    """
+    layer = getattr(head, "head", None)
+    if not hasattr(layer, "unshard") or not hasattr(layer.weight, "full_tensor"):
+        with gathered(head.parameters()):
+            yield
+        return
+    layer.unshard()  # below an adapter FSDP2 has it in a group of its own
+    try:
+        yield
+    finally:
+        if not layer.weight.requires_grad:  # else it takes its gradient yet; see `stay_whole`
+            layer.reshard()
+
+
+@contextmanager
+def whole(model: Any) -> "Iterator[None]":
+    """Have whole what FSDP2 spreads with a model itself, and not with a layer: parts of it may run.
+
+    Of TRL's references that is everything.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    model.unshard()
+    try:
+        yield
+    finally:
+        model.reshard()
+
+
 def fetch(parameters: "Iterable[nn.Parameter]") -> None:
     """Have whole what ZeRO-3 spreads until the optimizer's step, in the backward pass; a collective.
 
@@ -132,12 +170,17 @@ class _Sharded(View):
         ]
         for loss in losses:
             self._clear()
-            self._backward(loss())
+            with self._open():
+                self._backward(loss())
             for sum_, part in zip(sums, self._gradients(), strict=True):
                 # Every backend averages over processes.
                 sum_.add_(part, alpha=self.world.size)
         self._restore(kept)
         return sums
+
+    def _open(self) -> AbstractContextManager[None]:
+        """Around a further forward and backward pass."""
+        return nullcontext()
 
     @abstractmethod
     def _gradients(self) -> "list[Tensor]":
@@ -213,6 +256,10 @@ class FullyShardedView(_Sharded):
     def _backward(self, loss: "Tensor") -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         stay_whole(self.model)()  # else their gradients were those of whole weights
+
+    def _open(self) -> AbstractContextManager[None]:
+        """Fetch what no layer holds: the model's own forward pass would, and hooks run the backbone alone."""
+        return whole(self.model)
 
     def _restore(self, gradients: "list[Tensor]") -> None:
         for own, before in zip(self._gradients(), gradients, strict=True):

@@ -55,6 +55,7 @@ def check_reference(
     from trl.trainer.utils import use_adapter
 
     from cpt.hooks.backbone import bare_model
+    from cpt.shards import whole
     from cpt.tokens import token_kl
 
     model = bare_model(trainer.model)
@@ -81,10 +82,12 @@ def check_reference(
             else:
                 bare = bare_model(own)
                 there_ids = torch.tensor([ids], device=bare.device)
-                there = bare.base_model(input_ids=there_ids, use_cache=False).last_hidden_state
                 head = bare.get_output_embeddings()
             weight = torch.ones(hidden.shape[:2], device=hidden.device)
-            kl = token_kl(hidden, model.get_output_embeddings(), there, head, weight, "reverse")
+            with whole(own):
+                if own is not None:
+                    there = bare.base_model(input_ids=there_ids, use_cache=False).last_hidden_state
+                kl = token_kl(hidden, model.get_output_embeddings(), there, head, weight, "reverse")
             total, count = total + float(kl), count + len(ids)
     model.train(training)
     mean = total / max(count, 1)

@@ -60,6 +60,7 @@ class _Hooks:
         self.steps_since_log = 0
         self.norms_since_log: dict[str, float] = {}
         self.stays_whole: Callable[[], None] = lambda: None
+        self.is_cut = False
         self.add_callback(_callback()(self))
         if hooks.edits_gradient and self.accelerator.scaler is not None:
             raise HookError(
@@ -72,8 +73,8 @@ class _Hooks:
         batches, num_items = super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
         self.micro_batch = 0
         if self.tap is not None:
-            # A term's own gradient is a backward pass more, which backends that shard gradients would add up.
-            is_measured = self.hooks.ctx.step % EVERY == 0 and not self._shards
+            # A term's own gradient is a backward pass more, through weights that must be there.
+            is_measured = self.hooks.ctx.step % EVERY == 0 and not self.hooks.ctx.world.spreads
             self.hooks.norms = Norms(self.model) if is_measured else None
         if self.tap is not None and self.reduction == "token" and batches:
             import torch
@@ -171,7 +172,14 @@ class _Hooks:
             engine.step = edited
         if self.is_fsdp_enabled and runs_parts:
             self.stays_whole = stay_whole(self.model)
+        self._cut()
         return prepared
+
+    def _cut(self: Any) -> None:
+        """Leave hooks their parts of what they hold per weight: once, and before they are brought back."""
+        if self._shards and not self.is_cut:
+            self.hooks.cut(view_of(self, self.hooks.ctx.world))
+            self.is_cut = True
 
     def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
         """After backward and reduction, before clipping: `on_pre_optimizer_step` would come after it."""
@@ -257,11 +265,13 @@ class _Hooks:
         world.barrier()
 
     def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
-        """Runs after `accelerator.prepare`, with the checkpoint's path, on every backend."""
-        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        """Runs after `accelerator.prepare`, on every backend, where there is a checkpoint."""
+        if checkpoint is not None and self.is_fsdp_enabled and _has_no_state(self.optimizer):
+            _load_rates(self, Path(checkpoint))
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
         world = self.hooks.ctx.world
-        if self._shards:
-            self.hooks.cut(view_of(self, world))
+        self._cut()
         if checkpoint is None:
             return
         from safetensors.torch import load_file
@@ -284,6 +294,25 @@ class _Hooks:
             if parameter.requires_grad:
                 bare = bare_name(name)
                 yield name, view.whole(bare, parts.get(bare)).detach()
+
+
+def _has_no_state(optimizer: Any) -> bool:
+    """Whether an optimizer remembers nothing per weight: plain gradient descent."""
+    from torch.optim import SGD
+
+    bare = getattr(optimizer, "optimizer", optimizer)
+    return isinstance(bare, SGD) and not any(group["momentum"] for group in bare.param_groups)
+
+
+def _load_rates(trainer: Any, checkpoint: Path) -> None:
+    """Continue the schedule; torch 2.13 stops where an optimizer's whole state has no tensor to spread."""
+    import torch
+
+    state = torch.load(checkpoint / "scheduler.pt", weights_only=True)
+    trainer.lr_scheduler.load_state_dict(state)
+    rates = trainer.lr_scheduler.get_last_lr()
+    for group, rate in zip(trainer.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 @cache
