@@ -95,7 +95,9 @@ def _time(stage: Forecast) -> str:
         return UNKNOWN
     if stage.load is None and not stage.making and not stage.probing:
         return ""
-    return "~" * stage.is_guess + duration(stage.making + (stage.probing or 0.0))
+    # Prompts that nobody knows the length of yet take their time too.
+    lower = stage.is_guess and stage.load is not None and not stage.load.is_whole
+    return "~" * stage.is_guess + ">" * lower + duration(stage.making + (stage.probing or 0.0))
 
 
 def disk_left(estimate: Estimate) -> float:

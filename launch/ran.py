@@ -33,6 +33,7 @@ RAN: Mapping[str, Ran] = {
     "zero1": Ran(_HOOKS),
     "zero2": Ran(_HOOKS),
     "zero3": Ran(_HOOKS),
+    "zero2-offload": Ran("two CPU processes equal `ddp`"),
     "zero2-nodes": Ran("two launchers on one machine equal `ddp`"),
 }
 

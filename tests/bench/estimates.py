@@ -1,11 +1,13 @@
 """How far `cpt plan` is off: memory, disk and time that it foretells of a stage, and what the stage took.
 
-    python -m tests.bench.estimates [--only sft] [--small] [--folder KEEP]
+    python -m tests.bench.estimates [--only sft] [--small] [--folder KEEP] [--finished RUNS]
 
 Each case is a chain of one stage on the base model, run twice in processes of their own: 2 steps, foretold
 from the machine's peak alone, and then 4 steps, foretold from what the first took. Memory is the most that
 the (main) process had resident, disk the files of the stage's folder. Written to
 tests/bench/results/estimates.json and .md; with --folder a case that was measured there is not run again.
+With --finished the quickstart chain that lies in those runs is compared too, as it was made: all stages in
+one process, whose peak is the most of them so far. That alone runs nothing.
 """
 
 import argparse
@@ -57,12 +59,19 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=CASES, help="this case; repeatable")
     parser.add_argument("--small", action="store_true", help=f"only {', '.join(SMALL)}")
     parser.add_argument("--folder", type=Path, help="work here and keep it")
+    parser.add_argument("--finished", type=Path, metavar="RUNS", help="with a quickstart chain")
     parser.add_argument("--result", type=Path, default=RESULT)
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="cpt-estimates-"))
-    names = given.only or (SMALL if given.small else CASES)
+    names = given.only or (SMALL if given.small else () if given.finished else CASES)
     cases = {name: case(name, folder) for name in names}
-    found = {"machine": machine(folder), "cases": cases, "summary": summary(cases)}
+    chain = finished(given.finished, folder) if given.finished else {}
+    found = {
+        "machine": machine(folder),
+        "cases": cases,
+        "summary": summary(cases),
+        "chain": chain,
+    }
     given.result.parent.mkdir(exist_ok=True)
     given.result.write_text(json.dumps(found, indent=1) + "\n")
     given.result.with_suffix(".md").write_text(page(found))
@@ -132,6 +141,31 @@ def taken(file: Path, changes: Sequence[str], folder: Path, stage: str) -> dict[
     }
 
 
+def finished(runs: Path, folder: Path) -> dict[str, dict[str, float]]:
+    """Foretold, with nothing made, and taken, of each stage of a finished quickstart chain."""
+    from cpt import manifest
+    from launch.opening import open_chain
+
+    recipe = ROOT / "recipes" / "quickstart" / "chain.yaml"
+    done = open_chain(recipe, [], runs)
+    forecasts = open_chain(recipe, [], folder / "nothing").needs().stages
+    found, peak = {}, 0.0
+    for node in done.plan.nodes[1:]:
+        there, forecast = done.store.stage(node.id), forecasts[node.name]
+        entry = manifest.read(there)
+        assert forecast.footprint is not None
+        peak = max(peak, forecast.footprint.peak)
+        found[node.name] = {
+            "memory foretold": peak,
+            "memory": entry.memory["peak"],
+            "disk foretold": forecast.footprint.kept,
+            "disk": sum(path.stat().st_size for path in there.rglob("*") if path.is_file()),
+            "seconds foretold": forecast.making or 0.0,
+            "seconds": sum(entry.seconds.values()),
+        }
+    return found
+
+
 def machine(folder: Path) -> dict[str, Any]:
     """Where it was measured."""
     from cpt.machine_spec import this_machine
@@ -174,16 +208,27 @@ def page(found: Mapping[str, Any]) -> str:
         "# What `cpt plan` foretells, and what a stage took",
         "",
         "Ratios are foretold over measured: above 1 the plan says too much. Memory is the peak of a process, "
-        "disk the stage's folder, both of 4 steps; the first guess of time follows from the machine's peak "
-        "alone (2 steps), time from one finished stage of the same kind (4 steps after 2, with loading and "
-        f"saving). Made by `make bench-estimates` on {here['gpu'] or 'a CPU'} "
+        f"disk the stage's folder. Made by `tests/bench/estimates.py` on {here['gpu'] or 'a CPU'} "
         f"({here['tflops']:.3g} TFLOP/s by its data), {here['host_memory_gb']:.0f} GB.",
+    ]
+    if found["cases"]:
+        lines += _cases(found)
+    return "\n".join(lines + _chain(found["chain"])) + "\n"
+
+
+def _cases(found: Mapping[str, Any]) -> list[str]:
+    """A stage of each case alone in its process, then the farthest off."""
+    lines = [
+        "",
+        "Each stage in a process of its own: memory and disk of 4 steps; the first guess of time follows "
+        "from the machine's peak alone (2 steps), time from one finished stage of the same kind (4 after 2, "
+        "with loading and saving).",
         "",
         "| case | memory, GB | ratio | disk, GB | ratio | first guess | time, s | ratio |",
         "|---|---|---|---|---|---|---|---|",
     ]
     if busy := [name for name, case in found["cases"].items() if was_busy(case)]:
-        lines[4:4] = [
+        lines[2:2] = [
             f"Other work ran on the machine beside {', '.join(busy)}: their times say little of the plan's.",
             "",
         ]
@@ -199,7 +244,31 @@ def page(found: Mapping[str, Any]) -> str:
         f"| {column} | {each['median']:.2f} | {each['least']:.2f} | {each['most']:.2f} |"
         for column, each in found["summary"].items()
     ]
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def _chain(stages: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The quickstart chain, made in one process."""
+    if not stages:
+        return []
+    lines = [
+        "",
+        "The quickstart chain, all stages in one process (its peak is the most so far), its times guessed "
+        "before anything was made; settings say how long a sequence may be, and rows are shorter, while "
+        "prompts come on top.",
+        "",
+        "| stage | memory, GB | ratio | disk, GB | ratio | time, s | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, of in stages.items():
+        memory, disk, seconds = (
+            of[f"{what} foretold"] / of[what] for what in ("memory", "disk", "seconds")
+        )
+        lines.append(
+            f"| {name} | {of['memory'] / 1e9:.2f} | {memory:.2f} | {of['disk'] / 1e9:.3f} | {disk:.3f} | "
+            f"{of['seconds']:.0f} | {seconds:.2f} |"
+        )
+    return lines
 
 
 def was_busy(case: Mapping[str, Any]) -> bool:

@@ -18,6 +18,14 @@ def a_case(memory: float, guess: float | None = 30.0) -> dict[str, Any]:
     }
 
 
+CHAIN = {
+    "sft": {
+        **{"memory foretold": 3e9, "memory": 2e9, "disk foretold": 5e8, "disk": 5e8},
+        **{"seconds foretold": 30.0, "seconds": 20.0},
+    }
+}
+
+
 def test_ratios_are_foretold_over_measured() -> None:
     assert ratios(a_case(3e9)) == {
         "memory": 1.5,
@@ -36,13 +44,16 @@ def test_the_summary_has_both_sides() -> None:
 def test_the_page_has_a_row_for_each_case() -> None:
     cases = {"a": a_case(1e9), "b": a_case(3e9, None)}
     machine = {"gpu": "", "tflops": 0.166, "host_memory_gb": 25.0}
-    text = page({"machine": machine, "cases": cases, "summary": summary(cases)})
+    text = page({"machine": machine, "cases": cases, "summary": summary(cases), "chain": CHAIN})
     assert "| a | 2.00 | 0.50 | 0.500 | 1.000 | 1.50 | 20 | 1.25 |" in text
     assert "| b | 2.00 | 1.50 | 0.500 | 1.000 | - | 20 | 1.25 |" in text
     assert "| memory | 1.00 | 0.50 | 1.50 |" in text
     assert "Other work" not in text
+    assert "| sft | 2.00 | 1.50 | 0.500 | 1.000 | 20 | 1.50 |" in text
+    alone = page({"machine": machine, "cases": {}, "summary": {}, "chain": CHAIN})
+    assert alone.count("\n|---") == 1
     cases["a"]["4"]["measured"] = cases["a"]["4"]["measured"] | {"load": 9.0}
-    text = page({"machine": machine, "cases": cases, "summary": summary(cases)})
+    text = page({"machine": machine, "cases": cases, "summary": summary(cases), "chain": CHAIN})
     assert "Other work ran on the machine beside a: their times say little" in text
 
 

@@ -84,11 +84,12 @@ def test_adamw_in_32_bits_is_four_numbers_for_each_parameter() -> None:
         "head": 2 * 20 * 100 * 4 + 4 * 100 * 8,
         "sampling": 0,
         "libraries": 0,
+        "freed": 0,
     }
     assert found.peak == 16 * N + 23040 + 19200
     assert (found.kept, found.passing) == (4 * N, 2 * 12 * N)
     on_cpu = bytes_of(load=replace(LOAD, on_cpu=True, saves=False))
-    assert on_cpu.peak == found.peak + LIBRARIES
+    assert on_cpu.peak == pytest.approx(1.25 * found.peak + LIBRARIES)
     assert on_cpu.passing == 0
 
 
