@@ -58,12 +58,14 @@ def write(backend: str, cells: list[Cell], seconds: float, folder: Path = RESULT
 
 
 def _about() -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        ended = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+        return ended.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "cpt", "stages", "eval", "launch", "configs")
+    commit = git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
     return {
         "commit": commit,
         "packages": {name: version(name) for name in PACKAGES},
