@@ -62,9 +62,13 @@ test-kill: install
 	CPT_TEST_KILLS=40 CPT_TEST_GROUP_KILLS=20 CPT_TEST_KILL_RESULTS=tests/bench/results/kills.json \
 		$(PYTHON) -m pytest -m chain tests/test_kill.py tests/test_kill_groups.py
 
-# Backends against one another on processes of this machine; minutes on two cores.
+# Every hook on every backend that shards, and on DDP, two CPU processes against one; launchers that meet
+# over a port, and host memory. Writes
+# tests/bench/results/backends.{json,md}. BACKENDS="fsdp2 zero3" for some of them.
+BACKENDS ?= ddp fsdp2 zero1 zero2 zero3
 test-backends: install
-	$(PYTHON) -m pytest -m backends
+	CPT_TEST_BACKENDS="$(BACKENDS)" CPT_TEST_SECONDS=3600 $(PYTHON) -m pytest -m "chain or backends" \
+		tests/cpt/hooks/test_backends.py tests/launch/test_many_machines.py
 
 lint: install
 	$(VENV)/bin/ruff check .

@@ -26,17 +26,20 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    from cpt.shards import loaded_whole
+
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     if Path(path).is_dir():
         check_weights(Path(path))
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            **options,
-        )
+        with loaded_whole():
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                **options,
+            )
     except (OSError, SafetensorError, ValueError, json.JSONDecodeError) as error:
         raise StoreError(
             f"{path}: cannot be loaded as a causal language model: {_first_line(error)}"

@@ -2,6 +2,11 @@
 
 import ctypes
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cpt.world import World
 
 # malloc.h of glibc
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -22,3 +27,29 @@ def keep_freed_memory() -> bool:
     except AttributeError:  # musl
         return False
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+@contextmanager
+def where_it_fits(model: Any, world: World, say: Callable[[str], None]) -> Iterator[None]:
+    """Have a model on the accelerator, if it has room for all of it; afterwards where it was.
+
+    What is spread for training is measured whole before; on a CPU that is slow, and said.
+    """
+    import torch
+
+    before = next(model.parameters()).device
+    if world.device == "cpu" or before.type == world.device.type or world.device.type != "cuda":
+        yield
+        return
+    size = sum(value.nbytes for value in (*model.parameters(), *model.buffers()))
+    # As much again for activations and what is measured.
+    if 2 * size > torch.cuda.mem_get_info(world.device)[0]:
+        say(f"the model does not fit on {world.device} as a whole; it is measured on the CPU")
+        yield
+        return
+    model.to(world.device)
+    try:
+        yield
+    finally:
+        model.to(before)
+        torch.cuda.empty_cache()

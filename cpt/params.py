@@ -4,7 +4,7 @@ Parameter-space hooks see `View` only, so the same hook runs on every backend th
 names: canonical names, without what DDP, torch.compile or PEFT put in front.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,15 +38,14 @@ def trainable(model: "nn.Module") -> Iterator[tuple[str, "nn.Parameter"]]:
 class View:
     """What this process holds of each trainable parameter.
 
-    One process and DDP hold all of it, and DDP has averaged the gradients already.
+    One process and DDP hold all of it, and DDP has averaged the gradients already. `cpt.shards` has the views
+    of backends that spread weights over processes.
     """
 
     model: "nn.Module"
     world: World
 
-    def shards(
-        self, with_gradient: bool = False
-    ) -> Iterator[tuple[str, "Tensor", "Tensor | None"]]:
+    def shards(self, with_gradient: bool = False) -> "Iterator[tuple[str, Tensor, Tensor | None]]":
         """(bare name, weights, gradient); writing into either changes the model's.
 
         Args:
@@ -62,3 +61,46 @@ class View:
     def sum_(self, value: "Tensor") -> "Tensor":
         """Sum scalars over the shards of all processes; here every process holds everything."""
         return value
+
+    def cut(self, name: str, whole: "Tensor") -> "Tensor | None":
+        """This process's part of what belongs to a parameter's numbers one by one, or None if it has none.
+
+        Args:
+            name: of the parameter.
+            whole: in its shape, the same on every process.
+        """
+        return whole
+
+    def whole(self, name: str, part: "Tensor | None") -> "Tensor":
+        """The inverse of `cut`, on every process; all of them must ask for it."""
+        assert part is not None
+        return part
+
+    def second_gradient(self, losses: "Iterable[Callable[[], Tensor]]") -> "list[Tensor]":
+        """The gradient of a sum of losses over all processes, beside the one that is there.
+
+        Args:
+            losses: this process's; as many as every other one's where weights are spread.
+
+        Returns: this process's parts in at least fp32, in the order of `shards`.
+        """
+        import torch
+
+        parameters = [parameter for _, parameter in trainable(self.model)]
+        sums = [
+            torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
+            for p in parameters
+        ]
+        for loss in losses:
+            made = torch.autograd.grad(loss(), parameters, materialize_grads=True)
+            for sum_, gradient in zip(sums, made, strict=True):
+                sum_ += gradient
+        return [self.world.sum_(sum_) for sum_ in sums]
+
+    def fetch(self) -> None:
+        """Before hooks edit the gradient, where the backend gives copies of it."""
+        return
+
+    def push(self) -> None:
+        """Behind them: write what was edited back."""
+        return

@@ -52,12 +52,14 @@ class Batch:
         labels: [B, T], -100 where nothing is to be predicted.
         weight: [B, T]; how much position t, which predicts token t+1, counts.
         examples: of the rows, in order.
+        is_idle: it weighs nothing, and is there because every process must run as many forward passes.
     """
 
     forward: "dict[str, Tensor]"
     labels: "Tensor"
     weight: "Tensor"
     examples: tuple[Example, ...] = ()
+    is_idle: bool = False
 
     def predictions(self) -> "Tensor":
         """[B, T], float: 1 where position t predicts a token that is no padding, label or not."""
@@ -90,7 +92,7 @@ def collate(
     labelled = torch.nn.functional.pad((labels[:, 1:] != IGNORED).float(), (0, 1))
     weight = (labelled if counted == "labels" else every) * scale
     forward = {"input_ids": input_ids.to(device), "attention_mask": attention.to(device)}
-    return Batch(forward, labels.to(device), weight.to(device), tuple(examples))
+    return Batch(forward, labels.to(device), weight.to(device), tuple(examples), scale == 0)
 
 
 def drawn(number: int, size: int, step: int, seed: int | str) -> list[int]:
@@ -143,12 +145,19 @@ class Rehearsal:
             self._drawn = (step, [self.examples[number] for number in numbers])
         return self._drawn[1]
 
-    def batch(self, step: int, part: tuple[int, int], device: Any) -> Batch | None:
-        """One part of the step's examples; None where there are fewer of them than parts."""
+    def batch(
+        self, step: int, part: tuple[int, int], device: Any, everywhere: bool = False
+    ) -> Batch | None:
+        """One part of the step's examples; None where there are fewer of them than parts.
+
+        Args:
+            everywhere: give such a part a row of weight 0, as every process must run as many forward passes
+                as the others.
+        """
         examples = self.step(step)
         own = examples[part[0] :: part[1]]
         if not own:
-            return None
+            return collate(examples[:1], device, 0.0, self.counted) if everywhere else None
         number = sum(example.num_counted(self.counted) for example in examples)
         return collate(own, device, 1 / number, self.counted)
 

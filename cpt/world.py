@@ -14,13 +14,23 @@ if TYPE_CHECKING:
 COLLECTIVES = "CPT_COLLECTIVE_SECONDS"
 
 
+#: Backends on which no process holds the whole model while a stage trains.
+SPREADING = frozenset({"fsdp2", "zero3"})
+
+
 @dataclass(frozen=True)
 class World:
-    """Rank and size of the process group, and the few collectives that hooks and probes use."""
+    """Rank and size of the process group, and the few collectives that hooks and probes use.
+
+    Attributes:
+        accelerator: accelerate's state, where there is one.
+        spreads: weights are spread over the processes, so that each forward pass needs all of them.
+    """
 
     rank: int = 0
     size: int = 1
     accelerator: Any = None
+    spreads: bool = False
 
     @property
     def is_main(self) -> bool:
@@ -52,6 +62,10 @@ class World:
         import torch
 
         return int(self.sum_(torch.tensor(int(value), device=self.device))) == self.size
+
+    def any(self, value: bool) -> bool:
+        """Whether it holds on some rank."""
+        return not self.agree_all(not value)
 
     def agree(self, value: Any) -> Any:
         """The main process's value, on every rank."""

@@ -27,14 +27,12 @@ ROOT = Path(__file__).resolve().parent.parent
 class Backend:
     """One way to spread a stage over processes.
 
-    `gives` is matched against the `needs` of hooks; `sharded` is true for FSDP and DeepSpeed;
-    `unfinished` says why stages do not run on it yet.
+    `gives` is matched against the `needs` of hooks; `sharded` is true for FSDP and DeepSpeed.
     """
 
     name: str
     sharded: bool = False
     gives: frozenset[str] = frozenset({"logits", "parameters", "gradients", "adapter"})
-    unfinished: str = ""
 
     @property
     def base(self) -> str:
@@ -94,16 +92,13 @@ class Backend:
         return dict(load(self.config_file))
 
 
-# ZeRO-1 and 2 shard optimizer and gradients only: every process holds whole weights.
-_WHOLE_WEIGHTS = frozenset({"logits", "adapter"})
-_SHARDED_WEIGHTS = "stages cannot yet save, merge and probe weights that are sharded"
 BACKENDS = {
     "single": Backend("single"),
     "ddp": Backend("ddp"),
-    "fsdp2": Backend("fsdp2", sharded=True, gives=frozenset(), unfinished=_SHARDED_WEIGHTS),
-    "zero1": Backend("zero1", sharded=True, gives=_WHOLE_WEIGHTS),
-    "zero2": Backend("zero2", sharded=True, gives=_WHOLE_WEIGHTS),
-    "zero3": Backend("zero3", sharded=True, gives=frozenset(), unfinished=_SHARDED_WEIGHTS),
+    "fsdp2": Backend("fsdp2", sharded=True),
+    "zero1": Backend("zero1", sharded=True),
+    "zero2": Backend("zero2", sharded=True),
+    "zero3": Backend("zero3", sharded=True),
 }
 
 # The same, kept in the host's memory or on several machines: other files, which may be refused for other

@@ -3,7 +3,6 @@
 A stage that merges is given its models as a list, parent=[a, b], and what they come from as base= and onto=.
 """
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,8 +29,8 @@ from launch.installed import ATTENTION, lacking, named_in, refuse_missing
 from launch.lineage import nodes
 from launch.nearest import check_stages
 from launch.origin import check_dtype, dtype_of, past_of
+from launch.started import backend_started, num_started
 from launch.steering import steering
-from launch.topology import launched
 from launch.watching import watching
 from stages import kind_of
 from stages.base import Job
@@ -98,8 +97,8 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
             ),
         ]
     )
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = backend(launched(size))
+    size = num_started()
+    chosen = backend(backend_started(size))
     check_hooks(hooks, spec, kind, str(file), [])
     check_batches(spec, kind, size, spec.checkpoint_every)
     check_stages(

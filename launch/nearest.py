@@ -40,8 +40,6 @@ class Refused:
 
 def refused(chosen: Backend, stage: Asked) -> list[Refused]:
     """All that a backend cannot honour of a stage."""
-    if chosen.unfinished:
-        return [Refused("", chosen.unfinished)]
     lines = [
         Refused(f"{stage.where}: hooks.{key}: ", f"does not give {need!r}")
         for key, need in sorted(stage.needs)

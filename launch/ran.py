@@ -24,11 +24,15 @@ class Ran:
         return "; ".join(part for part in (self.tested, self.hardware or NEVER) if part)
 
 
+_HOOKS = "stages with hooks on two CPU processes"
 RAN: Mapping[str, Ran] = {
     "single": Ran(hardware="whole chains on CPUs, never on a GPU"),
     "ddp": Ran("chains on two CPU processes"),
     "ddp-nodes": Ran("two launchers on one machine equal `ddp`"),
-    "zero2": Ran("stages on two CPU processes"),
+    "fsdp2": Ran(f"{_HOOKS}, through a patch of accelerate"),
+    "zero1": Ran(_HOOKS),
+    "zero2": Ran(_HOOKS),
+    "zero3": Ran(_HOOKS),
     "zero2-offload": Ran("two CPU processes equal `ddp`"),
     "zero2-nodes": Ran("two launchers on one machine equal `ddp`"),
 }

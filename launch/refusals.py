@@ -19,6 +19,7 @@ OF_STAGES = {
 # What a hook says of itself in a class attribute, `facts`; installed hooks may too.
 OF_HOOKS = {
     "freezes_later": "a hook freezes or thaws parameters while the stage runs",
+    "moves_weights": "a hook moves weights behind the optimizer's step",
     "osf": "a hook trains peft's OSF adapter",
     "second_forward": "a hook runs the student a second time in the loss",
     "second_gradient": "a hook takes a second backward pass per step",
@@ -99,6 +100,11 @@ _FSDP2 = (
 )
 _ZERO = (
     _refusal(
+        "moves_weights",
+        "the optimizer's fp32 weights would not follow what a hook writes behind its step",
+        "use style: gradient, space: gradient or projection: soft",
+    ),
+    _refusal(
         "unmanaged_accumulation second_gradient",
         "a second backward pass needs DeepSpeed to manage accumulation",
         "remove managed_gradient_accumulation from the DeepSpeed file",
@@ -114,7 +120,6 @@ _ZERO = (
         "remove managed_gradient_accumulation from the DeepSpeed file",
     ),
 )
-# Under ZeRO, hooks that edit gradients are refused altogether until the backends give "gradients".
 _ZERO12 = (
     _refusal(
         "optimizer_offload edits_gradients clips",
@@ -140,7 +145,7 @@ _ZERO3 = (
         "set stage3_gather_16bit_weights_on_model_save: true",
     ),
 )
-# By backend. Those of fsdp2 and zero3 hold once stages run there (`unfinished` in launch/backend.py).
+# By backend.
 REFUSALS = {
     "single": _ALL,
     "ddp": _ALL,

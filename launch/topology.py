@@ -3,15 +3,13 @@
 Several ways to start a stage train on one process, or on processes that never talk, and say nothing.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cpt.errors import PlanError
-from launch.backend import BACKENDS, Backend
+from launch.backend import Backend
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Topology:
 def asked_for(chosen: Backend, num_processes: int) -> Topology:
     """What a backend's files ask for."""
     if chosen.deepspeed_file:
-        offloads = _of_deepspeed(chosen.deepspeed)
+        offloads = offloaded(chosen.deepspeed)
     else:
         offloads = _WHOLE if chosen.offloads else frozenset()
     return Topology(chosen.base, num_processes, chosen.num_machines, offloads)
@@ -52,7 +50,7 @@ def set_up(accelerator: Any, variables: Mapping[str, str] = os.environ) -> Topol
     if kind == "DEEPSPEED":
         settings = state.deepspeed_plugin.hf_ds_config.config
         base = f"zero{settings.get('zero_optimization', {}).get('stage', 0)}"
-        offloads = _of_deepspeed(settings)
+        offloads = offloaded(settings)
     elif kind == "FSDP":
         base = f"fsdp{state.fsdp_plugin.fsdp_version}"
         if type(state.fsdp_plugin.cpu_offload).__name__ == "CPUOffloadPolicy":
@@ -67,7 +65,8 @@ def set_up(accelerator: Any, variables: Mapping[str, str] = os.environ) -> Topol
 _WHOLE = frozenset({"weights", "optimizer"})
 
 
-def _of_deepspeed(settings: Mapping[str, Any]) -> frozenset[str]:
+def offloaded(settings: Mapping[str, Any]) -> frozenset[str]:
+    """What DeepSpeed's own settings keep in the host's memory."""
     zero = settings.get("zero_optimization", {})
     keys = {"weights": "offload_param", "optimizer": "offload_optimizer"}
     devices = {what: (zero.get(key) or {}).get("device") or "none" for what, key in keys.items()}
@@ -96,30 +95,3 @@ def assert_topology(accelerator: Any, chosen: Backend, num_processes: int) -> No
                 "transformers would split each batch over them; set CUDA_VISIBLE_DEVICES=0, or use "
                 "launch: ddp"
             )
-
-
-def launched(size: int, variables: Mapping[str, str] = os.environ) -> str:
-    """Which backend `accelerate launch` was given, from what it tells its processes.
-
-    Raises:
-        PlanError: its files are none of ours.
-    """
-    if variables.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        stage, offloads = int(variables.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")), False
-        file = variables.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
-        if file != "none":
-            settings = json.loads(Path(file).read_text(encoding="utf-8"))
-            stage = int(settings.get("zero_optimization", {}).get("stage", 0))
-            offloads = bool(_of_deepspeed(settings))
-        base = f"zero{stage}"
-    elif variables.get("ACCELERATE_USE_FSDP") == "true":
-        base, offloads = "fsdp2", variables.get("FSDP_OFFLOAD_PARAMS") == "true"
-    else:
-        base, offloads = ("single" if size == 1 else "ddp"), False
-    nodes = int(variables.get("GROUP_WORLD_SIZE", "1")) > 1
-    name = base + "-offload" * offloads + "-nodes" * nodes
-    if name not in BACKENDS:
-        raise PlanError(
-            f"launch: accelerate was given a file for {name}, which is none of {', '.join(BACKENDS)}"
-        )
-    return name

@@ -55,6 +55,7 @@ def check_reference(
     from trl.trainer.utils import use_adapter
 
     from cpt.hooks.backbone import bare_model
+    from cpt.shards import whole
     from cpt.tokens import token_kl
 
     model = bare_model(trainer.model)
@@ -81,10 +82,12 @@ def check_reference(
             else:
                 bare = bare_model(own)
                 there_ids = torch.tensor([ids], device=bare.device)
-                there = bare.base_model(input_ids=there_ids, use_cache=False).last_hidden_state
                 head = bare.get_output_embeddings()
             weight = torch.ones(hidden.shape[:2], device=hidden.device)
-            kl = token_kl(hidden, model.get_output_embeddings(), there, head, weight, "reverse")
+            with whole(own):
+                if own is not None:
+                    there = bare.base_model(input_ids=there_ids, use_cache=False).last_hidden_state
+                kl = token_kl(hidden, model.get_output_embeddings(), there, head, weight, "reverse")
             total, count = total + float(kl), count + len(ids)
     model.train(training)
     mean = total / max(count, 1)
@@ -106,15 +109,20 @@ def _holds(model: Any, folder: str) -> bool:
     """Whether a model's weights equal those of a checkpoint folder, to its dtype."""
     from safetensors import safe_open
 
+    from cpt.shards import gathered
+
     parameters = dict(model.named_parameters())
     files = sorted(Path(folder).glob("*.safetensors"))
     for file in files:
         with safe_open(str(file), "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a dict
                 own = parameters.get(name)
-                if own is not None and not tensors.get_tensor(name).to(own.dtype).equal(
-                    own.detach().cpu()
-                ):
+                if own is None:
+                    continue
+                with gathered([own]):
+                    there = own.full_tensor() if hasattr(own, "full_tensor") else own
+                    is_equal = tensors.get_tensor(name).to(own.dtype).equal(there.detach().cpu())
+                if not is_equal:
                     return False
     return bool(files)
 

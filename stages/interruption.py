@@ -5,6 +5,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from stages.base import Job
 from stages.material import VERSION
 from stages.notes import FILE as CHECKS
 
+#: Of weights that were spread, on their way to the disk.
+BYTES_PER_FILE = 2**31
 #: What only an interrupted stage needs. The data last: killed before, it need not be tokenised again.
 LEFTOVERS = (
     "trainer",
@@ -114,8 +118,38 @@ def save_trained(folder: Path, model: Any, hooks: HookStack) -> None:
         save_file(state, str(partial / "hooks.safetensors"))
 
 
+def save_spread(
+    folder: Path, weights: Iterator[tuple[str, Any]], hooks: HookStack, world: World
+) -> None:
+    """`save_trained` where weights are spread: those that were trained, one at a time; all processes call it.
+
+    Args:
+        weights: (full name, whole tensor); `cpt.hooks.trainer` makes them whole one after the other.
+    """
+    from safetensors.torch import save_file
+
+    with replacing(folder) if world.is_main else nullcontext() as partial:
+        held: dict[str, Any] = {}
+        number = 0
+        for name, weight in weights:
+            if partial is None:
+                continue
+            held[name] = weight.cpu().clone()
+            if sum(value.nbytes for value in held.values()) > BYTES_PER_FILE:
+                save_file(held, str(partial / f"model-{number:05}.safetensors"))
+                held, number = {}, number + 1
+        if partial is not None:
+            save_file(held, str(partial / f"model-{number:05}.safetensors"))
+            state = {
+                name: value.detach().cpu().contiguous()
+                for name, value in hooks.state_dict().items()
+            }
+            save_file(state, str(partial / "hooks.safetensors"))
+    world.barrier()
+
+
 def load_trained(folder: Path, model: Any, hooks: HookStack) -> None:
-    """The inverse of `save_trained`.
+    """The inverse of `save_trained` and `save_spread`.
 
     Raises:
         StoreError: the weights are damaged, or of another model.
@@ -123,20 +157,27 @@ def load_trained(folder: Path, model: Any, hooks: HookStack) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    own = dict(model.named_parameters())
+    left = {name for name, parameter in own.items() if parameter.requires_grad}
     try:
-        weights = load_file(str(folder / "model.safetensors"))
+        for file in sorted(folder.glob("model*.safetensors")):
+            weights = load_file(str(file))
+            odd = [name for name in sorted(weights.keys() - own.keys()) if ".ref." not in name]
+            if odd:
+                break
+            left -= weights.keys()
+            model.load_state_dict(weights, strict=False)
+        else:
+            odd = sorted(left)
         state = load_file(str(folder / "hooks.safetensors"))
     except (SafetensorError, OSError) as error:
         raise StoreError(
             f"{folder}: is damaged ({error}); remove it, and the stage trains again"
         ) from error
-    names = {name for name, _ in model.named_parameters()}
-    odd = sorted(name for name in names ^ weights.keys() if ".ref." not in name)
     if odd:
         raise StoreError(
             f"{folder}: does not fit the stage's model ({odd[0]}); remove it, and the stage trains again"
         )
-    model.load_state_dict(weights, strict=False)
     hooks.load_state_dict(state)
 
 

@@ -4,19 +4,21 @@ Each part leaves a trace in `<id>.partial`, and an interrupted stage continues b
 `trainer/checkpoint-N` (training), `trained/` (before the merge), `checkpoint/` (before publishing).
 """
 
+import gc
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from cpt import checkpoint
 from cpt.store import publish
-from cpt.world import current
+from cpt.world import SPREADING, current
 from stages.base import Job
 from stages.ending import leave, merge
 from stages.hygiene import MakeItems
 from stages.interruption import check_topology, remove_leftovers
 from stages.log import StageLog
 from stages.memory import peaks
-from stages.training import trained
+from stages.training import train_apart, trained
 from stages.under_way import UnderWay
 from stages.watch import Look
 
@@ -39,13 +41,20 @@ def run(
 
     Returns: the model and the tokenizer, as they were saved.
     """
-    world = current()
+    world = replace(current(), spreads=job.backend in SPREADING)
     if world.is_main:
         job.partial.mkdir(parents=True, exist_ok=True)
         check_topology(job.partial, job, world)
     world.barrier()
     with StageLog(job.partial / "log.txt" if world.is_main else None, say, job.verbose) as log:
         stage = UnderWay(job, world, log, probe_items)
+        if stage.is_apart:
+            # Merged, saved and measured as one whole model, as if the stage had been interrupted here.
+            clock = train_apart(stage, check_accelerator, make_look)
+            del stage
+            gc.collect()
+            stage = UnderWay(job, world, log, probe_items)
+            stage.clock = clock
         # One answer for all: the main process may be ahead, and publishing renames the folder.
         if world.agree((job.partial / "checkpoint").is_dir()):
             stage.model = checkpoint.load_model(str(job.partial / "checkpoint"), **job.load)

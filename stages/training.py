@@ -7,15 +7,22 @@ from typing import Any
 
 from cpt import checkpoint
 from cpt.generators import untouched_generators
+from cpt.memory import where_it_fits
 from stages.base import Material
 from stages.beats import give_signs
 from stages.candidates import candidate_steps, keep_candidates
 from stages.checks import check_reference, eos_rate
 from stages.drift import drift_of
-from stages.interruption import continue_counts, load_trained, newest_checkpoint, save_trained
+from stages.interruption import (
+    continue_counts,
+    load_trained,
+    newest_checkpoint,
+    save_spread,
+    save_trained,
+)
 from stages.labels_only import labels_only
 from stages.metrics import is_measured, record_metrics
-from stages.notes import read_checks
+from stages.notes import Clock, read_checks
 from stages.opening import checkpoint_of, reference_loader
 from stages.progress import replace_bars
 from stages.step_end import settle_each_step
@@ -44,19 +51,32 @@ def trained(stage: UnderWay, check_accelerator: CheckAccelerator, make_look: Mak
     if folder.is_dir():
         load_trained(folder, model, stage.hooks)
     else:
-        with untouched_generators():
+        with untouched_generators(), where_it_fits(model, stage.world, stage.log.say):
             stage.hooks.measure(model)
         stage.forget_items()
         stage.hooks.ctx.reference = reference_loader(model, stage.before, stage.start, job)
         with labels_only():
             model, looking = _train(stage, model, resume, check_accelerator, make_look)
-        if stage.hooks.at("merge") and stage.world.is_main:
-            save_trained(folder, model, stage.hooks)
+        if (stage.hooks.at("merge") or stage.is_apart) and stage.world.is_main:
+            if not stage.is_apart:
+                save_trained(folder, model, stage.hooks)
             checkpoint.sync(stage.partial)  # metrics.jsonl, which could be made again until now
             shutil.rmtree(stage.partial / "trainer", ignore_errors=True)
     stage.clock.lap("train")
     stage.clock.move(looking, "train", "look")
     return model
+
+
+def train_apart(stage: UnderWay, check_accelerator: CheckAccelerator, make_look: MakeLook) -> Clock:
+    """Train where weights, gradients or optimizer states are spread, and leave whole weights in `trained/`.
+
+    Returns: what it took.
+    """
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    trained(stage, check_accelerator, make_look)
+    unset_hf_deepspeed_config()  # else every model that is loaded would be spread, too
+    return stage.clock
 
 
 def _train(
@@ -103,6 +123,9 @@ def _train(
     if data.held_out is not None and not is_measured(trainer.state):
         # Interrupted between the last step's checkpoint and the end of its epoch.
         trainer.evaluate()
+    if stage.is_apart:
+        weights = trainer.trained_weights()
+        save_spread(stage.partial / "trained", weights, stage.hooks, stage.world)
     # Without what mixed precision wraps around forward: the result is measured as a reloaded one is.
     finished = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     # Optimizer states, reference models and graphs go before the merge and the probes.

@@ -36,6 +36,8 @@ class UnderWay:
         first: the checkpoint with these weights, an adapter that goes on among them.
         data: what it trains on.
         model: as it was loaded; at the end as it is saved.
+        is_apart: it is still to train on a backend that spreads numbers over processes, and goes on behind
+            its last step as one whole model.
         samples: tokens of a few prompts.
         clock: seconds of its parts.
     """
@@ -63,7 +65,10 @@ class UnderWay:
         self.model = open_model(job, self.tokenizer, self.start)
         ctx.new_rows = num_new_rows(job, self.model, self.start)
         check_shapes(self.model, self.hooks, self.before, self.start, job)
-        self.model.to(world.device)
+        made = [(self.partial / part).is_dir() for part in ("trained", "checkpoint")]
+        self.is_apart = bool(world.agree(job.backend not in ("single", "ddp") and not any(made)))
+        if not (world.spreads and self.is_apart):
+            self.model.to(world.device)
         self.samples = self.kind.prompts(self.data.exemplars, self.tokenizer, NUM_SAMPLES)
         self.clock.lap("load")
 

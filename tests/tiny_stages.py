@@ -71,6 +71,7 @@ class TinyStages:
         micro_batch: int | None = None,
         checkpoint_every: int | None = None,
         num_processes: int = 1,
+        backend: str = "ddp",
         seed: int = 5,
         data: dict[str, Any] | None = None,
         **train: Any,
@@ -102,7 +103,7 @@ class TinyStages:
             output=output,
             inputs={},
             parents={"parent": parent.name},
-            backend="single" if num_processes == 1 else "ddp",
+            backend="single" if num_processes == 1 else backend,
             num_processes=num_processes,
             checkpoint_every=checkpoint_every,
         )

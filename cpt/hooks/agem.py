@@ -101,6 +101,10 @@ r    gradient of mean_t -log p(y_t) over the label tokens of old rows, drawn ane
         """Unless a data set takes their place."""
         return self.recalls()
 
+    def facts_as_set(self) -> frozenset[str]:
+        """With `space: update` it moves weights behind the optimizer's step."""
+        return self.facts | ({"moves_weights"} if self.space == "update" else set())
+
     def learns_answers(self) -> bool:
         """The loss on old rows is that of their answers."""
         return True

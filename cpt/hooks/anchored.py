@@ -16,7 +16,7 @@ from cpt.old_rows import named
 from cpt.past import Past, PastStage
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from cpt.params import View
@@ -66,6 +66,11 @@ class Anchored(Hook):
         if not self.scale:
             return frozenset({"measure", "pull", "track"})
         return frozenset({"track"} if self.style == "gradient" else ())
+
+    def facts_as_set(self) -> frozenset[str]:
+        """A proximal step moves weights behind the optimizer's."""
+        moves = self.scale and self.style == "proximal"
+        return frozenset({"moves_weights"} if moves else ())
 
     def holds_weights(self) -> bool:
         """Unless it is off."""
@@ -125,6 +130,13 @@ class Anchored(Hook):
                 force, _ = anchors.pulled(name, weights)
                 moved = weights.float() - rate * force / (1 + rate * anchors.held(name))
                 weights.copy_(moved.to(weights.dtype))
+
+    def per_weight(self) -> "tuple[dict[str, Tensor], ...]":
+        """Centres and importance."""
+        if self.anchors is None:
+            return ()
+        held = self.anchors.importance
+        return (self.anchors.centre, *([] if held is None else [held]))
 
     def _anchors(self) -> Anchors:
         if self.anchors is None:

@@ -193,6 +193,14 @@ class Hook(Protocol):
         """The stages whose models do; those that are only rehearsed need not."""
         return self.recalls() if self.compares() else ()
 
+    def per_weight(self) -> "tuple[dict[str, Tensor], ...]":
+        """What it holds per trained weight, by bare name, in the weights' shapes.
+
+        Where weights are spread over processes, each keeps its part of it from before the first step until
+        after the last one: `pull`, `project` and `track` see parts, `merge` and `keep` the whole.
+        """
+        return ()
+
     def state_dict(self) -> dict[str, "Tensor"]:
         """What must survive an interruption within the stage."""
         return {}

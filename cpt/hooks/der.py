@@ -146,10 +146,14 @@ each mean over the label tokens of a draw of its own; beta 0 is DER, more DER++"
         assert tokens.hidden is not None
         head, device = OutputHead(model), tokens.hidden.device
         term = tokens.nothing()
-        if self.alpha and (batch := self.outputs.batch(ctx.step, tokens.part, device)):
+        if self.alpha and (
+            batch := self.outputs.batch(ctx.step, tokens.part, device, ctx.world.spreads)
+        ):
             hidden = hidden_states(model, batch.forward)
             term = term + self.alpha * self._apart(hidden, head, batch)
-        if self.beta and (batch := self.labels.batch(ctx.step, tokens.part, device)):
+        if self.beta and (
+            batch := self.labels.batch(ctx.step, tokens.part, device, ctx.world.spreads)
+        ):
             hidden = hidden_states(model, batch.forward)
             nll, _ = token_nll(hidden, head, batch.labels, batch.weight)
             term = term + self.beta * nll
@@ -161,6 +165,8 @@ each mean over the label tokens of a draw of its own; beta 0 is DER, more DER++"
 
         parts = [self.kept[content(example)].of(example) for example in batch.examples]
         stored = joined(parts).to(hidden.device)
+        if batch.is_idle:
+            stored = stored.part(slice(0, 0))
         if self.loss == "mse":
             return topk_mse(hidden, head, stored, batch.weight)
         return topk_kl(hidden, head, stored, batch.weight, "forward")

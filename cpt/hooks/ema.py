@@ -96,6 +96,10 @@ result: m_n / (1 - decay^n)""",
             parameter.data.copy_((self.mean[name] / correction).to(parameter.dtype))
         return model
 
+    def per_weight(self) -> "tuple[dict[str, Tensor], ...]":
+        """The average."""
+        return (self.mean,)
+
     def state_dict(self) -> dict[str, "Tensor"]:
         """The average and the number of steps."""
         import torch

@@ -225,13 +225,15 @@ reverse: KL(p_t || p0_t); js: the mean of both to (p_t + p0_t) / 2""",
 
         assert self.rehearsal is not None
         assert tokens.hidden is not None
-        batch = self.rehearsal.batch(ctx.step, tokens.part, tokens.hidden.device)
+        batch = self.rehearsal.batch(ctx.step, tokens.part, tokens.hidden.device, ctx.world.spreads)
         if batch is None:
             return tokens.nothing()
         hidden = hidden_states(model, batch.forward)
         if self.cached is None:
             return self._distilled(model, batch.forward, hidden, batch.weight, ctx)
         stored = self.cached.outcomes(batch.examples, hidden.device)
+        if batch.is_idle:
+            stored = stored.part(slice(0, 0))
         return topk_kl(
             hidden, OutputHead(model), stored, batch.weight, self.direction, self.temperature
         )

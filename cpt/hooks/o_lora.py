@@ -1,6 +1,6 @@
 """A fresh adapter for each stage, in directions that no earlier adapter reads."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -159,7 +159,7 @@ projection: hard  A_k <- A_k - A_k Q Q^T after each step, Q an orthonormal basis
             self.earlier[name] = rows.to(own[name].device)
             if self.projection == "hard":
                 self.basis[name] = _basis(self.earlier[name])
-        self._project(adapted)
+        self._project(_factors(adapted))
         return adapted
 
     def _check_room(self, own: Mapping[str, "Tensor"], ctx: StageContext) -> None:
@@ -189,10 +189,11 @@ projection: hard  A_k <- A_k - A_k Q Q^T after each step, Q an orthonormal basis
         total: Any = 0.0
         square: Any = 0.0
         largest: list[Tensor] = []
-        for name, weights, gradient in view.shards():
-            if name not in self.earlier:
-                continue
-            rows, own = self.earlier[name], weights.float()
+        parts = {name: (weights, gradient) for name, weights, gradient in view.shards()}
+        for name, earlier in self.earlier.items():
+            # The factor as a whole: a process may hold a part of a row.
+            part, gradient = parts.get(name, (None, None))
+            rows, own = earlier, view.whole(name, part).float()
             lengths = own.norm(dim=1, keepdim=True).clamp(min=torch.finfo(own.dtype).tiny)
             if self.normalise:
                 rows = torch.nn.functional.normalize(rows, dim=1)
@@ -207,7 +208,9 @@ projection: hard  A_k <- A_k - A_k Q Q^T after each step, Q an orthonormal basis
                 slope = (slope - (slope * own).sum(1, keepdim=True) * own) / lengths
             square = square + slope.square().sum()
             if gradient is not None:  # a module that no token of the step reached does not move
-                gradient += slope.to(gradient.dtype)
+                own_slope = view.cut(name, slope)
+                assert own_slope is not None
+                gradient += own_slope.to(gradient.dtype)
         return {
             "": total,
             "grad_norm": square**0.5,
@@ -216,21 +219,24 @@ projection: hard  A_k <- A_k - A_k Q Q^T after each step, Q an orthonormal basis
 
     def track(self, view: "View", ctx: StageContext) -> None:
         """The hard variant: back into the null space of the earlier A, after the optimizer's step."""
-        self._project(view.model)
+        if self.basis:
+            self._project((name, weights) for name, weights, _ in view.shards())
+
+    def facts_as_set(self) -> frozenset[str]:
+        """The hard variant moves weights behind the optimizer's step."""
+        return frozenset({"moves_weights"} if self.projection == "hard" else ())
 
     def merge(self, model: "PreTrainedModel", ctx: StageContext) -> "PreTrainedModel":
         """W + (alpha / rank) B A, and an ordinary model again."""
-        self._project(model)  # a moving average saw the weights before `track`
+        self._project(_factors(model))  # a moving average saw the weights before `track`
         return merged(model, ctx)
 
-    def _project(self, model: Any) -> None:
-        """A <- A - A Q Q^T, where the variant is hard."""
-        if not self.basis:
-            return
+    def _project(self, factors: "Iterable[tuple[str, Tensor]]") -> None:
+        """A <- A - A Q Q^T, row by row, where the variant is hard."""
         import torch
 
         with torch.no_grad():
-            for name, own in _factors(model):
+            for name, own in factors:
                 if name in self.basis:
                     basis = self.basis[name]
                     for _ in range(2):  # the second pass takes what rounding left of the first

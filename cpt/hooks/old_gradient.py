@@ -1,6 +1,8 @@
 """The gradient of the loss on old rows at the present weights: which rows, and how it is taken."""
 
 import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cpt.data_spec import DataSpec
@@ -10,10 +12,10 @@ from cpt.hooks.backbone import bare_model
 from cpt.hooks.context import StageContext
 from cpt.old_rows import encoded, rows_of_source, rows_of_stages
 from cpt.past import NUM_EXEMPLARS, Past
-from cpt.rehearsal import Example, Rehearsal, hidden_states
+from cpt.rehearsal import Batch, Example, Rehearsal, hidden_states
 
 if TYPE_CHECKING:
-    from torch import Tensor, dtype
+    from torch import Tensor
 
     from cpt.params import View
 
@@ -66,27 +68,26 @@ def old_gradient(view: "View", rehearsal: Rehearsal, ctx: StageContext) -> "list
     """
     import torch
 
-    from cpt.params import trainable
     from cpt.tokens import OutputHead, token_nll
 
     model, world = bare_model(view.model), ctx.world
     head = OutputHead(model)
-    parameters = [parameter for _, parameter in trainable(view.model)]
-    sums = [torch.zeros_like(p, dtype=_exact(p)) for p in parameters]
     num_parts = math.ceil(rehearsal.size / (world.size * ctx.micro_batch))
-    with untouched_generators(), torch.enable_grad():
+
+    def loss(batch: Batch) -> "Tensor":
+        with ctx.autocast():
+            hidden = hidden_states(model, batch.forward)
+            return token_nll(hidden, head, batch.labels, batch.weight)[0]
+
+    def losses() -> "Iterator[Callable[[], Tensor]]":
         for part in range(num_parts):
             place = (world.rank * num_parts + part, world.size * num_parts)
-            batch = rehearsal.batch(ctx.step, place, parameters[0].device)
-            if batch is None:
-                continue
-            with ctx.autocast():
-                hidden = hidden_states(model, batch.forward)
-                loss, _ = token_nll(hidden, head, batch.labels, batch.weight)
-            made = torch.autograd.grad(loss, parameters, materialize_grads=True)
-            for sum_, gradient in zip(sums, made, strict=True):
-                sum_ += gradient
-    return [world.sum_(sum_) for sum_ in sums]
+            batch = rehearsal.batch(ctx.step, place, world.device, world.spreads)
+            if batch is not None:
+                yield partial(loss, batch)
+
+    with untouched_generators(), torch.enable_grad():
+        return view.second_gradient(losses())
 
 
 def inner(one: "Tensor | None", other: "Tensor | None") -> "Tensor | float":
@@ -100,9 +101,3 @@ def inner(one: "Tensor | None", other: "Tensor | None") -> "Tensor | float":
     for a, b in zip(*pieces, strict=True):
         total += (a.double() * b.double()).sum()
     return total
-
-
-def _exact(tensor: "Tensor") -> "dtype":
-    import torch
-
-    return torch.promote_types(tensor.dtype, torch.float32)

@@ -43,7 +43,7 @@ class OSF(Hook):
 
     name: ClassVar[str] = "osf"
     needs: ClassVar[frozenset[Need]] = frozenset({"adapter", "parameters"})
-    facts: ClassVar[frozenset[str]] = frozenset({"osf"})
+    facts: ClassVar[frozenset[str]] = frozenset({"osf", "moves_weights"})
     card: ClassVar = Card(
         family="isolation",
         formula="""W = U_high S_high V_high + U_low S_low V_low    (svd; high: the k largest singular values)

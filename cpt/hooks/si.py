@@ -159,6 +159,10 @@ O_si = max(0, sum over steps of -g_i dw_i) / (D_i^2 + damping)    along stage s;
             {name: value.cpu().contiguous() for name, value in found.items()}, str(memory / FILE)
         )
 
+    def per_weight(self) -> "tuple[dict[str, Tensor], ...]":
+        """Path, first and last weights; and the anchors."""
+        return (self.path, self.first, self.last, *super().per_weight())
+
     def state_dict(self) -> dict[str, "Tensor"]:
         """The path so far, where it began, and where it is."""
         parts = {"path": self.path, "first": self.first, "last": self.last}

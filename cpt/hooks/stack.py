@@ -8,6 +8,7 @@ from cpt.errors import HookError
 from cpt.hooks.base import Hook, points
 from cpt.hooks.context import Mixture, StageContext
 from cpt.hooks.norms import Norms
+from cpt.params import trainable
 from cpt.past import Past
 
 if TYPE_CHECKING:
@@ -109,6 +110,27 @@ class HookStack:
     def _note(self, name: str, value: "Tensor | float") -> None:
         # Not yet a number: on a GPU that would wait for every micro-batch.
         self.terms[name] = self.terms.get(name, 0.0) + value
+
+    def cut(self, view: "View") -> None:
+        """Leave each hook, of what it holds per weight, this process's part."""
+        for _, hook in self.hooks:
+            for held in hook.per_weight():
+                for name in list(held):
+                    part = view.cut(name, held[name])
+                    if part is None:
+                        del held[name]
+                    else:
+                        held[name] = part
+
+    def gather(self, view: "View") -> None:
+        """The inverse of `cut`; all processes must ask for it."""
+        names = [name for name, _ in trainable(view.model)]
+        for _, hook in self.hooks:
+            for held in hook.per_weight():
+                for name in names:
+                    # A process without a part of this weight takes part, too.
+                    if view.world.any(name in held):
+                        held[name] = view.whole(name, held.get(name))
 
     @property
     def edits_gradient(self) -> bool:

@@ -7,7 +7,7 @@ checkpoint. What it relies on in transformers 5.23 and TRL 1.16 is in the commen
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from math import nan
 from pathlib import Path
@@ -18,8 +18,9 @@ from cpt.generators import untouched_generators
 from cpt.hooks.backbone import BackboneTap, bare_model
 from cpt.hooks.norms import EVERY, Norms
 from cpt.hooks.stack import HookStack
-from cpt.params import View
+from cpt.params import bare_name
 from cpt.positions import predictions
+from cpt.shards import check_head, stay_whole, view_of
 from cpt.store import MARK, complete_checkpoints, mark_complete
 from cpt.tokens import Tokens
 
@@ -58,13 +59,13 @@ class _Hooks:
         self.micro_batch = 0
         self.steps_since_log = 0
         self.norms_since_log: dict[str, float] = {}
+        self.stays_whole: Callable[[], None] = lambda: None
+        self.is_cut = False
         self.add_callback(_callback()(self))
         if hooks.edits_gradient and self.accelerator.scaler is not None:
             raise HookError(
                 "hooks that edit the gradient need bf16 or fp32: an fp16 scaler multiplies the gradient"
             )
-        if hooks.edits_gradient and self.is_deepspeed_enabled:
-            raise HookError("hooks that edit the gradient do not run under DeepSpeed yet")
         hooks.ctx.autocast = self.accelerator.autocast
 
     def get_batch_samples(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -72,7 +73,8 @@ class _Hooks:
         batches, num_items = super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
         self.micro_batch = 0
         if self.tap is not None:
-            is_measured = self.hooks.ctx.step % EVERY == 0
+            # A term's own gradient is a backward pass more, through weights that must be there.
+            is_measured = self.hooks.ctx.step % EVERY == 0 and not self.hooks.ctx.world.spreads
             self.hooks.norms = Norms(self.model) if is_measured else None
         if self.tap is not None and self.reduction == "token" and batches:
             import torch
@@ -150,24 +152,67 @@ class _Hooks:
             self.model_accepts_loss_kwargs and num_items is not None
         ) or self.compute_loss_func is not None
 
+    def _prepare_for_training(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """DeepSpeed takes its step within `accelerator.backward`: hooks edit the gradient right before it."""
+        runs_parts = self.tap is not None or self.hooks.edits_gradient
+        if runs_parts and self.hooks.ctx.world.spreads:
+            check_head(self.model, self.hooks.ctx.stage)
+            if self.is_deepspeed_enabled:
+                # Hooks run parts of the model in an order of their own. What DeepSpeed sent for too early, it
+                # would neither wait for nor fetch again.
+                zero = self.accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
+                zero["stage3_prefetch_bucket_size"] = 0
+        prepared = super()._prepare_for_training(*args, **kwargs)  # type: ignore[misc]
+        if self.is_deepspeed_enabled:
+            engine = self.accelerator.deepspeed_engine_wrapped.engine
+            step = engine.step
+
+            def edited(*given: Any, **named: Any) -> Any:
+                self._edit()
+                return step(*given, **named)
+
+            engine.step = edited
+        if self.is_fsdp_enabled and runs_parts:
+            self.stays_whole = stay_whole(self.model)
+        self._cut()
+        return prepared
+
+    def _cut(self: Any) -> None:
+        """Leave hooks their parts of what they hold per weight: once, and before they are brought back."""
+        if self._shards and not self.is_cut:
+            self.hooks.cut(view_of(self, self.hooks.ctx.world))
+            self.is_cut = True
+
     def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
         """After backward and reduction, before clipping: `on_pre_optimizer_step` would come after it."""
         loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
-        if self.accelerator.sync_gradients:
-            import torch
-
-            hooks = self.hooks
-            rates = {float(group["lr"]) for group in self.optimizer.param_groups}
-            hooks.ctx.learning_rate = rates.pop() if len(rates) == 1 else nan
-            with torch.no_grad():
-                if hooks.norms is not None:
-                    norms = hooks.norms.take(hooks.ctx.world)
-                    self.norms_since_log |= {key: float(norm) for key, norm in norms.items()}
-                if hooks.edits_gradient:
-                    hooks.edit_gradient(
-                        View(self.accelerator.unwrap_model(self.model), hooks.ctx.world)
-                    )
+        if self.accelerator.sync_gradients and not self.is_deepspeed_enabled:
+            self._edit()
         return loss
+
+    def _edit(self: Any) -> None:
+        """Let hooks edit the reduced gradient."""
+        import torch
+
+        hooks = self.hooks
+        self.stays_whole()
+        rates = {float(group["lr"]) for group in self.optimizer.param_groups}
+        hooks.ctx.learning_rate = rates.pop() if len(rates) == 1 else nan
+        with torch.no_grad():
+            if hooks.norms is not None:
+                norms = hooks.norms.take(hooks.ctx.world)
+                self.norms_since_log |= {key: float(norm) for key, norm in norms.items()}
+            if hooks.edits_gradient:
+                view = view_of(self, hooks.ctx.world)
+                view.fetch()
+                hooks.edit_gradient(view)
+                view.push()
+        self.stays_whole()
+
+    @property
+    def _shards(self: Any) -> bool:
+        """Whether no process holds the whole gradient."""
+        return bool(self.is_deepspeed_enabled or self.is_fsdp_enabled)
 
     def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
         """How often held-out loss is measured changes neither dropout nor sampling."""
@@ -199,13 +244,16 @@ class _Hooks:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         world = self.hooks.ctx.world
         world.barrier()
+        # What hooks hold of shards belongs to this process; a stage continues on as many as it began with.
+        own = folder / (f"hooks-{world.rank}.safetensors" if self._shards else _STATE)
+        state = {
+            name: value.detach().cpu().contiguous()
+            for name, value in self.hooks.state_dict().items()
+        }
+        if self._shards or (state and world.is_main):
+            save_file(state, str(own))
+        world.barrier()
         if world.is_main:
-            state = {
-                name: value.detach().cpu().contiguous()
-                for name, value in self.hooks.state_dict().items()
-            }
-            if state:
-                save_file(state, str(folder / _STATE))
             header = {
                 "hooks": [key for key, _ in self.hooks.hooks],
                 "world": world.size,
@@ -219,16 +267,54 @@ class _Hooks:
         world.barrier()
 
     def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
-        """Runs after `accelerator.prepare`, with the checkpoint's path, on every backend."""
-        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        """Runs after `accelerator.prepare`, on every backend, where there is a checkpoint."""
+        if checkpoint is not None and self.is_fsdp_enabled and _has_no_state(self.optimizer):
+            _load_rates(self, Path(checkpoint))
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        world = self.hooks.ctx.world
+        self._cut()
         if checkpoint is None:
             return
         from safetensors.torch import load_file
 
+        own = f"hooks-{world.rank}.safetensors" if self._shards else _STATE
         header = json.loads((Path(checkpoint) / "hooks.json").read_text())
         if header["tensors"]:
-            self.hooks.load_state_dict(load_file(Path(checkpoint) / _STATE))
+            self.hooks.load_state_dict(load_file(Path(checkpoint) / own))
         self.hooks.ctx.step = self.state.global_step
+
+    def trained_weights(self: Any) -> "Iterator[tuple[str, Tensor]]":
+        """(full name, weights) of what was trained, whole, one after the other; all processes must ask.
+
+        Hooks hold whole tensors again from here on.
+        """
+        view = view_of(self, self.hooks.ctx.world)
+        self.hooks.gather(view)
+        parts = {name: weights for name, weights, _ in view.shards()}
+        for name, parameter in view.model.named_parameters():
+            if parameter.requires_grad:
+                bare = bare_name(name)
+                yield name, view.whole(bare, parts.get(bare)).detach()
+
+
+def _has_no_state(optimizer: Any) -> bool:
+    """Whether an optimizer remembers nothing per weight: plain gradient descent."""
+    from torch.optim import SGD
+
+    bare = getattr(optimizer, "optimizer", optimizer)
+    return isinstance(bare, SGD) and not any(group["momentum"] for group in bare.param_groups)
+
+
+def _load_rates(trainer: Any, checkpoint: Path) -> None:
+    """Continue the schedule; torch 2.13 stops where an optimizer's whole state has no tensor to spread."""
+    import torch
+
+    state = torch.load(checkpoint / "scheduler.pt", weights_only=True)
+    trainer.lr_scheduler.load_state_dict(state)
+    rates = trainer.lr_scheduler.get_last_lr()
+    for group, rate in zip(trainer.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 @cache
@@ -249,10 +335,8 @@ def _callback() -> type:
             trainer.hooks.ctx.step = state.global_step
             trainer.steps_since_log += 1
             with torch.no_grad():
-                view = View(
-                    trainer.accelerator.unwrap_model(trainer.model), trainer.hooks.ctx.world
-                )
-                trainer.hooks.track(view)
+                if trainer.hooks.at("track"):
+                    trainer.hooks.track(view_of(trainer, trainer.hooks.ctx.world))
 
     return Tracker
 

@@ -24,6 +24,8 @@ OFFLINE = [
     "penalties",
     "replays",
     "orthogonal",
+    "null space",
+    "updates",
     "subspace",
     "a part",
 ]
@@ -52,7 +54,7 @@ def _adapted(stages: TinyStages) -> Path:
     return folder
 
 
-def _stages(stages: TinyStages) -> dict[str, Wanted]:
+def wanted_stages(stages: TinyStages) -> dict[str, Wanted]:
     replay = {"replay": {"of": "pretrain", "share": 0.25}}
     kl = {"kl": {"of": "base", "beta": 0.5}}
     general = {"replay": {"source": stages.data("general"), "share": 0.25}}
@@ -82,10 +84,12 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
     der = {"der": {"of": "pretrain", "alpha": 0.3, "beta": 0.2, "batch_size": 3}}
     kept = {"lwf": {"of": "base", "rows_of": "sft", "cache": 250, "batch_size": 3}}
     sft: Wanted = ("sft", [replay, kl, {"ema": {"decay": 0.5}}, lwf, der], {"checkpoint_every": 2})
+    # On by default, and refused under ZeRO-3 with an adapter and a second forward pass.
+    off = {"activation_checkpointing": False}
     adapter: Wanted = (
         "dpo",
         [{"lora": {"rank": 2}}, kl, kept],
-        {"checkpoint_every": 2, "learning_rate": 0.1},
+        {"checkpoint_every": 2, "learning_rate": 0.1, **off},
     )
     # Its parent was trained here, with an adapter that it avoids.
     avoids: dict[str, Any] = {"rank": 2, "of": ["adapted"]}
@@ -93,6 +97,12 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
     return {
         "sft": sft,
         "orthogonal": ("sft", [{"o_lora": avoids}], after),
+        "null space": ("sft", [{"o_lora": {**avoids, "projection": "hard"}}], after),
+        "updates": (
+            "pretrain",
+            [{"agem": {"of": "sft", "space": "update", "every": 2, "per_layer": True}}],
+            {},
+        ),
         "subspace": ("sft", [{"osf": {}}], {"learning_rate": 0.1}),
         "a part": ("sft", [{"freeze": {"train": "attn_proj"}}], {}),
         "pretrain": ("pretrain", [general, {"agem": {"of": "sft"}}], {}),
@@ -109,7 +119,7 @@ def _stages(stages: TinyStages) -> dict[str, Wanted]:
 
 @pytest.fixture(scope="module")
 def pairs(stages: TinyStages, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
-    wanted = _stages(stages)
+    wanted = wanted_stages(stages)
     jobs = {
         name: stages.job(kind, hooks, num_processes=2, micro_batch=2, **settings)
         for name, (kind, hooks, settings) in wanted.items()
@@ -131,7 +141,9 @@ def pairs(stages: TinyStages, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 def test_every_hook_is_here(stages: TinyStages) -> None:
     """A new hook is held to what it promises on two processes as well."""
-    used = {name for _, hooks, _ in _stages(stages).values() for hook in hooks for name in hook}
+    used = {
+        name for _, hooks, _ in wanted_stages(stages).values() for hook in hooks for name in hook
+    }
     assert used == set(TABLE)
 
 
