@@ -21,6 +21,7 @@ OF_HOOKS = {
     "freezes_later": "a hook freezes or thaws parameters while the stage runs",
     "moves_weights": "a hook moves weights behind the optimizer's step",
     "osf": "a hook trains peft's OSF adapter",
+    "quantised": "a hook holds the weights below its adapter in 4 bits",
     "second_forward": "a hook runs the student a second time in the loss",
     "second_gradient": "a hook takes a second backward pass per step",
 }
@@ -70,6 +71,11 @@ def _refusal(when: str, reason: str, instead: str) -> Refusal:
     return Refusal(frozenset(when.split()), reason, instead)
 
 
+_QUANTISED = _refusal(
+    "quantised",
+    "weights in 4 bits cannot be spread over processes",
+    "use launch: ddp, zero1 or zero2, or remove quantise",
+)
 _ALL = (
     _refusal("fp16 edits_gradients", "fp16 scales the gradients that a hook edits", "use bf16"),
 )
@@ -81,6 +87,7 @@ _SHARDED = (
     ),
 )
 _FSDP2 = (
+    _QUANTISED,
     _refusal("fsdp1", "FSDP1 was not tested", "set fsdp_version: 2"),
     _refusal(
         "sharded_save",
@@ -119,6 +126,7 @@ _ZERO12 = (
     ),
 )
 _ZERO3 = (
+    _QUANTISED,
     _refusal(
         "second_forward adapter checkpointing",
         "DeepSpeed reduces a parameter twice and stops",

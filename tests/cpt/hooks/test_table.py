@@ -35,9 +35,9 @@ def test_what_is_no_number_is_none(hook: str, setting: str, value: Any) -> None:
 def test_a_whole_number_is_a_number() -> None:
     decay = table.build("ema", {"decay": 0}, "x").decay  # type: ignore[attr-defined]
     assert (decay, type(decay)) == (0.0, float)
-    assert table.settings_of(table.build("lora", {"alpha": 4}, "x"))["alpha"] == 4.0
+    assert table.settings_of(table.table.build("lora", {"alpha": 4}, "x"))["alpha"] == 4.0
     with pytest.raises(RecipeError, match=r"lora: rank: input should be a valid integer, not 2\.0"):
-        table.build("lora", {"rank": 2.0}, "x")
+        table.table.build("lora", {"rank": 2.0}, "x")
 
 
 def test_what_is_not_written_is_the_hooks_own_default() -> None:
@@ -48,6 +48,19 @@ def test_what_is_not_written_is_the_hooks_own_default() -> None:
 def test_settings_that_do_not_go_together_name_the_file_and_the_hook() -> None:
     with pytest.raises(RecipeError, match=r"^sft\.yaml: hooks\.kl: `of` names one earlier stage"):
         table.build("kl", {"of": "all"}, "sft.yaml")
+
+
+def test_a_setting_of_weights_that_are_not_quantised_is_refused() -> None:
+    for settings in ({"double": False}, {"compute": "float32"}):
+        with pytest.raises(RecipeError, match=r"sft.yaml: hooks.lora: .*; write quantise: nf4"):
+            table.build("lora", settings, "sft.yaml")
+
+
+def test_a_setting_that_came_later_changes_no_id() -> None:
+    assert "quantise" not in table.settings_of(table.build("lora", {}, "sft.yaml"))
+    assert (
+        table.settings_of(table.build("lora", {"quantise": "nf4"}, "sft.yaml"))["quantise"] == "nf4"
+    )
 
 
 def test_a_hook_of_another_package_is_as_strict(monkeypatch: pytest.MonkeyPatch) -> None:
