@@ -141,9 +141,9 @@ quantise: nf4    W_q, W in 4 bits, in place of W: in training, and in the merge"
                 does not give the parent's checkpoint.
         """
         if self.after != "continue":
-            adapted = wrap(model, self.name, self.rank, self.alpha, self.dropout, self.targets)
-            keep_adapter_whole(adapted)
-            return adapted
+            fresh = wrap(model, self.name, self.rank, self.alpha, self.dropout, self.targets)
+            keep_adapter_whole(fresh)
+            return fresh
         from peft import LoraConfig, PeftModel
 
         from cpt.hooks.continued import check_reproduces

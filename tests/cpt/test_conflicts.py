@@ -247,18 +247,6 @@ class TestInAChain:
         assert "name 10 at most, or list a hook that takes them as one, such as agem" in message
 
     @pytest.mark.parametrize("edit", ["agem", "gem"])
-    def test_deepspeed_is_refused(self, edit: str, chain: Any) -> None:
-        from cpt.plan import make
-        from launch.backend import backend
-        from stages import kind_of
-        from stages.trl_fields import check_train
-
-        recipe = chain.load(f"stages.sft.hooks=[{edit}]")
-        words = rf"hooks.{edit}: launch: zero2 does not give 'gradients'; use launch: single or ddp"
-        with pytest.raises(PlanError, match=words):
-            make(recipe, kind_of, check_train, backend("zero2"))
-
-    @pytest.mark.parametrize("edit", ["agem", "gem"])
     def test_fp16_is_refused(self, edit: str, chain: Any) -> None:
         from launch.backend import backend
         from launch.checks import check_backend

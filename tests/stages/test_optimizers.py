@@ -19,7 +19,8 @@ def states(stages: TinyStages, optim: str) -> tuple[Any, dict[tuple[int, ...], l
         stages.train(job, interrupt_at=3)
     file = job.partial / "trainer" / "checkpoint-2" / "optimizer.pt"
     found: dict[tuple[int, ...], list[Any]] = {}
-    for state in torch.load(file, weights_only=True)["state"].values():
+    for saved in torch.load(file, weights_only=True)["state"].values():
+        state = saved["__bnb_optimizer_quant_state__"]
         found.setdefault(tuple(state["state1"].shape), []).append(state)
     return job, found
 

@@ -35,9 +35,9 @@ def test_what_is_no_number_is_none(hook: str, setting: str, value: Any) -> None:
 def test_a_whole_number_is_a_number() -> None:
     decay = table.build("ema", {"decay": 0}, "x").decay  # type: ignore[attr-defined]
     assert (decay, type(decay)) == (0.0, float)
-    assert table.settings_of(table.table.build("lora", {"alpha": 4}, "x"))["alpha"] == 4.0
+    assert table.settings_of(table.build("lora", {"alpha": 4}, "x"))["alpha"] == 4.0
     with pytest.raises(RecipeError, match=r"lora: rank: input should be a valid integer, not 2\.0"):
-        table.table.build("lora", {"rank": 2.0}, "x")
+        table.build("lora", {"rank": 2.0}, "x")
 
 
 def test_what_is_not_written_is_the_hooks_own_default() -> None:
