@@ -11,9 +11,13 @@ from cpt.outputs import Outputs, outputs
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: Largest mean KL, in nats per token, between what was trained and the merged model: by the coarser of the
-#: types that either computes in. Measured (`tests/stages/test_qlora.py`, and `merge_kl` of every manifest).
-LIMITS = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-2}
+#: Mean KL, in nats per token, that is rounding: by the coarser of the types that either model computes in.
+#: Measured on random Llamas of 8 layers, width 192, as outputs grow from almost uniform (entropy 7.6) to
+#: peaked (4.3), with adapters of rank 8: all in fp32 2e-14 to 4e-10; 4-bit layers in bf16 2e-6 to 2e-2; all
+#: in bf16 6e-6 to 4e-2; the merge into the weights before quantisation 2e-3 to 3.3.
+LIMITS = {"float32": 1e-6, "bfloat16": 2e-3, "float16": 2e-3}
+#: Rounding may be more where outputs are peaked; it was at most 1/79 of what the naive merge is off.
+SHARE = 1 / 10
 
 
 def merged_checked(model: "PreTrainedModel", compute: str, ctx: StageContext) -> "PreTrainedModel":
@@ -62,7 +66,7 @@ def check_merge(kl: float, naive: float, types: Sequence[str], where: str) -> No
     Raises:
         HookError: names both numbers.
     """
-    limit = max(LIMITS[name] for name in types)
+    limit = max(*(LIMITS[name] for name in types), SHARE * naive)
     if not kl <= limit:
         raise HookError(
             f"{where}: the merged model is not the one that was trained: KL {kl:.3g} nats per token, and at "

@@ -162,12 +162,14 @@ def test_kl_is_that_of_the_logits(tiny_folder: Path, tiny_model: Any) -> None:
 
 
 def test_what_a_merge_must_keep() -> None:
-    check_merge(1e-7, 1.0, ["float32"], "lora")
-    check_merge(1e-2, 1.0, ["float32", "bfloat16"], "lora")
-    with pytest.raises(
-        HookError, match=r"lora: .* KL 0\.01 .* at most 1e-05 .* quantisation: 0\.5"
-    ):
-        check_merge(1e-2, 0.5, ["float32"], "lora")
+    check_merge(1e-7, 0.0, ["float32"], "lora")
+    check_merge(1e-3, 0.0, ["float32", "bfloat16"], "lora")
+    check_merge(0.04, 3.2, ["bfloat16"], "lora")
+    words = r"lora: .* KL 0\.01 .* at most 0\.005 .* quantisation: 0\.05"
+    with pytest.raises(HookError, match=words):
+        check_merge(1e-2, 0.05, ["float32", "bfloat16"], "lora")
+    with pytest.raises(HookError, match="at most 1e-06 is rounding"):
+        check_merge(2e-6, 1e-6, ["float32"], "lora")
     with pytest.raises(HookError, match="KL nan"):
         check_merge(float("nan"), 0.5, ["float32"], "lora")
 
