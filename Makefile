@@ -25,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # DeepSpeed compiles what it needs when it is first used, not when it is installed.
 export DS_BUILD_OPS := 0
 
-.PHONY: help install quickstart test test-kill lint types bench bench-methods bench-costs bench-merging bench-statistics bench-damage bench-probing lock clean
+.PHONY: help install quickstart test test-kill test-backends lint types bench bench-methods bench-costs bench-merging bench-statistics bench-damage bench-probing lock clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -57,6 +57,12 @@ test: install $(MODEL)
 # Kill the smoke chain at 20 random moments; `make test` does it three times.
 test-kill: install
 	CPT_TEST_KILLS=20 $(PYTHON) -m pytest -m chain tests/test_kill.py
+
+# Every hook on every backend that shards, and on DDP, two CPU processes against one; writes
+# tests/bench/results/backends.{json,md}. BACKENDS="fsdp2 zero3" for some of them.
+BACKENDS ?= ddp fsdp2 zero1 zero2 zero3
+test-backends: install
+	CPT_TEST_BACKENDS="$(BACKENDS)" CPT_TEST_SECONDS=3600 $(PYTHON) -m pytest -m chain tests/cpt/hooks/test_backends.py
 
 lint: install
 	$(VENV)/bin/ruff check .

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cpt.shards import gathered
+from cpt.shards import fetch, gathered
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,7 +16,11 @@ CHUNK = 256
 
 
 class Head(Protocol):
-    """[N, H] -> [N, V]: a `cpt.tokens.OutputHead`, or any module."""
+    """[N, H] -> [N, V]: a `cpt.tokens.OutputHead`, or any module.
+
+    One with `is_linear` gives its gradients in closed form. Autograd would find, inside of a step's forward
+    pass, what backends that spread weights tie to backward passes, as often as this process has chunks.
+    """
 
     def __call__(self, hidden: "Tensor") -> "Tensor":
         """The logits."""
@@ -84,21 +88,27 @@ def _function() -> Any:
             # Weights are near 1 / tokens of a step: in fp16 the gradient would vanish before it meets its
             # scaler, which multiplies what comes from above.
             largest = weight.float().abs().amax() if len(weight) else weight.new_ones(())
+            closed: Any = head if getattr(head, "is_linear", False) else None
+            ctx.trained = trained
             for start in range(0, len(given), chunk):
                 piece = slice(start, start + chunk)
-                with torch.set_grad_enabled(learns):
-                    hidden = given[piece].detach().requires_grad_()
+                with torch.set_grad_enabled(learns and closed is None):
+                    hidden = given[piece].detach().requires_grad_(closed is None)
                     logits = head(hidden)  # [n, V]
                 values[piece], gradient = score(logits.detach().float(), piece)
                 if not learns:
                     continue
                 weights = weight[piece].float()
-                made = torch.autograd.grad(
-                    logits,
-                    [hidden, *trained],
-                    gradient.mul_(weights[:, None] / largest).to(logits.dtype),
-                    materialize_grads=True,  # of an adapter that is switched off, say
-                )
+                gradient = gradient.mul_(weights[:, None] / largest)
+                if closed is not None:
+                    made = closed.gradients(hidden, logits, gradient)
+                else:
+                    made = torch.autograd.grad(
+                        logits,
+                        [hidden, *trained],
+                        gradient.to(logits.dtype),
+                        materialize_grads=True,  # of an adapter that is switched off, say
+                    )
                 for_hidden[piece] = made[0]
                 for sum_, part in zip(for_trained, made[1:], strict=True):
                     sum_ += part
@@ -109,6 +119,7 @@ def _function() -> Any:
         @staticmethod
         def backward(ctx: Any, upstream: "Tensor", _: "Tensor") -> Any:
             largest, for_hidden, *for_trained = ctx.saved_tensors
+            fetch(ctx.trained)  # which take their gradient next
             upstream = upstream * largest
             return (
                 for_hidden * upstream,

@@ -6,8 +6,6 @@ stage's data have the tokens that they have in the chain. The batch is the joint
 all stages have the same `batch_size`, the joint stage has as many optimizer steps as they have in sum, and
 otherwise as many as the rows fill. Learning rate and schedule are its own too.
 
-Of several stages together no look ends any (`watch: {stop: true}`): all rows are the budget.
-
 Each stage's rows go through its own `hygiene`, as in the chain: a row that two of them have is there twice.
 
 Preference and RL stages stay as they are, without hooks, on top of the joint stage before them.
@@ -74,8 +72,6 @@ def join(joined: Sequence[Joined], kind_of: Callable[[str, str], Kind], where: s
     if all(lengths):
         train["max_length"] = max(lengths)  # for estimates: the rows are cut already
     changes: dict[str, Any] = {"train": train, "from_": "base", "model": _changes(joined, where)}
-    if len(joined) > 1 and last.spec.watch:
-        changes["watch"] = last.spec.watch.model_copy(update={"stop": False})
     return last.spec.model_copy(update=changes)
 
 

@@ -129,8 +129,11 @@ def node_of(
 
 
 def _watch(recipe: Recipe, spec: StageSpec) -> WatchSpec | None:
-    """The stage's own, or the chain's."""
-    return (recipe.watch if spec.watch is None else spec.watch) or None
+    """The stage's own, or the chain's; no look ends a stage of a baseline, which takes all of its steps."""
+    watch = (recipe.watch if spec.watch is None else spec.watch) or None
+    if watch and recipe.baseline is not None:
+        return watch.model_copy(update={"stop": False})
+    return watch
 
 
 def _joined_inputs(

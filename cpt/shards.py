@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cpt.errors import HookError
 from cpt.params import View, trainable
 
 if TYPE_CHECKING:
@@ -83,6 +84,36 @@ def gathered(parameters: "Iterable[nn.Parameter]") -> "Iterator[None]":
 
     with deepspeed.zero.GatheredParameters(list(spread.values())):
         yield
+
+
+def fetch(parameters: "Iterable[nn.Parameter]") -> None:
+    """Have whole what ZeRO-3 spreads until the optimizer's step, in the backward pass; a collective.
+
+    A parameter takes its gradient in its own shape. DeepSpeed fetches it for the backward pass of the module
+    that it belongs to, which `cpt.chunked` does not call.
+    """
+    spread = [p for p in parameters if hasattr(p, "ds_id")]
+    if spread:
+        held: Any = spread[0]
+        held.all_gather(param_list=spread)
+
+
+def check_head(model: Any, where: str) -> None:
+    """Refuse to spread an output head whose gradient is not known in closed form.
+
+    Raises:
+        HookError: hooks would run it as a module, as often as this process has chunks of tokens, and other
+            processes would wait.
+    """
+    from cpt.hooks.backbone import bare_model
+    from cpt.tokens import OutputHead
+
+    head = OutputHead(bare_model(model))
+    if not head.is_linear:
+        raise HookError(
+            f"{where}: the model's output head is a {type(head.head).__name__}, and hooks on backends that "
+            f"spread weights need a plain linear layer there; use launch: ddp or zero2"
+        )
 
 
 @dataclass(frozen=True)
@@ -181,6 +212,7 @@ class FullyShardedView(_Sharded):
 
     def _backward(self, loss: "Tensor") -> None:
         loss.backward()  # type: ignore[no-untyped-call]
+        stay_whole(self.model)()  # else their gradients were those of whole weights
 
     def _restore(self, gradients: "list[Tensor]") -> None:
         for own, before in zip(self._gradients(), gradients, strict=True):

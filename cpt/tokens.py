@@ -47,7 +47,10 @@ class Tokens:
 
 
 class OutputHead:
-    """Last hidden states [N, H] -> the logits [N, V] that the model's own forward gives."""
+    """Last hidden states [N, H] -> the logits [N, V] that the model's own forward gives.
+
+    logits = softcap tanh(scale (h W^T + b) / softcap), where the model has a scale, a softcap or b.
+    """
 
     def __init__(self, model: Any) -> None:
         config = model.config.get_text_config()
@@ -71,12 +74,48 @@ class OutputHead:
     def _linear(self, hidden: "Tensor") -> "Tensor":
         from torch import nn
 
-        if type(self.head) is nn.Linear:
+        if self.is_linear:
             # Not as a module: what backends do around its calls, such as letting the weights go, happens once
             # for all chunks (`cpt.chunked`).
             return nn.functional.linear(hidden, self.head.weight, self.head.bias)
         logits: Tensor = self.head(hidden)
         return logits
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is a plain linear layer, or of a class that fully_shard has derived from it."""
+        from torch import nn
+
+        return (
+            isinstance(self.head, nn.Linear)
+            and type(self.head).forward is nn.Linear.forward
+            and "forward" not in vars(self.head)
+        )
+
+    def gradients(self, hidden: "Tensor", logits: "Tensor", gradient: "Tensor") -> "list[Tensor]":
+        """The gradient of a sum over logits, in closed form; only where `is_linear`.
+
+        With z = h W^T + b and g the gradient for the logits, g_z = g scale (1 - (logits / softcap)^2);
+        g_z W for h, g_z^T h for W, the sum of g_z over positions for b.
+
+        Args:
+            hidden: h, [n, H].
+            logits: what they gave, [n, V].
+            gradient: g, [n, V]; overwritten.
+
+        Returns: for h, and for each of `parameters` that is trained.
+        """
+        if self.softcap is not None:
+            gradient.mul_(1 - (logits.to(gradient.dtype) / self.softcap).square())
+        if self.scale != 1:
+            gradient.mul_(self.scale)
+        gradient = gradient.to(logits.dtype)
+        made = [gradient @ self.head.weight]
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                is_weight = parameter is self.head.weight
+                made.append(gradient.t() @ hidden if is_weight else gradient.sum(0))
+        return made
 
 
 def _logit_scale(config: Any) -> float:

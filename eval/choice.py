@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cpt.actions import Action
-from eval.compare import Change, changes
+from eval.change import Change
+from eval.compare import changes
 from eval.gate import LEVEL, movement, with_margins
 from eval.matrix import Row
 from eval.split import only

@@ -14,25 +14,13 @@ from typing import TYPE_CHECKING
 from cpt.errors import ProbeError
 from eval.change import Change, holm, judged
 from eval.matrix import Row
-from eval.means import paired_difference, ratio_stderr, weighted_mean
+from eval.means import weighted_mean
 from eval.paired import compare
 from eval.pairs import paired_items
 from eval.power import detectable, items_needed
 
 if TYPE_CHECKING:
     from eval.noise import Noise
-
-__all__ = [
-    "Change",
-    "changes",
-    "holm",
-    "judged",
-    "paired_difference",
-    "paired_items",
-    "ratio_stderr",
-    "shifts",
-    "weighted_mean",
-]
 
 
 def changes(

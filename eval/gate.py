@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from cpt.actions import REMEDIES, Action, strictest
 from cpt.errors import ProbeError
-from eval.compare import Change, changes
+from eval.change import Change
+from eval.compare import changes
 from eval.matrix import Matrix, Row, Score
 from eval.noise import Noise
 from eval.skewed_t import LEAST_UNITS

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from eval.beside.sentences import sentence
 from eval.beside.table import Column, Table
-from eval.compare import Change
+from eval.change import Change
 from eval.matrix import Score
 from eval.report.flips import flips
 from eval.report.text import clean, shorten

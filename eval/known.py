@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from cpt.errors import ProbeError
+from eval.head import head_of
 from eval.matrix import read_row
 from eval.suite import Suite
 
 VERSION = 1
 PACKAGES = ("lm_eval", "transformers", "torch", "datasets")
-#: Of a result's file, before its probes, whose items are megabytes.
-_HEAD = 4000
 
 
 def result(suite: Suite, stage_id: str, seconds: float, cells: dict[str, Any]) -> dict[str, Any]:
@@ -37,9 +36,7 @@ def known_results(files: Iterable[Path], suite: Suite) -> dict[str, dict[str, An
 def is_current(file: Path, suite: Suite) -> bool:
     """Whether a suite's result is there and would be made with the same packages now."""
     try:
-        with file.open(encoding="utf-8") as opened:
-            head, found, _ = opened.read(_HEAD).partition(', "probes": ')
-        told: dict[str, Any] = json.loads(head + "}" if found else file.read_text("utf-8"))
+        told = head_of(file)
     except (OSError, ValueError):
         return False
     return (told.get("version"), told.get("packages")) == (VERSION, packages_of(suite))

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.compare import paired_items
 from eval.matrix import Row, read_row
 from eval.means import paired_difference
+from eval.pairs import paired_items
 from eval.split import only
 
 

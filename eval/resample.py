@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cpt.errors import ProbeError
-from eval.compare import paired_items
 from eval.matrix import Item, Matrix
 from eval.means import clusters
+from eval.pairs import paired_items
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Literal, overload
 
 from cpt.errors import ProbeError
-from eval.compare import ratio_stderr, weighted_mean
 from eval.matrix import Row, Score
+from eval.means import ratio_stderr, weighted_mean
 
 Split = Literal["dev", "test"]
 

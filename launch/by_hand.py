@@ -3,7 +3,6 @@
 A stage that merges is given its models as a list, parent=[a, b], and what they come from as base= and onto=.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from launch.checks import check_backend, check_batches
 from launch.installed import ATTENTION, held_by, lacking, named_in, refuse_missing
 from launch.lineage import nodes
 from launch.origin import check_dtype, dtype_of, past_of
+from launch.started import backend_started, num_started
 from launch.steering import steering
 from launch.watching import watching
 from stages import kind_of
@@ -93,8 +93,8 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
             ),
         ]
     )
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = backend(_backend(size))
+    size = num_started()
+    chosen = backend(backend_started(size))
     check_hooks(hooks, spec, kind, chosen, str(file), [])
     check_batches(spec, kind, size, spec.checkpoint_every)
     check_backend(spec, in_order(hooks), chosen)
@@ -198,15 +198,6 @@ def _merged(
 def _place(name: object) -> str:
     """A folder's absolute path, or a hub id as it is."""
     return str(Path(str(name)).absolute()) if Path(str(name)).is_dir() else str(name)
-
-
-def _backend(size: int) -> str:
-    """Which backend `accelerate launch` was given."""
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        return f"zero{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '2')}"
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        return "fsdp2"
-    return "single" if size == 1 else "ddp"
 
 
 def _earlier(before: past.Past, name: str, where: str) -> past.PastStage:

@@ -115,7 +115,7 @@ def _tell(chain: Chain, console: Console) -> None:
 
 
 def _print_report(folder: Path, chain: Chain, node: plans.Node, colour: bool, width: int) -> None:
-    from eval.report.story import gather
+    from eval.report.gather import gather
     from eval.report.terminal import terminal
 
     if chain.suite is not None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from cpt import manifest
 from cpt.plan import Node
+from eval.head import head_of
 from eval.probe import result_path
-from eval.report.story import probe_seconds
 from eval.report.text import duration
 from launch.opening import Chain
 
@@ -44,7 +44,9 @@ class Spent:
         for stage_id in self.probed:
             if self.chain.suite and self.chain.probed(stage_id):
                 result = result_path(store.stage(stage_id), self.chain.suite)
-                found["probe"] = found.get("probe", 0.0) + (probe_seconds(result) or 0.0)
+                found["probe"] = found.get("probe", 0.0) + float(
+                    head_of(result).get("seconds") or 0.0
+                )
         return found
 
     def told(self) -> str:

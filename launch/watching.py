@@ -12,7 +12,8 @@ from cpt.ids import atomic_write, short_hash
 from cpt.past import PastStage
 from cpt.watch import WatchSpec
 from cpt.world import current
-from eval.compare import Change, changes
+from eval.change import Change
+from eval.compare import changes
 from eval.gate import LEVEL, VERSION, margins_of, movement, with_margins
 from eval.known import is_current
 from eval.matrix import Row, read_row

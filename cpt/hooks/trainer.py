@@ -20,7 +20,7 @@ from cpt.hooks.norms import EVERY, Norms
 from cpt.hooks.stack import HookStack
 from cpt.params import bare_name
 from cpt.positions import predictions
-from cpt.shards import stay_whole, view_of
+from cpt.shards import check_head, stay_whole, view_of
 from cpt.store import MARK, complete_checkpoints, mark_complete
 from cpt.tokens import Tokens
 
@@ -72,8 +72,8 @@ class _Hooks:
         batches, num_items = super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
         self.micro_batch = 0
         if self.tap is not None:
-            # A term's own gradient is a backward pass more, which backends that shard gradients would add up.
-            is_measured = self.hooks.ctx.step % EVERY == 0 and not self._shards
+            # A term's own gradient is a backward pass more, through weights that must be there.
+            is_measured = self.hooks.ctx.step % EVERY == 0 and not self.hooks.ctx.world.spreads
             self.hooks.norms = Norms(self.model) if is_measured else None
         if self.tap is not None and self.reduction == "token" and batches:
             import torch
@@ -151,6 +151,14 @@ class _Hooks:
 
     def _prepare_for_training(self: Any, *args: Any, **kwargs: Any) -> Any:
         """DeepSpeed takes its step within `accelerator.backward`: hooks edit the gradient right before it."""
+        runs_parts = self.tap is not None or self.hooks.edits_gradient
+        if runs_parts and self.hooks.ctx.world.spreads:
+            check_head(self.model, self.hooks.ctx.stage)
+            if self.is_deepspeed_enabled:
+                # Hooks run parts of the model in an order of their own. What DeepSpeed sent for too early, it
+                # would neither wait for nor fetch again.
+                zero = self.accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
+                zero["stage3_prefetch_bucket_size"] = 0
         prepared = super()._prepare_for_training(*args, **kwargs)  # type: ignore[misc]
         if self.is_deepspeed_enabled:
             engine = self.accelerator.deepspeed_engine_wrapped.engine
@@ -161,7 +169,7 @@ class _Hooks:
                 return step(*given, **named)
 
             engine.step = edited
-        if self.is_fsdp_enabled and (self.tap is not None or self.hooks.edits_gradient):
+        if self.is_fsdp_enabled and runs_parts:
             self.stays_whole = stay_whole(self.model)
         return prepared
 

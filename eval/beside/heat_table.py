@@ -3,7 +3,7 @@
 from eval.beside.judging import WinRate, summary
 from eval.beside.story import Story, preference
 from eval.beside.table import Column, Table
-from eval.compare import Change
+from eval.change import Change
 from eval.report import forest
 from eval.report.columns import Probe
 from eval.report.examples import examples

@@ -1,6 +1,6 @@
 """What a comparison says of one probe, as the gate says it."""
 
-from eval.compare import Change
+from eval.change import Change
 from eval.gate import amount, indecision, movement, regression
 from eval.matrix import Score
 from eval.report.words import word

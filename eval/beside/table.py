@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cpt.errors import ProbeError
-from eval.compare import Change, changes, judged
+from eval.change import Change, judged
+from eval.compare import changes
 from eval.matrix import Matrix, Row
 from eval.noise import Noise
 from eval.report.columns import Probe, columns

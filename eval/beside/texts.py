@@ -5,7 +5,7 @@ from typing import Any
 from eval.beside.judging import summary
 from eval.beside.story import Generations, Story, Verdicts, preference, tally
 from eval.beside.table import Column, Table
-from eval.compare import Change
+from eval.change import Change
 from eval.report.columns import Probe
 from eval.report.markdown import code, escape, table
 from eval.report.text import number, signed

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from eval.compare import Change
+from eval.change import Change
 from eval.report import kl, logged
 from eval.report.facts import packages
 from eval.report.flips import Flips

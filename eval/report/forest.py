@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from eval.compare import Change
+from eval.change import Change
 from eval.report.markup import Markup, tag
 from eval.report.svg import Scale, axis_text, drawing, label, line, ticks
 from eval.report.words import word

@@ -3,7 +3,7 @@
 import math
 from itertools import groupby
 
-from eval.compare import Change
+from eval.change import Change
 from eval.report.columns import Probe
 from eval.report.markup import Markup, breakable, join, tag
 from eval.report.story import Stage, Story

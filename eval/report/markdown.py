@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from eval.compare import Change
+from eval.change import Change
 from eval.noise import sentence
 from eval.report import kept, kl, ledger, logged, watched
 from eval.report.columns import Probe

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from eval.compare import Change
+from eval.change import Change
 from eval.matrix import Row
 from eval.report import curves, forest, watched
 from eval.report.columns import Probe

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from textwrap import wrap
 
-from eval.compare import Change
+from eval.change import Change
 from eval.report.columns import Probe
 from eval.report.facts import gate_lines
 from eval.report.story import Stage, Story

@@ -1,6 +1,6 @@
 """This chain beside another, usually its baseline: paths from base, ends, paired difference."""
 
-from eval.compare import Change
+from eval.change import Change
 from eval.report import forest
 from eval.report.columns import Probe
 from eval.report.heat_map import matrix_table

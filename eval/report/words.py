@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Literal
 
-from eval.compare import Change
+from eval.change import Change
 from eval.report.columns import Probe
 from eval.report.story import Stage, Story
 from eval.report.text import listing, number, signed

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from cpt.ids import atomic_write
 from eval.report.content import content
+from eval.report.gather import gather
 from eval.report.markdown import markdown
 from eval.report.model_card import model_card
 from eval.report.page import html
-from eval.report.story import Story, gather
+from eval.report.story import Story
 
 
 def write_report(

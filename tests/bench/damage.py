@@ -131,7 +131,7 @@ def _recipe(given: argparse.Namespace, folder: Path) -> Path:
 
 def _run(recipe: Path, runs: Path) -> Story:
     from cpt.errors import GateStopped
-    from eval.report.story import gather
+    from eval.report.gather import gather
     from launch.chain import run
     from launch.console import Console
     from launch.opening import open_chain

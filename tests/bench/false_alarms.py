@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
-from eval.compare import Change, changes
+from eval.change import Change
+from eval.compare import changes
 from eval.matrix import Item, Row, Score
 
 MARGIN, LEVEL, STAGES, POWER = 0.02, 0.05, 4, 0.8

@@ -5,7 +5,8 @@
 Both sides start from the GGUF file, train the same rows in the same stages without hooks, and measure the
 same tasks on the base model and after every stage. Runs alternate; the result is the ratio of wall times.
 GRPO by hand takes its reference from the model itself, as TRL does, which costs the same as the recipe's.
-What the recipe's hooks cost is told apart: `hooks_ratio`, the chain with them to the chain without.
+What the recipe's hooks cost is told apart: `hooks_ratio`, the chain with them to the chain without, and
+`stage_ratios`, stage by stage without probes. Results: tests/bench/results/overhead.json (--result).
 With --folder, what an interrupted call has measured is kept, and the same command goes on.
 """
 
@@ -23,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cpt import manifest
 from eval.suite import Suite, materialise
 from launch.opening import Chain, open_chain
 from stages import kind_of
@@ -41,6 +43,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--hooks", type=int, default=1, help="runs with hooks, for what they cost")
     parser.add_argument("--folder", type=Path, default=None, help="work here and keep it")
+    parser.add_argument("--result", type=Path, default=HERE / "results" / "overhead.json")
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="cpt-bench-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +58,6 @@ def main() -> None:
             for side in ("runs", "hand")
         ]
         result = _result(given.recipe, *seconds)
-        (folder / "result.json").write_text(json.dumps(result) + "\n")
     for repeat in range(given.hooks):
         runs = folder / f"hooks-{repeat}"
         _timed("cpt run", partial(_ours, given.recipe, runs, ()), runs)
@@ -64,7 +66,14 @@ def main() -> None:
         result["hooks_seconds"] = hooks
         naive = statistics.median(result["ours_seconds"])
         result["hooks_ratio"] = round(statistics.median(hooks) / naive, 3)
-        (folder / "result.json").write_text(json.dumps(result) + "\n")
+        without, with_hooks = (
+            _by_stage([folder / f"{kind}-{repeat}" for repeat in range(number)])
+            for kind, number in (("runs", given.repeats), ("hooks", given.hooks))
+        )
+        result["stage_ratios"] = {
+            name: round(with_hooks[name] / seconds, 3) for name, seconds in without.items()
+        }
+    given.result.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
     if given.folder is None:
         shutil.rmtree(folder)
@@ -73,12 +82,23 @@ def main() -> None:
 def _result(recipe: Path, ours: list[float], by_hand: list[float]) -> dict[str, Any]:
     ratios = [one / other for one, other in zip(ours, by_hand, strict=True)]
     return {
-        "recipe": str(recipe),
+        "recipe": str(recipe.relative_to(ROOT) if recipe.is_relative_to(ROOT) else recipe),
         "ours_seconds": [round(seconds, 1) for seconds in ours],
         "by_hand_seconds": [round(seconds, 1) for seconds in by_hand],
         "ratios": [round(ratio, 3) for ratio in ratios],
         "median_ratio": round(statistics.median(ratios), 3),
     }
+
+
+def _by_stage(folders: Sequence[Path]) -> dict[str, float]:
+    """Median seconds of every trained stage: loading, training, merging and saving."""
+    seconds: dict[str, list[float]] = {}
+    for folder in folders:
+        for file in sorted(folder.glob("stages/*/manifest.json")):
+            entry = manifest.read(file.parent)
+            if entry.num_steps:
+                seconds.setdefault(entry.name, []).append(sum(entry.seconds.values()))
+    return {name: statistics.median(several) for name, several in seconds.items()}
 
 
 def _seconds(folder: Path) -> float:

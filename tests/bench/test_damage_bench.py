@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eval.report.story import gather
+from eval.report.gather import gather
 from tests.bench.damage import markdown, outcome
 from tests.eval.report.conftest import make_chain
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cpt.tokens import Direction, OutputHead, token_kl
+from cpt.tokens import Direction, OutputHead, token_kl, token_nll
 
 DIRECTIONS: list[Direction] = ["reverse", "forward", "js"]
 WIDTH, VOCABULARY = 5, 37
@@ -206,6 +206,88 @@ class TestOutputHead:
         with torch.no_grad():
             hidden = model.base_model(input_ids=ids).last_hidden_state
             torch.testing.assert_close(OutputHead(model)(hidden), model(input_ids=ids).logits)
+
+    @pytest.mark.parametrize("bias", [False, True])
+    @pytest.mark.parametrize(
+        "settings",
+        [{}, {"logit_scale": 0.25}, {"final_logit_softcapping": 0.7}],
+        ids=["plain", "scale", "softcap"],
+    )
+    def test_its_gradient_in_closed_form_is_that_of_autograd(
+        self, settings: dict[str, Any], bias: bool
+    ) -> None:
+        head = OutputHead(_model(bias, **settings))
+        assert head.is_linear
+        hidden = torch.randn(6, WIDTH, dtype=torch.float64, requires_grad=True)
+        logits = head(hidden)
+        gradient = torch.randn_like(logits)
+        wanted = torch.autograd.grad(logits, [hidden, *head.parameters()], gradient)
+        made = head.gradients(hidden.detach(), logits.detach(), gradient.clone())
+        assert len(made) == 2 + bias
+        for one, other in zip(made, wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+    @pytest.mark.parametrize(
+        "settings", [{}, {"logit_scale": 0.25, "final_logit_softcapping": 0.7}]
+    )
+    def test_terms_take_it(
+        self, settings: dict[str, Any], given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And a term makes no backward pass while it is made: backends would take it for the step's."""
+        head = OutputHead(_model(True, **settings))
+        given = {**given, "student_head": head}
+        of = [given["student_hidden"], *head.parameters()]
+        wanted = torch.autograd.grad(direct(given, "reverse"), of)
+        value = token_kl(**given, direction="reverse", chunk=7)
+        seen = []
+        monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: seen.append(args))
+        token_kl(**given, direction="reverse", chunk=7)
+        monkeypatch.undo()
+        assert not seen
+        for one, other in zip(torch.autograd.grad(value, of), wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+    def test_what_is_frozen_has_none(self) -> None:
+        head = OutputHead(_model(True))
+        head.head.weight.requires_grad_(False)
+        hidden = torch.randn(6, WIDTH, dtype=torch.float64)
+        logits = head(hidden).detach()
+        made = head.gradients(hidden, logits, torch.ones_like(logits))
+        assert [tuple(value.shape) for value in made] == [(6, WIDTH), (VOCABULARY,)]
+
+    def test_a_layer_with_a_forward_pass_of_its_own_has_none_in_closed_form(self) -> None:
+        class Adapted(nn.Linear):
+            def forward(self, hidden: Tensor) -> Tensor:
+                return 2 * super().forward(hidden)
+
+        class Derived(nn.Linear):
+            """As fully_shard derives one."""
+
+        model = _model(False)
+        for kind, is_linear in ((Adapted, False), (Derived, True)):
+            model.head = kind(WIDTH, VOCABULARY, bias=False).double()
+            assert OutputHead(model).is_linear == is_linear
+        hidden = torch.randn(1, 6, WIDTH, dtype=torch.float64, requires_grad=True)
+        model.head = Adapted(WIDTH, VOCABULARY, bias=False).double()
+        labels, weight = torch.randint(VOCABULARY, (1, 6)), torch.ones(1, 6) / 5
+        weight[0, -1] = 0
+        value, _ = token_nll(hidden, OutputHead(model), labels, weight)
+        logs = model.head(hidden)[0, :-1].log_softmax(-1)
+        exact = -logs.gather(1, labels[0, 1:, None]).mean()
+        made, wanted = (torch.autograd.grad(v, model.head.weight)[0] for v in (value, exact))
+        torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-6)
+
+
+def _model(bias: bool, **settings: Any) -> Any:
+    """As much of a model as its head needs, in float64."""
+    from types import SimpleNamespace
+
+    torch.manual_seed(2)
+    config = SimpleNamespace(model_type="tiny", **settings)
+    config.get_text_config = lambda: config
+    model = SimpleNamespace(config=config, head=nn.Linear(WIDTH, VOCABULARY, bias=bias).double())
+    model.get_output_embeddings = lambda: model.head
+    return model
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

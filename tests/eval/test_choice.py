@@ -6,8 +6,8 @@ import pytest
 
 from cpt.actions import Action
 from eval.choice import Chooser
-from eval.compare import ratio_stderr, weighted_mean
 from eval.matrix import Item, Row, Score
+from eval.means import ratio_stderr, weighted_mean
 from eval.split import Split, only
 
 

@@ -9,8 +9,10 @@ from statistics import stdev
 import pytest
 
 from cpt.errors import ProbeError
-from eval.compare import Change, changes, holm, ratio_stderr, weighted_mean
+from eval.change import Change, holm
+from eval.compare import changes
 from eval.matrix import Item, Row, Score
+from eval.means import ratio_stderr, weighted_mean
 from eval.noise import Noise
 from eval.paired import compare
 

@@ -8,7 +8,8 @@ import pytest
 
 from cpt.gate_spec import GateSpec, ProbeGate
 from cpt.read_recipe import load
-from eval.compare import changes, holm, shifts
+from eval.change import holm
+from eval.compare import changes, shifts
 from eval.continual import continual
 from eval.matrix import Item, Matrix, Row, Score
 from eval.means import ratio_stderr, weighted_mean

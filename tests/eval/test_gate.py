@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from cpt.errors import ProbeError
-from eval.compare import ratio_stderr, weighted_mean
 from eval.gate import judge, num_verdicts
 from eval.matrix import Item, Matrix, Row, Score
+from eval.means import ratio_stderr, weighted_mean
 from eval.noise import Noise
 
 

@@ -101,9 +101,9 @@ def test_the_second_result_lies_beside_the_first(tmp_path: Path) -> None:
 def test_a_report_takes_it_in(tmp_path: Path) -> None:
     """One of 160 answers that differs between two measurements widens every later error."""
     from eval.report.content import content
+    from eval.report.gather import gather
     from eval.report.markdown import markdown
     from eval.report.page import html
-    from eval.report.story import gather
     from tests.eval.report.conftest import make_chain
 
     fake = make_chain(tmp_path)

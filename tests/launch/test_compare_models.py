@@ -11,6 +11,7 @@ import yaml
 
 from launch import answering, cli
 from tests.chat_server import Server, failed
+from tests.reading_suite import numbered, write_task
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -18,22 +19,7 @@ Call = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def suite(tmp_path: Path) -> Path:
     """One probe with its own task: bits per byte of a few texts."""
-    tasks = tmp_path / "tasks"
-    tasks.mkdir()
-    rows = [{"text": f"the number {number} is not a word"} for number in range(3)]
-    (tasks / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = {
-        "task": "reads",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},
-        "test_split": "test",
-        "output_type": "loglikelihood_rolling",
-        "doc_to_text": "",
-        "doc_to_target": "{{text}}",
-        "metric_list": [{"metric": "bits_per_byte"}],
-        "metadata": {"version": 1.0},
-    }
-    (tasks / "reads.yaml").write_text(yaml.safe_dump(task))
+    write_task(tmp_path / "tasks", "reads", numbered(range(3)))
     probes = {"reads": {"group": "language", "metric": "bits_per_byte", "margin": 0.01}}
     file = tmp_path / "small.yaml"
     file.write_text(yaml.safe_dump({"name": "small", "include": "tasks", "probes": probes}))

@@ -1,6 +1,5 @@
 """A recipe opened with a suite of one's own: where it lies, and the stages that own its probes."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import yaml
 from cpt import yaml12
 from cpt.errors import RecipeError
 from launch.opening import open_chain
+from tests.reading_suite import write_task
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke"
 
@@ -20,20 +20,7 @@ def recipe(tmp_path: Path) -> Any:
 
     def make(**probe: Any) -> Path:
         folder = tmp_path / "mine"
-        tasks = folder / "tasks"
-        tasks.mkdir(parents=True, exist_ok=True)
-        (tasks / "rows.jsonl").write_text(json.dumps({"text": "one"}) + "\n")
-        task = {
-            "task": "reads",
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},
-            "test_split": "test",
-            "output_type": "loglikelihood_rolling",
-            "doc_to_text": "",
-            "doc_to_target": "{{text}}",
-            "metric_list": [{"metric": "bits_per_byte"}],
-        }
-        (tasks / "reads.yaml").write_text(yaml.safe_dump(task))
+        write_task(folder / "tasks", "reads", ["one"])
         suite = {"name": "mine", "include": "tasks", "probes": {"reads": {"group": "code"} | probe}}
         (folder / "probes.yaml").write_text(yaml.safe_dump(suite))
         tree = yaml12.load(SMOKE / "chain.yaml") | {
@@ -54,7 +41,7 @@ def test_a_suite_and_its_tasks_lie_in_the_recipe_s_folder(recipe: Any, tmp_path:
     local = suite.probes["reads"].local
     assert local is not None
     assert local.path == file.parent / "tasks" / "reads.yaml"
-    assert local.test_files == [file.parent / "tasks" / "rows.jsonl"]
+    assert local.test_files == [file.parent / "tasks" / "reads.jsonl"]
 
 
 def test_a_probe_s_owner_must_be_a_stage(recipe: Any, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import yaml
 from eval.suite import load_suite
 from launch import cli
 from tests.probe_results import cell, flip, result, right, stage, write
+from tests.reading_suite import write_task
 
 Call = Callable[..., tuple[int, str, str]]
 FACTS, SUMS = right(0.5), right(0.7, seed=1)
@@ -89,20 +90,7 @@ def test_a_base_can_be_a_file_in_the_repository(call: Call, tmp_path: Path) -> N
 
 def test_a_suites_file_gives_hash_and_margins(call: Call, tmp_path: Path) -> None:
     """Margins are those of the file as it is now: a result keeps the one that it was measured with."""
-    tasks = tmp_path / "tasks"
-    tasks.mkdir()
-    (tasks / "rows.jsonl").write_text('{"text": "a"}\n')
-    task = {
-        "task": "facts",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},
-        "test_split": "test",
-        "output_type": "loglikelihood_rolling",
-        "doc_to_text": "",
-        "doc_to_target": "{{text}}",
-        "metric_list": [{"metric": "acc"}],
-    }
-    (tasks / "facts.yaml").write_text(yaml.safe_dump(task))
+    write_task(tmp_path / "tasks", "facts", ["a"], "acc")
     for margin, code in ((0.01, 3), (0.4, 0)):
         probes = {"facts": {"group": "knowledge", "metric": "acc", "margin": margin}}
         suite = {"name": "own", "include": "tasks", "probes": probes}
@@ -125,20 +113,7 @@ def test_a_suites_file_gives_hash_and_margins(call: Call, tmp_path: Path) -> Non
 
 def drifting(tmp_path: Path, **more: float) -> None:
     """A suite of one probe without a better direction, whose answers grew from 60 to 64 words."""
-    tasks = tmp_path / "tasks"
-    tasks.mkdir(exist_ok=True)
-    (tasks / "rows.jsonl").write_text('{"text": "a"}\n')
-    task = {
-        "task": "length",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},
-        "test_split": "test",
-        "output_type": "loglikelihood_rolling",
-        "doc_to_text": "",
-        "doc_to_target": "{{text}}",
-        "metric_list": [{"metric": "words"}],
-    }
-    (tasks / "length.yaml").write_text(yaml.safe_dump(task))
+    write_task(tmp_path / "tasks", "length", ["a"], "words")
     probe = {"group": "instruction", "metric": "words", "direction": "none", **more}
     suite = {"name": "drifts", "include": "tasks", "probes": {"length": probe}}
     (tmp_path / "drifts.yaml").write_text(yaml.safe_dump(suite))

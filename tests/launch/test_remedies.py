@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -371,16 +372,24 @@ def test_the_parent_is_taken_where_all_that_is_within_learned_less_than_nothing(
     assert any("memory are still those of sft" in note for note in manifest.read(node).notes)
 
 
-def test_attempts_of_a_gate_that_was_interrupted_or_begun_anew_are_counted(
-    runs: Folders, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs.make(REPAIR, "gate.attempts=3")
+@contextmanager
+def taking_is_killed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every attempt is measured, and what is chosen is never written."""
 
     def killed(*given: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(remedies, "take", killed)
+        for taking in ("take", "take_parent"):
+            patched.setattr(remedies, taking, killed)
+        yield
+
+
+def test_attempts_of_a_gate_that_was_interrupted_or_begun_anew_are_counted(
+    runs: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.make(REPAIR, "gate.attempts=3")
+    with taking_is_killed(monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             runs.run(REPAIR, "gate.attempts=3")
         with pytest.raises(KeyboardInterrupt):
@@ -396,15 +405,8 @@ def test_the_time_of_averaging_outlives_an_interruption(
     runs: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs.make(REPAIR, "gate.attempts=1")
-
-    def killed(*given: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        for taking in ("take", "take_parent"):
-            patched.setattr(remedies, taking, killed)
-        with pytest.raises(KeyboardInterrupt):
-            runs.run(REPAIR, "gate.attempts=1")
+    with taking_is_killed(monkeypatch), pytest.raises(KeyboardInterrupt):
+        runs.run(REPAIR, "gate.attempts=1")
     chain = runs.open(REPAIR, "gate.attempts=1")
     (file,) = (chain.store.partial(chain.plan.node("sft.repair").id) / "attempts").glob("*.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | {"merging": 7.5}))

@@ -24,6 +24,8 @@ OFFLINE = [
     "penalties",
     "replays",
     "orthogonal",
+    "null space",
+    "updates",
     "subspace",
     "a part",
     "four bits",
@@ -94,6 +96,12 @@ def wanted_stages(stages: TinyStages) -> dict[str, Wanted]:
     return {
         "sft": sft,
         "orthogonal": ("sft", [{"o_lora": avoids}], after),
+        "null space": ("sft", [{"o_lora": {**avoids, "projection": "hard"}}], after),
+        "updates": (
+            "pretrain",
+            [{"agem": {"of": "sft", "space": "update", "every": 2, "per_layer": True}}],
+            {},
+        ),
         "subspace": ("sft", [{"osf": {}}], {"learning_rate": 0.1}),
         "a part": ("sft", [{"freeze": {"train": "attn_proj"}}], {}),
         "four bits": (

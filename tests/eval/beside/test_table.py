@@ -8,8 +8,9 @@ from cpt.errors import ProbeError
 from eval.beside.sentences import sentence
 from eval.beside.story import tally
 from eval.beside.table import compare_rows
-from eval.compare import changes, ratio_stderr, weighted_mean
+from eval.compare import changes
 from eval.matrix import Item, Row, Score
+from eval.means import ratio_stderr, weighted_mean
 from tests.probe_results import flip, right
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eval.compare import Change
+from eval.change import Change
 from eval.report import forest
 from eval.report.heat_map import FULL, heat
 from eval.report.markup import Markup, tag

@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 from eval.report.content import content
+from eval.report.gather import gather
 from eval.report.markdown import markdown
 from eval.report.page import html
-from eval.report.story import gather
 from eval.report.terminal import terminal
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from eval.continual import continual
 from eval.report import kept
+from eval.report.gather import gather
 from eval.report.markdown import markdown
 from eval.report.page import html
-from eval.report.story import gather
 from eval.report.text import number
 
 

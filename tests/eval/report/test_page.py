@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from eval.report.gather import gather
 from eval.report.page import html
-from eval.report.story import gather
 from eval.report.write import write_report
 
 NASTY = "<script>alert('x')</script> \"&amp; </td></svg></style> \x1b[31m \ud800 \u202e |`*"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cpt.errors import ProbeError, StoreError
+from eval.report.gather import gather
 from eval.report.series import Series, read_series, thinned
-from eval.report.story import gather
 
 
 def test_a_whole_chain_has_changes_against_base_and_predecessor(fake_chain: Any) -> None:

@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 from eval.report.flips import flips
+from eval.report.gather import gather
 from eval.report.markdown import code, escape, markdown
 from eval.report.page import html
-from eval.report.story import gather
 from eval.report.terminal import terminal
 from eval.report.words import sentences
 from eval.template import hashed

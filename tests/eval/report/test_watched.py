@@ -11,10 +11,10 @@ import yaml
 
 from eval.report import kl, ledger
 from eval.report.content import content
+from eval.report.gather import gather
 from eval.report.markdown import markdown
 from eval.report.model_card import model_card
 from eval.report.page import html
-from eval.report.story import gather
 from eval.report.write import write_report
 
 
