@@ -9,6 +9,7 @@ from cpt.recipe import StageSpec
 from cpt.settings import did_you_mean
 from eval.suite import Suite
 from launch.backend import Backend
+from launch.installed import OPTIMIZERS
 from launch.refusals import OF_HOOKS
 from stages.base import StageKind
 from stages.trl_args import batch_layout, check_checkpoint_every
@@ -59,6 +60,7 @@ def check_backend(spec: StageSpec, hooks: Sequence[tuple[str, Hook]], chosen: Ba
     acting = {point for _, hook in hooks for point in points(hook)}
     holds = {
         "adapter": any(is_adapter(hook) for _, hook in hooks),
+        "bitsandbytes": OPTIMIZERS.get(str(train.get("optim"))) == "bitsandbytes",
         "edits_gradients": bool(acting & {"pull", "project"}),
         "fp16": bool(train.get("fp16")),
         "clips": float(train.get("max_grad_norm", 1.0)) > 0,

@@ -11,6 +11,7 @@ from typing import Any
 # What a stage and its hooks are; `check_backend` in launch/checks.py sets these.
 OF_STAGES = {
     "adapter": "a hook trains an adapter",
+    "bitsandbytes": "train.optim is one of bitsandbytes",
     "checkpointing": "train.activation_checkpointing is on",
     "clips": "max_grad_norm is above 0",
     "edits_gradients": "a hook adds to gradients or projects them",
@@ -88,6 +89,11 @@ _SHARDED = (
 )
 _FSDP2 = (
     _QUANTISED,
+    _refusal(
+        "bitsandbytes",
+        "the 8-bit and paged optimizers of bitsandbytes stop at the first step on weights that are spread",
+        "use train.optim: adamw_torch, or launch: ddp",
+    ),
     _refusal("fsdp1", "FSDP1 was not tested", "set fsdp_version: 2"),
     _refusal(
         "sharded_save",

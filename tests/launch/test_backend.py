@@ -123,6 +123,18 @@ def test_weights_in_4_bits_are_not_spread(tmp_path: Path) -> None:
             open_chain(SMOKE, changes, tmp_path, name)
 
 
+@pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw_32bit", "lion_8bit"])
+def test_optimizers_that_know_no_spread_weights_are_refused(optim: str, tmp_path: Path) -> None:
+    from launch.opening import open_chain
+
+    changes = [f"stages.{stage}.hooks=[]" for stage in ("pretrain", "sft", "dpo", "grpo")]
+    changes += [f"stages.sft.train.optim={optim}", "num_processes=2"]
+    open_chain(SMOKE, changes, tmp_path, "ddp")
+    with pytest.raises(PlanError, match=r"launch: fsdp2: the 8-bit and paged optimizers .* at the"):
+        open_chain(SMOKE, changes, tmp_path, "fsdp2")
+    open_chain(SMOKE, [*changes, "stages.sft.train.optim=adamw_torch"], tmp_path, "fsdp2")
+
+
 def test_every_fact_has_one_who_sets_it_and_one_who_asks() -> None:
     """What nothing sets, or nothing refuses, is dead."""
     import inspect
