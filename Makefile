@@ -6,8 +6,7 @@
 #   make install TORCH_INDEX=https://download.pytorch.org/whl/cu130
 #                                   torch from another index; without it from the index that pip is set up for.
 #                                   On Linux the one on PyPI has CUDA; .../whl/cpu is the small one without.
-#   make install EXTRAS=dev,deepspeed,gpu
-#                                   with bitsandbytes for quantised bases on a GPU
+#   make install EXTRAS=gpu         for use alone: bitsandbytes, but neither the tests' packages nor DeepSpeed
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:

@@ -1,9 +1,11 @@
 """Adapters on disk, and a registry of those that share one base: one per task, routed by name.
 
-    folder/registry.json    {"base": {folder, fingerprint}, "adapters": {name: {folder, base, stage}}}
-    folder/<name>/          a PEFT adapter
+    folder/registry.json  {"base": {folder, fingerprint, quantise}, "adapters": {name: {folder, base, stage}}}
+    folder/<name>/        a PEFT adapter
 
 The base stays frozen, so what a task's adapter gives never changes, whatever is added or deleted beside it.
+Adapters that were trained on 4-bit weights share a base that says so, and are served on these weights, made
+whole again: on the ones before they would be other models.
 """
 
 import json
@@ -11,10 +13,11 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cpt import checkpoint, ids, manifest
+from cpt import checkpoint, ids, manifest, quantised
 from cpt.errors import StoreError
 from cpt.names import check_part
 from cpt.safe_weights import ADAPTER, check_adapter
@@ -89,7 +92,12 @@ def collect(stages: Sequence[tuple[str, Path]], folder: Path) -> "Registry":
         )
     base = base_of(stages[0][1])
     with replacing(folder) as partial:
-        tree = {"folder": os.path.relpath(base, folder.resolve()), "fingerprint": _print(base)}
+        tree: dict[str, Any] = {
+            "folder": os.path.relpath(base, folder.resolve()),
+            "fingerprint": _print(base),
+        }
+        if (held := quantised.of_stage(stages[0][1])) is not None:
+            tree["quantise"] = asdict(held)
         (partial / REGISTRY).write_text(json.dumps({"base": tree, "adapters": {}}))
         registry = Registry(partial)
         for name, stage in stages:
@@ -118,7 +126,7 @@ class Registry:
         self.folder = folder
         try:
             tree = json.loads((folder / REGISTRY).read_text(encoding="utf-8"))
-            self.base: dict[str, str] = tree["base"]
+            self.base: dict[str, Any] = tree["base"]
             self.adapters: dict[str, dict[str, str]] = tree["adapters"]
             for name, entry in self.adapters.items():
                 check_part(name, str(folder / REGISTRY))
@@ -141,7 +149,7 @@ class Registry:
                 f"{self.base_folder}: is not the base that the adapters of {self.folder} were trained on"
             )
         self.load = load
-        self.model = checkpoint.load_model(str(self.base_folder), **load).requires_grad_(False)
+        self.model = self._below().requires_grad_(False)
         for name in self.adapters:
             self._attach(name)
         self.off()
@@ -161,6 +169,11 @@ class Registry:
             raise StoreError(
                 f"{stage}: its adapter lies on {base}, and those of {self.folder} on {self.base_folder}; "
                 f"adapters of one registry share one base"
+            )
+        if (held := quantised.of_stage(stage)) != self._held:
+            raise StoreError(
+                f"{stage}: its adapter was trained on {_told(held)}, and those of {self.folder} on "
+                f"{_told(self._held)}; collect them apart"
             )
         with replacing(self.folder / name) as partial:
             for file in (_WEIGHTS, "adapter_config.json"):
@@ -224,11 +237,21 @@ class Registry:
         from peft import PeftModel
 
         self._check(name)
-        below = checkpoint.load_model(str(self.base_folder), **self.load)
+        below = self._below()
         folder = check_adapter(self.folder / self.adapters[name]["folder"])
         adapted = PeftModel.from_pretrained(below, folder)
         plain: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
         return plain.eval()
+
+    @property
+    def _held(self) -> quantised.Quantisation | None:
+        """How the base was held while the adapters were trained."""
+        return quantised.Quantisation(**self.base["quantise"]) if "quantise" in self.base else None
+
+    def _below(self) -> "PreTrainedModel":
+        """The weights that the adapters were trained on."""
+        model = checkpoint.load_model(str(self.base_folder), quantise=self._held, **self.load)
+        return quantised.merged(model, model.dtype) if self._held else model
 
     def _check(self, name: str) -> None:
         if name not in self.adapters:
@@ -247,6 +270,10 @@ class Registry:
     def _write(self) -> None:
         tree = {"base": self.base, "adapters": self.adapters}
         ids.atomic_write(self.folder / REGISTRY, json.dumps(tree, indent=1) + "\n")
+
+
+def _told(held: quantised.Quantisation | None) -> str:
+    return f"weights in 4 bits ({held})" if held else "whole weights"
 
 
 def _print(folder: Path) -> str:

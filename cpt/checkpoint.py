@@ -13,11 +13,21 @@ from cpt.verified import damages
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from cpt.quantised import Quantisation
+
 
 def load_model(
-    path: str, dtype: str = "float32", attention: str | None = None, trust_remote_code: bool = False
+    path: str,
+    dtype: str = "float32",
+    attention: str | None = None,
+    trust_remote_code: bool = False,
+    quantise: "Quantisation | None" = None,
 ) -> "PreTrainedModel":
     """Load a causal language model from a folder or a hub id.
+
+    Args:
+        quantise: hold the weights of its linear layers, but for the output head, in 4 bits; on the
+            accelerator if there is one.
 
     Raises:
         StoreError: missing, damaged, or not in safetensors.
@@ -31,6 +41,8 @@ def load_model(
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     if Path(path).is_dir():
         check_weights(Path(path))
+    if quantise is not None:
+        options |= quantise.options()
     try:
         with loaded_whole():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -40,10 +52,14 @@ def load_model(
                 trust_remote_code=trust_remote_code,
                 **options,
             )
-    except (OSError, SafetensorError, ValueError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, ValueError, ImportError, json.JSONDecodeError) as error:
         raise StoreError(
             f"{path}: cannot be loaded as a causal language model: {_first_line(error)}"
         ) from error
+    if quantise is not None:
+        from cpt.quantised import settle
+
+        settle(model, path)
     return model
 
 

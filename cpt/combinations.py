@@ -90,6 +90,13 @@ def _importance_of_frozen(stage: Stage) -> Sequence[str]:
     return [*held, *adapters] if held and adapters else ()
 
 
+def _importance_of_codes(stage: Stage) -> Sequence[str]:
+    """What holds weights measures them as they lie on the disk."""
+    held = _importances(stage)
+    quantised = [hook.name for hook in stage.hooks if hook.quantisation() is not None]
+    return [*held, *quantised] if held and quantised else ()
+
+
 def _two_importances(stage: Stage) -> Sequence[str]:
     return _several(sorted({*_importances(stage)}))
 
@@ -149,6 +156,11 @@ ROWS = (
         _importance_of_frozen,
         "hooks: {names}: the weights that are held are frozen, and the penalty is always 0; continue the "
         "adapter of the stage before (lora: {{after: continue}}), or keep one of them",
+    ),
+    Row(
+        _importance_of_codes,
+        "hooks: {names}: weights in 4 bits carry no importance and are held by nothing; remove quantise, or "
+        "protect the stage with another hook, such as kl or replay",
     ),
     Row(_only_old, "hooks: replay shares sum to {share} and leave nothing for new data"),
     Row(_modes, "hooks: replay entries act in {names} mode; use one mode for all"),

@@ -29,6 +29,16 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
+def fits(model: Any, device: Any) -> bool:
+    """Whether a device has room for a whole model, and as much again for what it computes."""
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return True
+    size = sum(value.nbytes for value in (*model.parameters(), *model.buffers()))
+    return bool(2 * size <= torch.cuda.mem_get_info(device)[0])
+
+
 @contextmanager
 def where_it_fits(model: Any, world: World, say: Callable[[str], None]) -> Iterator[None]:
     """Have a model on the accelerator, if it has room for all of it; afterwards where it was.
@@ -41,9 +51,7 @@ def where_it_fits(model: Any, world: World, say: Callable[[str], None]) -> Itera
     if world.device == "cpu" or before.type == world.device.type or world.device.type != "cuda":
         yield
         return
-    size = sum(value.nbytes for value in (*model.parameters(), *model.buffers()))
-    # As much again for activations and what is measured.
-    if 2 * size > torch.cuda.mem_get_info(world.device)[0]:
+    if not fits(model, world.device):
         say(f"the model does not fit on {world.device} as a whole; it is measured on the CPU")
         yield
         return

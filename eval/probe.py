@@ -77,7 +77,7 @@ def probe_model(
             batch_size=suite.batch_size,
             max_length=suite.max_length,
             accelerator=accelerator,
-            sharded=_is_sharded(accelerator),
+            sharded=_is_sharded(model),
             meter=meter,
         )
         missing = [p for name, p in suite.probes.items() if name not in (known or {})]
@@ -177,13 +177,15 @@ def _tasks_folder(suite: Suite, cache: Path, accelerator: Any) -> Path:
         return materialise(suite, folder)
 
 
-def _is_sharded(accelerator: Any) -> bool:
-    """Whether parameters are spread over ranks, so that every forward pass needs all ranks."""
-    if accelerator is None:
-        return False
-    kind = str(accelerator.distributed_type).rpartition(".")[2]
-    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
-    return kind == "FSDP" or (kind == "DEEPSPEED" and plugin is not None and plugin.zero_stage == 3)
+def _is_sharded(model: Any) -> bool:
+    """Whether parameters are spread over ranks, so that every forward pass needs all ranks.
+
+    Asked of the model: a group that trained a spread one measures whole copies, where they fit.
+    """
+    return any(
+        type(parameter).__name__ == "DTensor" or hasattr(parameter, "ds_id")
+        for parameter in model.parameters()
+    )
 
 
 def _unwrapped(model: Any, accelerator: Any) -> Any:

@@ -25,7 +25,7 @@ from cpt.stage_id import stage_id, stage_inputs
 from eval.suite import load_suite
 from launch.backend import backend
 from launch.checks import asked, check_batches
-from launch.installed import ATTENTION, lacking, named_in, refuse_missing
+from launch.installed import ATTENTION, held_by, lacking, named_in, refuse_missing
 from launch.lineage import nodes
 from launch.nearest import check_stages
 from launch.origin import check_dtype, dtype_of, past_of
@@ -92,7 +92,7 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
             *lacking(f"{file}: attention", given.get("attention"), ATTENTION),
             *(
                 sentence
-                for where, value, known in named_in(spec.train)
+                for where, value, known in (*named_in(spec.train), *held_by(hooks))
                 for sentence in lacking(f"{file}: {where}", value, known)
             ),
         ]

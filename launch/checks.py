@@ -9,6 +9,7 @@ from cpt.recipe import StageSpec
 from cpt.settings import did_you_mean
 from eval.suite import Suite
 from launch.backend import Backend
+from launch.installed import OPTIMIZERS
 from launch.nearest import Asked
 from launch.nodes import check_processes
 from launch.refusals import OF_HOOKS
@@ -61,6 +62,7 @@ def asked(spec: StageSpec, hooks: Sequence[tuple[str, Hook]]) -> Asked:
     acting = {point for _, hook in hooks for point in points(hook)}
     holds = {
         "adapter": any(is_adapter(hook) for _, hook in hooks),
+        "bitsandbytes": OPTIMIZERS.get(str(train.get("optim"))) == "bitsandbytes",
         "edits_gradients": bool(acting & {"pull", "project"}),
         "fp16": bool(train.get("fp16")),
         "clips": float(train.get("max_grad_norm", 1.0)) > 0,

@@ -17,6 +17,16 @@ def load(folder: str, settings: Mapping[str, Any]) -> tuple[Any, Any]:
     return checkpoint.load_model(folder, **given), tokenizer
 
 
+def opened(folder: Path, settings: Mapping[str, Any], world: World) -> tuple[Any, Any]:
+    """As `load`; spread over the processes where a device has no room for all of it."""
+    from launch.spread import fits_one, load_spread
+
+    if world.size == 1 or fits_one(folder, world):
+        return load(str(folder), settings)
+    trust = bool(settings.get("trust_remote_code", False))
+    return load_spread(folder, settings, world), checkpoint.load_tokenizer(str(folder), trust)
+
+
 def accelerator_of(world: World) -> Any:
     """What shares requests out over the processes; None for one."""
     if world.size == 1:

@@ -5,11 +5,12 @@ in integrations/integration_utils.py, `attn_implementation` in modeling_utils.py
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib import metadata
 from importlib.util import find_spec
 
 from cpt.errors import CptError, PlanError, RecipeError
+from cpt.hooks.base import Hook
 from cpt.plan import Node, Plan
 from cpt.settings import did_you_mean
 
@@ -66,9 +67,11 @@ OPTIMIZERS = {
 _MODULES = {"azureml-core": "azureml", "torch-optimi": "optimi"}
 # One module, several packages: the package's own name decides.
 _BY_PACKAGE = ("flash-attn", "flash-attn-3", "flash-attn-4")
+# How a hook holds weights (`cpt.quantised`).
+QUANTISED = dict.fromkeys(("nf4", "fp4"), "bitsandbytes")
 # Switches of `train:`.
 _SWITCHES = {"use_liger_kernel": "liger-kernel", "use_vllm": "vllm"}
-_EXTRAS = {"bitsandbytes": "make install EXTRAS=dev,deepspeed,gpu"}
+_EXTRAS = {"bitsandbytes": "make install"}
 
 
 def is_installed(package: str) -> bool:
@@ -107,6 +110,8 @@ def missing(plan: Plan, is_finished: Callable[[Node], bool] = lambda node: False
         if node.spec is not None:
             for where, value, known in named_in(node.spec.train):
                 check(f"{node.spec.file}: {where}", value, known, node in todo)
+            for where, value, known in held_by(hook for _, hook in node.hooks):
+                check(f"{node.spec.file}: {where}", value, known, node in todo)
     if problems:
         raise RecipeError("\n".join(map(str, problems)))
     return list(found)
@@ -118,6 +123,13 @@ def named_in(train: Mapping[str, object]) -> Iterator[tuple[str, object, Mapping
     for switch in sorted(_SWITCHES.keys() & train.keys()):
         if train[switch]:
             yield "train", switch, _SWITCHES
+
+
+def held_by(hooks: Iterable[Hook]) -> Iterator[tuple[str, object, Mapping[str, str]]]:
+    """As `named_in`, of what the hooks of a stage do with its weights."""
+    for hook in hooks:
+        if (held := hook.quantisation()) is not None:
+            yield f"hooks.{hook.name}.quantise", held.kind, QUANTISED
 
 
 def refuse_missing(sentences: Collection[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 # What a stage and its hooks are; `asked` in launch/checks.py sets these.
 OF_STAGES = {
     "adapter": "a hook trains an adapter",
+    "bitsandbytes": "train.optim is one of bitsandbytes",
     "checkpointing": "train.activation_checkpointing is on",
     "clips": "max_grad_norm is above 0",
     "edits_gradients": "a hook adds to gradients or projects them",
@@ -21,6 +22,7 @@ OF_HOOKS = {
     "freezes_later": "a hook freezes or thaws parameters while the stage runs",
     "moves_weights": "a hook moves weights behind the optimizer's step",
     "osf": "a hook trains peft's OSF adapter",
+    "quantised": "a hook holds the weights below its adapter in 4 bits",
     "second_forward": "a hook runs the student a second time in the loss",
     "second_gradient": "a hook takes a second backward pass per step",
 }
@@ -78,6 +80,11 @@ def _refusal(when: str, reason: str, instead: str = "") -> Refusal:
     return Refusal(frozenset(when.split()), reason, instead)
 
 
+_QUANTISED = _refusal(
+    "quantised",
+    "weights in 4 bits cannot be spread over processes",
+    "use launch: ddp, zero1 or zero2, or remove quantise",
+)
 _ALL = (
     _refusal("fp16 edits_gradients", "fp16 scales the gradients that a hook edits", "use bf16"),
     _refusal("free_port", "machines cannot agree on a free port", "set main_process_port: 29500"),
@@ -90,6 +97,12 @@ _SHARDED = (
     ),
 )
 _FSDP2 = (
+    _QUANTISED,
+    _refusal(
+        "bitsandbytes",
+        "the 8-bit and paged optimizers of bitsandbytes stop at the first step on weights that are spread",
+        "use train.optim: adamw_torch, or launch: ddp",
+    ),
     _refusal("fsdp1", "FSDP1 was not tested", "set fsdp_version: 2"),
     _refusal(
         "sharded_save",
@@ -133,6 +146,7 @@ _ZERO12 = (
     ),
 )
 _ZERO3 = (
+    _QUANTISED,
     _refusal(
         "second_forward adapter checkpointing",
         "DeepSpeed reduces a parameter twice and stops",

@@ -27,7 +27,7 @@ from launch.backend import backend
 from launch.by_hand import job_by_hand
 from launch.console import Console, guarded
 from launch.group import work_in_group
-from launch.in_memory import accelerator_of, cache_of, load
+from launch.in_memory import accelerator_of, cache_of, opened
 from launch.job_file import job_from_json
 from launch.topology import assert_topology
 from launch.untrained import make_merge
@@ -128,9 +128,10 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
         live = (None, None)
     elif live is None:
         checkpoint.verify_stage(job.output)  # a number of damaged weights would be kept for good
-        live = load(str(job.output / "checkpoint"), job.load)
+        live = opened(job.output / "checkpoint", job.load, world)
     model, tokenizer = live
-    if model and world.accelerator is not None and str(world.accelerator.device) != "cpu":
+    is_elsewhere = model and next(model.parameters()).device.type == "cpu"
+    if is_elsewhere and world.accelerator is not None and str(world.accelerator.device) != "cpu":
         model.to(world.accelerator.device)
     for is_second in rounds:
         result = probe_model(

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cpt import checkpoint
+from cpt import checkpoint, quantised
 from cpt.errors import StoreError
 from cpt.hooks.base import Hook
 from cpt.hooks.lora import is_adapter
@@ -100,7 +100,7 @@ def write_candidate(
 
     Args:
         candidate: its folder.
-        result: the stage's checkpoint, whose tokenizer and configuration it has.
+        result: the stage's checkpoint, whose tokenizer and configuration it has, within its folder.
         start: the checkpoint that the stage started from, which lies below an adapter.
         folder: an empty one.
         load: dtype, attention and trust_remote_code.
@@ -108,9 +108,15 @@ def write_candidate(
     if (candidate / _ADAPTER).is_file():
         from peft import PeftModel
 
-        model: Any = checkpoint.load_model(start, **load)
+        held = quantised.of_stage(result.parent)
+        model: Any = checkpoint.load_model(start, quantise=held, **load)
+        dtype = model.dtype
         model = PeftModel.from_pretrained(model, check_adapter(candidate))
-        model.merge_and_unload(safe_merge=True).save_pretrained(folder)
+        if held is not None:
+            model = quantised.merged(model, dtype)
+        else:
+            model = model.merge_and_unload(safe_merge=True)
+        model.save_pretrained(folder)
     else:
         for file in candidate.iterdir():
             link_or_copy(file, folder / file.name)

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from cpt import checkpoint, past
+from cpt.world import World
 from stages.candidates import kept, remove_unfinished
 from stages.checks import eos_note, eos_rate
 from stages.notes import read_checks
 from stages.publish import describe, save_checkpoint, write_lines
+from stages.quantised_start import check_reload, told
 from stages.seen import ended
 from stages.under_way import UnderWay
 from stages.watch import COST
@@ -25,14 +27,18 @@ def merge(stage: UnderWay, trained: Any) -> None:
         # Before `checkpoint/`, behind which an interrupted stage no longer has its hooks' state.
         stage.hooks.keep(stage.partial / "memory")
         save_checkpoint(stage.partial, stage.model, stage.tokenizer)
+        if stage.hooks.quantisation() is not None:
+            check_reload(stage)
     stage.world.barrier()
     stage.clock.lap("save")
 
 
-def leave(stage: UnderWay, memory: Mapping[str, float]) -> None:
+def leave(stage: UnderWay, world: World, memory: Mapping[str, float]) -> None:
     """Exemplars and, last, the manifest.
 
     Args:
+        stage: with its model merged.
+        world: the processes that trained it.
         memory: peaks, by `stages.memory`.
     """
     partial = stage.partial
@@ -42,6 +48,7 @@ def leave(stage: UnderWay, memory: Mapping[str, float]) -> None:
         note = eos_note(read_checks(partial).get("eos_rate_before", 0.0), after)
         stage.data.notes.extend([note] if note else [])
     checks = read_checks(partial)
+    stage.data.notes.extend(told(checks, stage.hooks.quantisation()))
     if (stopped := checks.get("stopped_at")) is not None:
         most = stage.job.spec.exemplars
         stage.data = ended(stage.data, partial / "data", stopped, most)
@@ -59,7 +66,7 @@ def leave(stage: UnderWay, memory: Mapping[str, float]) -> None:
         stage.before,
         stage.data,
         stage.hooks,
-        stage.world,
+        world,
         stage.clock.seconds,
         read_checks(partial),
         memory,

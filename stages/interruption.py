@@ -83,6 +83,11 @@ def _has_trained(partial: Path) -> bool:
     return bool(complete_checkpoints(partial / "trainer")) or any(part.is_dir() for part in parts)
 
 
+def is_trained(partial: Path, world: World) -> bool:
+    """Whether its last step is behind the stage, with whole weights on the disk; one answer for all."""
+    return bool(world.agree(any((partial / part).is_dir() for part in ("trained", "checkpoint"))))
+
+
 def newest_checkpoint(partial: Path, world: World) -> str | None:
     """The newest complete trainer checkpoint; those without our mark are removed."""
     if world.is_main:
@@ -111,7 +116,12 @@ def save_trained(folder: Path, model: Any, hooks: HookStack) -> None:
     """
     from safetensors.torch import save_file
 
-    weights = {name: weight.detach().cpu().clone() for name, weight in model.named_parameters()}
+    weights = {
+        name: weight.detach().cpu().clone()
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+        or weight.is_floating_point()  # 4-bit codes are made from the start anew
+    }
     state = {name: value.detach().cpu().contiguous() for name, value in hooks.state_dict().items()}
     with replacing(folder) as partial:
         save_file(weights, str(partial / "model.safetensors"))

@@ -14,6 +14,7 @@ from cpt.hooks.stack import HookStack
 from cpt.model_source import apply_change, change_tokenizer
 from cpt.names import is_hub_id
 from cpt.past import Past, PastStage
+from cpt.quantised import Quantisation
 from cpt.world import current
 from stages.base import Job
 from stages.checks import check_vocabulary
@@ -104,13 +105,18 @@ def open_tokenizer(job: Job, before: Past, start: str) -> Any:
     return tokenizer
 
 
-def open_model(job: Job, tokenizer: Any, start: str) -> Any:
+def open_model(
+    job: Job, tokenizer: Any, start: str, quantisation: Quantisation | None = None
+) -> Any:
     """The model of the stage's start, with the change that the stage declares.
+
+    Args:
+        quantisation: how its weights are held, where not as they lie on the disk.
 
     Raises:
         EdgeError: vocabulary, embeddings and output rows do not fit one another.
     """
-    model = checkpoint.load_model(start, **job.load)
+    model = checkpoint.load_model(start, quantise=quantisation, **job.load)
     if job.spec.model:
         apply_change(model, tokenizer, job.spec.model)
     num_spare = check_vocabulary(model, tokenizer, f"{job.name}: {start}")

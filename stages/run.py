@@ -5,17 +5,18 @@ Each part leaves a trace in `<id>.partial`, and an interrupted stage continues b
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from cpt import checkpoint
 from cpt.store import publish
-from cpt.world import SPREADING, current
+from cpt.world import SPREADING, World, current
+from stages.alone import alone
 from stages.base import Job
 from stages.ending import leave, merge
 from stages.hygiene import MakeItems
-from stages.interruption import check_topology, remove_leftovers
+from stages.interruption import check_topology, is_trained, remove_leftovers
 from stages.log import StageLog
 from stages.memory import peaks
 from stages.training import train_apart, trained
@@ -29,7 +30,7 @@ def run(
     check_accelerator: Callable[[Any], None] = lambda accelerator: None,
     probe_items: MakeItems = None,
     make_look: Callable[[int], Look | None] = lambda num_steps: None,
-) -> tuple[Any, Any]:
+) -> tuple[Any, Any] | None:
     """Train one stage and publish its folder, or continue where it was interrupted.
 
     Args:
@@ -39,7 +40,8 @@ def run(
         probe_items: what the chain's probes ask, for the stage's hygiene; read once, if at all.
         make_look: number of steps -> what measures the suite that the stage is looked at with.
 
-    Returns: the model and the tokenizer, as they were saved.
+    Returns: the model and the tokenizer, as they were saved; None where weights were spread, since no process
+    but the main one has seen the whole model, and it need not fit on a device.
     """
     world = replace(current(), spreads=job.backend in SPREADING)
     if world.is_main:
@@ -47,30 +49,61 @@ def run(
         check_topology(job.partial, job, world)
     world.barrier()
     with StageLog(job.partial / "log.txt" if world.is_main else None, say, job.verbose) as log:
-        stage = UnderWay(job, world, log, probe_items)
-        if stage.is_apart:
-            # Merged, saved and measured as one whole model, as if the stage had been interrupted here.
-            clock = train_apart(stage, check_accelerator, make_look)
-            del stage
-            gc.collect()
+        clock = None
+        if not world.spreads or not is_trained(job.partial, world):
+            stage = UnderWay(job, world, log, probe_items)
+            if stage.is_apart:
+                # Merged and saved as one whole model, as if the stage had been interrupted here.
+                clock = train_apart(stage, check_accelerator, make_look)
+                del stage
+                gc.collect()
+        if world.spreads:
+            memory = peaks(world)  # of every rank
+
+            def end(main: World) -> None:
+                stage = UnderWay(job, main, log, probe_items)
+                stage.clock = clock or stage.clock
+                _end(stage, check_accelerator, make_look, world, memory)
+
+            alone(world, job.partial, end)
+            return None
+        if clock is not None:
             stage = UnderWay(job, world, log, probe_items)
             stage.clock = clock
-        # One answer for all: the main process may be ahead, and publishing renames the folder.
-        if world.agree((job.partial / "checkpoint").is_dir()):
-            stage.model = checkpoint.load_model(str(job.partial / "checkpoint"), **job.load)
-            stage.model.to(world.device)
-        else:
-            merge(stage, trained(stage, check_accelerator, make_look))
-        _publish(stage)
+        _end(stage, check_accelerator, make_look, world)
         return stage.model, stage.tokenizer
 
 
-def _publish(stage: UnderWay) -> None:
+def _end(
+    stage: UnderWay,
+    check_accelerator: Callable[[Any], None],
+    make_look: Callable[[int], Look | None],
+    world: World,
+    memory: Mapping[str, float] | None = None,
+) -> None:
+    """From the weights behind the last step, trained now or before, to the finished folder.
+
+    Args:
+        stage: with the processes that do it.
+        world: those that trained it.
+        memory: their peaks until here, where they are others.
+    """
+    # One answer for all: the main process may be ahead, and publishing renames the folder.
+    if stage.world.agree((stage.partial / "checkpoint").is_dir()):
+        stage.model = checkpoint.load_model(str(stage.partial / "checkpoint"), **stage.job.load)
+        stage.place()
+    else:
+        merge(stage, trained(stage, check_accelerator, make_look))
+    _publish(stage, world, memory)
+
+
+def _publish(stage: UnderWay, world: World, memory: Mapping[str, float] | None) -> None:
     """Describe it, unless that was done before an interruption, and give it its name."""
     stage.world.barrier()
-    memory = peaks(stage.world)  # of every rank
+    own = peaks(stage.world)  # of every rank
+    memory = {place: max(peak, (memory or {}).get(place, 0.0)) for place, peak in own.items()}
     if stage.world.is_main and not (stage.partial / "manifest.json").is_file():
-        leave(stage, memory)
+        leave(stage, world, memory)
     for note in stage.data.notes:
         stage.log.say(f"{stage.job.name}: note: {note}")
     if stage.world.is_main:

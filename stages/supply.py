@@ -69,7 +69,7 @@ def supply_once(folder: Path, key: str, world: World, make: Callable[[Path], obj
     launch = world.agree(uuid.uuid4().hex)
     word = folder.with_name(f"{folder.name}.json")
     if not world.is_main:
-        _wait(word, launch)
+        wait(word, launch)
         return open_supply(folder)
     try:
         found = _made_before(folder, key)
@@ -105,7 +105,12 @@ def _made_before(folder: Path, key: str) -> Supply | None:
         return None
 
 
-def _wait(word: Path, launch: str) -> None:
+def wait(word: Path, launch: str) -> None:
+    """Wait for the main process's word of this launch.
+
+    Raises:
+        CptError: what the main process says that it could not do.
+    """
     while (said := _read(word)).get("launch") != launch:
         time.sleep(SECONDS_BETWEEN_LOOKS)
     if "error" in said:
@@ -113,7 +118,7 @@ def _wait(word: Path, launch: str) -> None:
         if isinstance(kind, type) and issubclass(kind, errors.CptError):
             raise kind(said["message"])
         raise errors.StoreError(
-            f"the main process could not make the stage's data: {said['error']}: {said['message']}"
+            f"the main process could not do its part of the stage: {said['error']}: {said['message']}"
         )
 
 

@@ -24,6 +24,7 @@ from stages.labels_only import labels_only
 from stages.metrics import is_measured, record_metrics
 from stages.notes import Clock, read_checks
 from stages.opening import checkpoint_of, reference_loader
+from stages.optimizers import forget_overrides
 from stages.progress import replace_bars
 from stages.step_end import settle_each_step
 from stages.stopping import heeding
@@ -91,6 +92,7 @@ def _train(
     config = trainer_config(stage.kind, job, data, stage.world)
     named = job.roles.get("reference")
     reference = checkpoint_of(named) if named else stage.first
+    forget_overrides()
     trainer = stage.kind.trainer(
         Material(
             model, stage.tokenizer, data.train, data.held_out, config, reference, stage.first, job
@@ -131,6 +133,7 @@ def _train(
     # Optimizer states, reference models and graphs go before the merge and the probes.
     trainer.optimizer = trainer.lr_scheduler = trainer.ref_model = None
     trainer.accelerator.free_memory()
+    forget_overrides()
     return finished, watcher.seconds if watcher is not None else 0.0
 
 

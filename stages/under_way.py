@@ -4,12 +4,14 @@ from functools import cache, partial
 from typing import Any
 
 from cpt.hooks.stack import HookStack
+from cpt.memory import fits
 from cpt.store import replacing
-from cpt.world import World
+from cpt.world import SPREADING, World
 from stages import kind_of
 from stages.base import Job
 from stages.context import context
 from stages.hygiene import MakeItems, SourceHygiene, clean_rows
+from stages.interruption import is_trained
 from stages.log import StageLog
 from stages.material import stage_supply
 from stages.memory import forget_peak
@@ -23,7 +25,9 @@ from stages.opening import (
     past_of,
     start_folder,
 )
+from stages.quantised_start import CHECK, open_start, sample_rows
 from stages.shapes import check_shapes
+from stages.trainer_config import trainer_config
 
 NUM_SAMPLES = 16
 
@@ -61,16 +65,45 @@ class UnderWay:
         # Before any weights load, and while nothing waits in a collective.
         self.data = stage_supply(job, self.kind, self.hooks, self.tokenizer, world, log.say, items)
         self.hooks.ctx.num_steps = self.data.num_steps
+        assert ctx.encode is not None
+        ctx.samples = cache(partial(sample_rows, ctx.encode, self.data.exemplars))
+        ctx.declared = partial(open_model, job, self.tokenizer, self.start)
+        ctx.note = self.note_check
+        if job.backend in (
+            "single",
+            "ddp",
+        ):  # DeepSpeed's config would spread what is loaded behind it
+            trainer_config(self.kind, job, self.data, world)  # refuses what this machine cannot do
         log.say(f"{job.name}: loading {self.before[-1].id}")
-        self.model = open_model(job, self.tokenizer, self.start)
+        self.model, kl = open_start(
+            job,
+            self.tokenizer,
+            self.start,
+            self.hooks.quantisation(),
+            ctx.samples,
+            world,
+            log.say,
+        )
+        if kl is not None:
+            self.note_check(CHECK, kl)
         ctx.new_rows = num_new_rows(job, self.model, self.start)
         check_shapes(self.model, self.hooks, self.before, self.start, job)
-        made = [(self.partial / part).is_dir() for part in ("trained", "checkpoint")]
-        self.is_apart = bool(world.agree(job.backend not in ("single", "ddp") and not any(made)))
+        is_whole = job.backend in ("single", "ddp") or is_trained(self.partial, world)
+        self.is_apart = not is_whole
         if not (world.spreads and self.is_apart):
-            self.model.to(world.device)
+            self.place()
         self.samples = self.kind.prompts(self.data.exemplars, self.tokenizer, NUM_SAMPLES)
         self.clock.lap("load")
+
+    def place(self) -> None:
+        """Put the model where this process computes.
+
+        What was spread over several devices may fit on none: the end of its stage is then on the host.
+        """
+        if self.job.backend not in SPREADING or fits(self.model, self.world.device):
+            self.model.to(self.world.device)
+        else:
+            self.log.say(f"{self.job.name}: the whole model does not fit on {self.world.device}")
 
     def forget_items(self) -> None:
         """All rows that hygiene compares with them are read; training needs the memory."""

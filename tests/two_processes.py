@@ -114,6 +114,7 @@ def main(file: Path) -> None:
         import tests.fsdp_on_cpu  # noqa: F401 - patches accelerate
     import stages.run as runner
     import stages.under_way as under_way
+    from cpt.checkpoint import load_model
     from cpt.world import leave
     from launch.backend import backend
     from launch.console import Console
@@ -132,8 +133,11 @@ def main(file: Path) -> None:
         is_right = partial(
             assert_topology, chosen=backend(job.backend), num_processes=job.num_processes
         )
-        model, _ = runner.run(job, sentences.append, is_right, make_look=look)
-        said.append(report(model, sentences))
+        found = runner.run(job, sentences.append, is_right, make_look=look)
+        # Where weights were spread, no process keeps the whole model.
+        is_whole = found is not None
+        model = found[0] if found else load_model(str(job.output / "checkpoint"))
+        said.append({**report(model, sentences), "is_whole": is_whole})
     (file.parent / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(said))
     leave()
 

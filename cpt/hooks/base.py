@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from cpt.params import View
+    from cpt.quantised import Quantisation
     from cpt.tokens import Tokens
 
 #: A hook of another package imports all that it needs from here.
@@ -114,6 +115,10 @@ class Hook(Protocol):
     def mix(self, data: Mixture, ctx: StageContext) -> Mixture:
         """Add rows to what the stage trains on; in the main process only, and not when a stage is resumed."""
         return data
+
+    def quantisation(self) -> "Quantisation | None":
+        """How the weights that the stage starts from are held while it trains, where not as they are."""
+        return None
 
     def adapt(self, model: "PreTrainedModel", ctx: StageContext) -> "PreTrainedModel":
         """Change what is trained: adapters, freezing."""

@@ -59,6 +59,9 @@ class StageContext:
         autocast: puts a forward pass into the precision of the trainer's own.
         say: tells the person at the terminal.
         save_adapter: keeps an adapter beside the checkpoint, just before it is merged into the weights.
+        samples: tokens of a few rows that the stage trains on.
+        declared: loads the weights that the stage starts from as they lie on the disk.
+        note: (name, value) of a check, for the manifest; the main process's.
     """
 
     stage: str
@@ -81,6 +84,9 @@ class StageContext:
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     say: Callable[[str], None] = lambda line: None
     save_adapter: "Callable[[PreTrainedModel], None]" = lambda model: None
+    samples: Callable[[], list[list[int]]] = list
+    declared: "Callable[[], PreTrainedModel] | None" = None
+    note: Callable[[str, object], None] = lambda name, value: None
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Whether an adapter that a stage trains on is what the stage before left."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cpt.errors import HookError
 from cpt.past import PastStage
@@ -23,6 +23,7 @@ def check_reproduces(model: "PreTrainedModel", parent: PastStage) -> None:
     from safetensors import safe_open
 
     from cpt.params import bare_name
+    from cpt.quantised import full, is_quantised
 
     files = {}
     for file in sorted(Path(parent.checkpoint).glob("*.safetensors")):
@@ -34,8 +35,11 @@ def check_reproduces(model: "PreTrainedModel", parent: PastStage) -> None:
             continue
         with safe_open(str(files[key]), "pt") as tensors, torch.no_grad():
             saved = tensors.get_tensor(key)
-            below: Any = layer.get_base_layer().weight
-            both = (below + layer.get_delta_weight("default").to(below.dtype)).to(saved)
+            below, added = layer.get_base_layer(), layer.get_delta_weight("default")
+            if is_quantised(below):
+                both = (full(below) + added.float()).to(saved)
+            else:
+                both = (below.weight + added.to(below.weight.dtype)).to(saved)
         # The same sum in the same type; another device may round the product otherwise.
         limit = 4 * torch.finfo(saved.dtype).eps * float(saved.abs().max())
         if float((both.float() - saved.float()).abs().max()) > limit:

@@ -8,10 +8,11 @@ from pydantic import Field
 
 from cpt import manifest
 from cpt.errors import HookError
-from cpt.hooks.base import Hook, Need
+from cpt.hooks.base import LATER, Hook, Need
 from cpt.hooks.card import Card
 from cpt.hooks.context import StageContext
 from cpt.past import Past, PastStage
+from cpt.quantised import Compute, Kind, Quantisation, check_settings, keep_adapter_whole
 from cpt.safe_weights import check_adapter
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 #: What `after` says where the adapter stays off the weights that later stages start from.
 APART = ("keep", "continue")
-#: What two stages must agree in to train one adapter.
-SHARED = ("rank", "alpha", "targets")
+#: What two stages must agree in to train one adapter, with what those before a setting had.
+SHARED = {"rank": None, "alpha": None, "targets": None, "quantise": None, "double": True}
 
 
 @dataclass
@@ -36,8 +37,13 @@ class Lora(Hook):
         after: `merge`: later stages start from the merged weights; `keep`: they start from the weights below
             the adapter, which stays apart (one adapter per task on a shared base); `continue`: as `keep`, but
             the stage trains its parent's adapter on instead of a new one.
+        quantise: hold W in 4 bits while the stage trains (QLoRA), `nf4` or `fp4`; it trains on W_q, what W
+            becomes in them, and merges into W_q, which the KL of the merged model to the trained one proves.
+            What is kept on the disk stays whole: later stages start from merged weights, or from W.
+        double: hold the scales of the 4-bit blocks in 8 bits, too.
+        compute: type in which 4-bit layers multiply.
 
-    Source: Hu et al. 2021, arXiv:2106.09685, eq. 3; `methods.md` A13.
+    Source: Hu et al. 2021, arXiv:2106.09685, eq. 3; Dettmers et al. 2023, arXiv:2305.14314; `methods.md` A13.
     """
 
     name: ClassVar[str] = "lora"
@@ -48,20 +54,24 @@ class Lora(Hook):
 A [rank, d_in] random, B [d_out, rank] zero; only A and B train
 after: merge     the next stage starts from W + (alpha / rank) B A
 after: keep      the next stage starts from W; one adapter per task
-after: continue  trains the parent's A and B on; the next stage starts from W""",
+after: continue  trains the parent's A and B on; the next stage starts from W
+quantise: nf4    W_q, W in 4 bits, in place of W: in training, and in the merge""",
         when="When the optimizer's state does not fit, or the weights below must stay as they "
         "are. Rank 16 to 64 and a learning rate 10 times that of full training (1e-4 to 2e-4).",
         cost="A step is cheaper than full training: no gradient and no optimizer state for W. The "
-        "merge at the end reads the weights once.",
+        "merge at the end reads the weights once. quantise: W takes 0.52 bytes a number instead of "
+        "2 or 4, and every pass makes each layer whole anew.",
         state="0 (A and B are what trains: 0.1 to 2 % of the weights)",
         fails="It forgets less because it learns less: with the adapter on, or merged, old tasks "
         "change too. Nothing is forgotten only with keep, and only where the right adapter is "
         "active; continue forgets as training in sequence does. Targets that are too few or a rank "
-        "that is too low look like a method that works.",
+        "that is too low look like a method that works. With quantise the reference that is the adapter "
+        "turned off is W_q, not the stage before: the manifest tells both distances.",
         evidence="production-validated",
         sources=(
             "Hu et al. 2021, arXiv:2106.09685, eq. 3",
             "Biderman et al. 2024, arXiv:2405.09673 (learns less and forgets less)",
+            "Dettmers et al. 2023, arXiv:2305.14314 (quantise)",
             "methods.md A13, B06",
         ),
     )
@@ -72,7 +82,21 @@ after: continue  trains the parent's A and B on; the next stage starts from W"""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     targets: str | list[str] = field(default="all-linear")
     after: Literal["merge", "keep", "continue"] = "merge"
+    quantise: Kind | None = field(default=None, metadata=LATER)
+    double: bool = field(default=True, metadata=LATER)
+    compute: Compute = field(default="bfloat16", metadata=LATER)
     parent: Any = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_settings(self.quantise, self.double, self.compute)
+
+    def quantisation(self) -> Quantisation | None:
+        """As `quantise` says."""
+        return Quantisation(self.quantise, self.double, self.compute) if self.quantise else None
+
+    def facts_as_set(self) -> frozenset[str]:
+        """4-bit weights cannot be spread."""
+        return frozenset({"quantised"} if self.quantise else ())
 
     def recall(self, past: Past, ctx: StageContext) -> None:
         """Find the adapter that is continued.
@@ -101,9 +125,9 @@ after: continue  trains the parent's A and B on; the next stage starts from W"""
                 f"{parent} merged its adapter into the weights; write lora: {{after: keep}} there, or "
                 f"after: merge here"
             )
-        for name in SHARED:
-            if settings[name] != (own := getattr(self, name)):
-                return f"{parent} trained an adapter of {name} {settings[name]}, not {own}"
+        for name, former in SHARED.items():
+            if (there := settings.get(name, former)) != (own := getattr(self, name)):
+                return f"{parent} trained an adapter of {name} {there}, not {own}"
         if "interpolate" in theirs:
             return (
                 f"{parent} blended its weights (interpolate), so they are not those of its adapter"
@@ -118,7 +142,9 @@ after: continue  trains the parent's A and B on; the next stage starts from W"""
                 does not give the parent's checkpoint.
         """
         if self.after != "continue":
-            return wrap(model, self.name, self.rank, self.alpha, self.dropout, self.targets)
+            fresh = wrap(model, self.name, self.rank, self.alpha, self.dropout, self.targets)
+            keep_adapter_whole(fresh)
+            return fresh
         from peft import LoraConfig, PeftModel
 
         from cpt.hooks.continued import check_reproduces
@@ -128,12 +154,21 @@ after: continue  trains the parent's A and B on; the next stage starts from W"""
         config.lora_dropout = self.dropout
         config.base_model_name_or_path = ctx.start
         adapted: Any = PeftModel.from_pretrained(model, folder, is_trainable=True, config=config)
+        keep_adapter_whole(adapted)
         check_reproduces(adapted, self.parent)
         return adapted
 
     def merge(self, model: "PreTrainedModel", ctx: StageContext) -> "PreTrainedModel":
-        """W + (alpha / rank) B A, and an ordinary model again."""
-        return merged(model, ctx)
+        """W + (alpha / rank) B A, and an ordinary model again.
+
+        Raises:
+            HookError: merged into 4-bit weights it is not what was trained.
+        """
+        if self.quantise is None:
+            return merged(model, ctx)
+        from cpt.hooks.quantised_merge import merged_checked
+
+        return merged_checked(model, self.compute, ctx)
 
 
 def is_adapter(hook: Hook) -> bool:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from cpt.params import View
+    from cpt.quantised import Quantisation
     from cpt.tokens import Tokens
 
 
@@ -62,6 +63,11 @@ class HookStack:
         for _, hook in self.at("mix"):
             data = hook.mix(data, self.ctx)
         return data
+
+    def quantisation(self) -> "Quantisation | None":
+        """How the stage's start is held: one hook at most says so, as one at most changes what is trained."""
+        said = (hook.quantisation() for _, hook in self.hooks)
+        return next((found for found in said if found is not None), None)
 
     def adapt(self, model: "PreTrainedModel") -> "PreTrainedModel":
         """Let every hook change what is trained."""

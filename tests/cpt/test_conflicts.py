@@ -110,6 +110,15 @@ class TestImportanceAndAdapters:
     def test_an_adapter_that_is_continued_can_be_held(self) -> None:
         assert check(EWC, lora("continue")) == []
 
+    @pytest.mark.parametrize("importance", ["ewc", "si", "mas", "l2_sp"])
+    def test_weights_in_4_bits_are_held_by_nothing(self, importance: str) -> None:
+        held = hook(importance, of="sft")
+        four = hook("lora", after="continue", quantise="nf4")
+        words = rf"hooks: {importance} and lora: weights in 4 bits .*; remove quantise, or protect"
+        with pytest.raises(PlanError, match=words):
+            check(held, four)
+        assert check(hook("ema"), hook("kl", of="sft"), hook("interpolate"), four) == []
+
     def test_at_strength_0_nothing_is_held(self) -> None:
         off = [hook(name, of="sft", strength=0.0) for name in ("ewc", "si")]
         assert check(*off, lora()) == []

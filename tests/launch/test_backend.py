@@ -137,6 +137,31 @@ def test_what_a_hook_says_of_itself_counts(tmp_path: Path, monkeypatch: pytest.M
         open_chain(SMOKE, changes, tmp_path, "ddp")
 
 
+def test_weights_in_4_bits_are_not_spread(tmp_path: Path) -> None:
+    from launch.opening import open_chain
+
+    changes = [f"stages.{stage}.hooks=[]" for stage in ("pretrain", "dpo", "grpo")]
+    changes += ["stages.sft.hooks=[{lora: {quantise: nf4}}]", "num_processes=2"]
+    for name in ("ddp", "zero1", "zero2"):
+        open_chain(SMOKE, changes, tmp_path, name)
+    for name in ("fsdp2", "zero3"):
+        words = rf"launch: {name}: weights in 4 bits cannot be spread .*; use launch: ddp, zero1"
+        with pytest.raises(PlanError, match=words):
+            open_chain(SMOKE, changes, tmp_path, name)
+
+
+@pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw_32bit", "lion_8bit"])
+def test_optimizers_that_know_no_spread_weights_are_refused(optim: str, tmp_path: Path) -> None:
+    from launch.opening import open_chain
+
+    changes = [f"stages.{stage}.hooks=[]" for stage in ("pretrain", "sft", "dpo", "grpo")]
+    changes += [f"stages.sft.train.optim={optim}", "num_processes=2"]
+    open_chain(SMOKE, changes, tmp_path, "ddp")
+    with pytest.raises(PlanError, match=r"launch: fsdp2: the 8-bit and paged optimizers .* at the"):
+        open_chain(SMOKE, changes, tmp_path, "fsdp2")
+    open_chain(SMOKE, [*changes, "stages.sft.train.optim=adamw_torch"], tmp_path, "fsdp2")
+
+
 def test_every_fact_has_one_who_sets_it_and_one_who_asks() -> None:
     """What nothing sets, or nothing refuses, is dead."""
     import inspect

@@ -37,9 +37,13 @@ def chain(tmp_path: Path, *changes: str) -> Chain:
         (
             "stages.dpo.train.optim=paged_adamw_8bit",
             "train.optim: paged_adamw_8bit needs bitsandbytes, which is not installed "
-            "here; run: make install EXTRAS=dev,deepspeed,gpu",
+            "here; run: make install",
         ),
         ("stages.grpo.train.use_vllm=true", "train: use_vllm needs vllm, "),
+        (
+            "stages.sft.hooks=[{lora: {quantise: nf4}}]",
+            "hooks.lora.quantise: nf4 needs bitsandbytes, which is not installed here; run: ",
+        ),
         ("stages.dpo.train.optim=stable_adamw", "run: pip install torch-optimi"),
     ],
 )

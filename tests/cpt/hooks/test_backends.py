@@ -158,6 +158,17 @@ def test_ranks_leave_the_same_model(pairs: dict[str, Pair]) -> None:
         assert pair.two.manifest["world"]["size"] == 2
 
 
+def test_only_one_process_has_seen_the_whole_model(
+    pairs: dict[str, Pair], request: pytest.FixtureRequest
+) -> None:
+    """Where weights are spread: the others neither merge nor load the result."""
+    spreads = request.node.callspec.params["pairs"] in SPREADING
+    for pair in pairs.values():
+        assert [rank["is_whole"] for rank in pair.ranks] == [not spreads] * 2
+        loads = [sum("loading" in said for said in rank["said"]) for rank in pair.ranks]
+        assert (loads[1] < loads[0]) == spreads
+
+
 def test_interrupted_equals_uninterrupted(pairs: dict[str, Pair]) -> None:
     """2 + 2 steps on two processes equal 4, bit for bit."""
     for name, broken in pairs.items():
@@ -170,10 +181,10 @@ def test_interrupted_equals_uninterrupted(pairs: dict[str, Pair]) -> None:
 
 #: Stages that a plan refuses on a backend; all others are in the matrix.
 REFUSED = {
-    "fsdp2": {"subspace"},
+    "fsdp2": {"subspace", "four bits"},
     "zero1": {"subspace", "updates", "null space"},
     "zero2": {"subspace", "updates", "null space"},
-    "zero3": {"subspace", "updates", "null space"},
+    "zero3": {"subspace", "four bits", "updates", "null space"},
 }
 
 

@@ -50,6 +50,19 @@ def test_settings_that_do_not_go_together_name_the_file_and_the_hook() -> None:
         table.build("kl", {"of": "all"}, "sft.yaml")
 
 
+def test_a_setting_of_weights_that_are_not_quantised_is_refused() -> None:
+    for settings in ({"double": False}, {"compute": "float32"}):
+        with pytest.raises(RecipeError, match=r"sft.yaml: hooks.lora: .*; write quantise: nf4"):
+            table.build("lora", settings, "sft.yaml")
+
+
+def test_a_setting_that_came_later_changes_no_id() -> None:
+    assert "quantise" not in table.settings_of(table.build("lora", {}, "sft.yaml"))
+    assert (
+        table.settings_of(table.build("lora", {"quantise": "nf4"}, "sft.yaml"))["quantise"] == "nf4"
+    )
+
+
 def test_a_hook_of_another_package_is_as_strict(monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclass
     class Freeze(Hook):

@@ -28,6 +28,7 @@ OFFLINE = [
     "updates",
     "subspace",
     "a part",
+    "four bits",
 ]
 #: Interrupted behind their first checkpoint, and continued.
 AGAIN = ["sft again", "dpo with an adapter again", "penalties again"]
@@ -105,6 +106,11 @@ def wanted_stages(stages: TinyStages) -> dict[str, Wanted]:
         ),
         "subspace": ("sft", [{"osf": {}}], {"learning_rate": 0.1}),
         "a part": ("sft", [{"freeze": {"train": "attn_proj"}}], {}),
+        "four bits": (
+            "sft",
+            [{"lora": {"rank": 2, "quantise": "nf4", "compute": "float32"}}],
+            {"learning_rate": 0.1},
+        ),
         "pretrain": ("pretrain", [general, {"agem": {"of": "sft"}}], {}),
         "dpo with an adapter": adapter,
         "dpo": ("dpo", [kl, blend, rehearsed, lwf, {"gem": {"of": ["pretrain", "sft"]}}], {}),
