@@ -90,6 +90,12 @@ def test_a_second_forward_with_adapter_and_checkpointing_is_refused_under_zero3_
     assert [name for name, chosen in BACKENDS.items() if chosen.refusals(facts)] == ["zero3"]
 
 
+def test_looks_are_refused_where_weights_are_spread() -> None:
+    """One process would wait for ever for the others to run the model with it."""
+    refusing = [name for name, chosen in BACKENDS.items() if chosen.refusals(["watches"])]
+    assert refusing == ["fsdp2", "zero3"]
+
+
 SMOKE = ROOT / "recipes" / "smoke" / "chain.yaml"
 
 
