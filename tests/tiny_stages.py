@@ -121,8 +121,9 @@ class TinyStages:
             if interrupt_at is not None and f": step {interrupt_at}/" in sentence:
                 raise Interrupted
 
-        model, _ = run(job, say)
-        return read(job, model)
+        found = run(job, say)
+        assert found is not None  # one process keeps the whole model
+        return read(job, found[0])
 
     def _make_base(self) -> Path:
         from cpt.manifest import Manifest

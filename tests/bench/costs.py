@@ -205,7 +205,9 @@ def _measure(case: str, steps: int, folder: Path) -> None:
         parents={"parent": "pretrain-0"},
         store=folder / case,  # what is measured once is measured in every case
     )
-    model, _ = run(job, lambda line: None)
+    found = run(job, lambda line: None)
+    assert found is not None  # one process keeps the whole model
+    model = found[0]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()

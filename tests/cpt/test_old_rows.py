@@ -169,7 +169,7 @@ class TestDraws:
     def test_the_hygiene_looks_at_what_was_drawn(self, past: ToyPast) -> None:
         seen: list[tuple[str, int]] = []
 
-        def clean(name: str, given: list[Row]) -> list[Row]:
+        def clean(name: str, given: Sequence[Row]) -> Sequence[Row]:
             seen.append((name, len(given)))
             return given[:2]
 

@@ -108,7 +108,9 @@ def test_a_model_under_mixed_precision_is_looked_at_as_it_is_saved(
     watch = WatchSpec(every=2, early=False, prompts=0, suite=str(suite))
     job = stages.job("sft", bf16=True)
     job = replace(job, spec=job.spec.model_copy(update={"watch": watch}))
-    live, _ = runner.run(job, lambda line: None, make_look=partial(looker, job, Console()))
+    found = runner.run(job, lambda line: None, make_look=partial(looker, job, Console()))
+    assert found is not None
+    live = found[0]
     known = load_suite(suite)
     reloaded = probe_checkpoint(str(job.output / "checkpoint"), known, cache=job.output)
     expected = reloaded["probes"]["reads"]["value"]

@@ -15,7 +15,8 @@ from cpt.errors import PlanError
 from cpt.hooks.stack import in_order
 from cpt.world import SPREADING
 from launch.backend import backend
-from launch.checks import check_backend
+from launch.checks import asked
+from launch.nearest import check_stages
 from stages.opening import build_hooks
 from tests.bench.backends import Cell, write
 from tests.cpt.hooks.test_two_processes import ROUNDING, Pair, Wanted, wanted_stages
@@ -35,7 +36,7 @@ def _is_refused(stages: TinyStages, wanted: Wanted, name: str) -> bool:
     kind, hooks, settings = wanted
     job = stages.job(kind, hooks, num_processes=2, backend=name, micro_batch=2, **settings)
     try:
-        check_backend(job.spec, in_order(build_hooks(job)), backend(name))
+        check_stages(backend(name), [asked(job.spec, in_order(build_hooks(job)))])
     except PlanError:
         return True
     return False

@@ -1,5 +1,6 @@
 """A loss on old rows beside the stage's own: its gradient, its strength, in every kind of stage."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -232,7 +233,7 @@ def test_settings_that_do_not_go_together(settings: dict[str, Any], message: str
 def test_rows_beside_the_stream_go_through_the_stages_hygiene(stages: TinyStages) -> None:
     seen: list[tuple[str, int]] = []
 
-    def clean(name: str, rows: list[Any]) -> list[Any]:
+    def clean(name: str, rows: Sequence[Any]) -> Sequence[Any]:
         seen.append((name, len(rows)))
         return rows[:7]
 
