@@ -95,8 +95,9 @@ class FullyShardedView(_Sharded):
         for name, parameter in trainable(self.model):
             if with_gradient and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            gradient = None if parameter.grad is None else parameter.grad.to_local()
-            yield name, parameter.detach().to_local(), gradient
+            rows: Any = parameter.detach()
+            gradient: Any = parameter.grad
+            yield name, rows.to_local(), None if gradient is None else gradient.to_local()
 
     def cut(self, name: str, whole: "Tensor") -> "Tensor | None":
         """The rows that this process holds."""

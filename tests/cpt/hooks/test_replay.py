@@ -228,8 +228,8 @@ def mixed(hook: Replay, stages: TinyStages, ctx: StageContext) -> tuple[list[Any
     hook.recall(of_folder(stages.sft.output), ctx)
     hook.mix(data, ctx)
     ((rows,),) = [[old.rows] for old in data.old]
-    assert not callable(rows)
-    return list(getattr(rows, "rows", rows)), data.notes
+    own: Any = rows
+    return own if isinstance(own, list) else own.rows, data.notes
 
 
 def of_model(folder: Path, rows: list[Any], tokenizer: Any, job: Any) -> tuple[Any, list[float]]:
