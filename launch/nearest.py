@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from cpt.errors import PlanError
+from cpt.sharding import sharding
 from launch.backend import BACKENDS, Backend
 
 # How much of a training each base spreads; the nearest is the least step away on it.
@@ -57,19 +58,21 @@ def nearest(
     """The backend nearest to `chosen` that honours all of every stage; None if there is none.
 
     Nearest: on as many machines before all, then with its states where they were, then the least step
-    between what is spread; of two equally far the one that spreads more, since memory is why one spreads.
+    between what is spread; of two equally far the one that spreads more, since memory is why one spreads,
+    and then what the same library does.
 
     Args:
         fits: whether the number of processes and the batches suit a backend.
     """
 
-    def distance(other: Backend) -> tuple[bool, bool, int, int]:
+    def distance(other: Backend) -> tuple[bool, bool, int, int, bool]:
         step = _STEP[other.base] - _STEP[chosen.base]
         return (
             other.nodes != chosen.nodes,
             other.offloads != chosen.offloads,
             abs(step),
             -step,
+            sharding(other.name).is_zero != sharding(chosen.name).is_zero,
         )
 
     others = [other for other in BACKENDS.values() if other.name != chosen.name]

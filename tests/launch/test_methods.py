@@ -129,8 +129,8 @@ def test_what_the_class_says_is_read_from_it() -> None:
     ema = method("ema")
     trained = tuple(name for name in KINDS if kind_of(name, "").trains)
     assert (ema.acts_at, ema.stages) == (("track", "merge"), trained)
-    assert ema.backends == ("single", "ddp")  # needs the parameters
-    assert method("kl").backends == ("single", "ddp", "zero1", "zero2")
+    assert ema.backends == ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3")
+    assert method("osf").backends == ("single", "ddp")  # moves weights, and needs them whole
     assert method("kl").acts_at == ("recall", "penalty")
     assert (method("dpo").acts_at, method("dpo").stages) == (("preference",), ("reference",))
     assert {point for each in methods() if each.what == "hook" for point in each.acts_at} <= {

@@ -59,6 +59,7 @@ def test_deepspeeds_own_file_says_which_stage(name: str) -> None:
     variables = {
         "ACCELERATE_USE_DEEPSPEED": "true",
         "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file),
+        "GROUP_WORLD_SIZE": "2" if BACKENDS[name].nodes else "1",
     }
     assert backend_started(2, variables) == name
 
