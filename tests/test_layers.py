@@ -16,6 +16,7 @@ MAY_TALK = {
     "cpt/world.py",
     "cpt/params.py",
     "cpt/shards.py",
+    "cpt/spread.py",
     "cpt/hooks/trainer.py",
     "eval/probe.py",
     "stages/ppo.py",
