@@ -26,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # DeepSpeed compiles what it needs when it is first used, not when it is installed.
 export DS_BUILD_OPS := 0
 
-.PHONY: help install quickstart test test-kill lint types bench bench-methods bench-costs bench-merging bench-statistics bench-damage bench-probing lock clean
+.PHONY: help install quickstart test test-kill test-backends lint types bench bench-methods bench-costs bench-merging bench-statistics bench-damage bench-estimates bench-probing lock clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -52,14 +52,19 @@ $(MODEL): $(STAMP)
 quickstart: install $(MODEL)
 	$(VENV)/bin/cpt run recipes/quickstart/chain.yaml
 
+# A worker for every core, at most 8; the tests of one file share what they build.
 test: install $(MODEL)
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 # Kill the smoke chain at 60 random moments, 20 of them on two processes; `make test` does it six times.
 test-kill: install
 	rm -f tests/bench/results/kills.json
 	CPT_TEST_KILLS=40 CPT_TEST_GROUP_KILLS=20 CPT_TEST_KILL_RESULTS=tests/bench/results/kills.json \
 		$(PYTHON) -m pytest -m chain tests/test_kill.py tests/test_kill_groups.py
+
+# Backends against one another on processes of this machine; minutes on two cores.
+test-backends: install
+	$(PYTHON) -m pytest -m backends
 
 lint: install
 	$(VENV)/bin/ruff check .
@@ -92,6 +97,10 @@ bench-statistics: install
 # A real model damaged on purpose: the gate fires and repairs it; half an hour on two cores.
 bench-damage: install $(MODEL)
 	$(PYTHON) -m tests.bench.damage --limit 90
+
+# What cpt plan foretells of stages against what they took; half an hour on two cores, LIMIT=--small for less.
+bench-estimates: install $(MODEL)
+	$(PYTHON) -m tests.bench.estimates $(LIMIT)
 
 # The probes' own backend against lm-eval's HFLM, by turns; with CPT_DATA=<folder> on tasks of that too.
 bench-probing: install $(MODEL)

@@ -1,4 +1,4 @@
-"""What does not go together: hooks with each other, with the kind, the backend or the past."""
+"""What does not go together: hooks with each other, with the kind or the past."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from cpt.vocabulary import of_model
 UNKNOWN = "-unknown"
 
 if TYPE_CHECKING:
-    from cpt.interfaces import Backend, Kind
+    from cpt.interfaces import Kind
     from cpt.plan import Node
 
 
@@ -130,11 +130,10 @@ def check_hooks(
     hooks: Sequence[Hook],
     spec: StageSpec,
     kind: "Kind",
-    backend: "Backend",
     where: str,
     warnings: list[str],
 ) -> None:
-    """Refuse hooks that conflict with each other, with the kind or with the backend.
+    """Refuse hooks that conflict with each other or with the kind.
 
     Raises:
         PlanError: names both sides and a way out.
@@ -145,8 +144,6 @@ def check_hooks(
             others = ", ".join(sorted(hook.kinds))
             raise PlanError(f"{where}: hooks.{hook.name}: not in a {kind.name} stage; in {others}")
         hook.check(kind.name, f"{where}: hooks.{hook.name}")
-        for need in sorted(hook.needs_as_set() - backend.gives):
-            raise PlanError(f"{where}: hooks.{hook.name}: {backend.refusal(need)}")
 
 
 def check_rate(spec: StageSpec, model: ModelSpec, where: str) -> None:

@@ -1,28 +1,29 @@
 """An estimate as people read it: two cells of each stage in the plan's table, and what is to do."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from cpt.estimate import Estimate, Forecast
+from cpt.first_guess import assumption
 
 UNKNOWN = "?"
 LENGTHS = "> counts the lengths that settings name; the data decides how long prompts are"
 
 
 def columns(estimate: Estimate) -> dict[str, dict[str, str]]:
-    """Column -> stage -> cell: memory of each process of what is to do, and time, left or taken."""
+    """Column -> stage -> cell: of what is to do the memory of each process, with a GPU that of the host
+    beside it, and the disk that it takes for good; and time, left or taken."""
     stages = estimate.stages
-    memory = {name: _memory(stage) for name, stage in stages.items()}
-    time = {name: _time(stage) for name, stage in stages.items()}
-    return {"memory": memory, "time": time} if any(memory.values()) else {"time": time}
+    cells = {
+        "memory": {name: _memory(stage) for name, stage in stages.items()},
+        "host": {name: _host(stage) for name, stage in stages.items()},
+        "disk": {name: _disk(stage) for name, stage in stages.items()},
+    }
+    shown = {column: of for column, of in cells.items() if any(of.values())}
+    return shown | {"time": {name: _time(stage) for name, stage in stages.items()}}
 
 
-def lines(estimate: Estimate, machine: float | None = None) -> list[str]:
-    """What is to do, what of it is not known, and a warning where a stage needs too much memory.
-
-    Args:
-        machine: bytes of memory; None for what /proc/meminfo says.
-    """
+def lines(estimate: Estimate) -> list[str]:
+    """What is to do, what of it is not known, and a warning where the machine has too little for it."""
     left = {name: s for name, s in estimate.stages.items() if not (s.is_done and s.is_probed)}
     if not left:
         return ["to do: nothing"]
@@ -34,22 +35,23 @@ def lines(estimate: Estimate, machine: float | None = None) -> list[str]:
     if makes and estimate.size is None:
         unknown.insert(0, f"memory and disk: {estimate.unknown_size}")
     elif makes:
-        kept = sum(each.kept for each in prints) + ("base" in makes) * estimate.base_bytes
-        passing = max((each.passing for each in prints), default=0.0)
-        needs += [f"{gigabytes(kept + passing)} of disk"] if kept + passing else []
+        disk = disk_left(estimate)
+        needs += [f"{gigabytes(disk)} of disk"] if disk else []
         peak = f"; peak {gigabytes(max(p.peak for p in prints))} a process" if prints else ""
         if odd := [name for name, s in makes.items() if s.load and not s.footprint]:
             unknown.append(f"memory and disk of {', '.join(odd)}: unknown for such an optimizer")
     said = [f"to do: {', '.join(needs)}{peak} (estimate)"] if needs else []
     if any(cell.startswith(">") for cell in map(_memory, makes.values())):
         unknown.append(LENGTHS)
-    return said + unknown + _warning(estimate, makes, machine)
+    if estimate.machine and any(stage.is_guess for stage in makes.values()):
+        unknown.append(assumption(estimate.machine))
+    return said + unknown + [f"warning: {sentence}" for sentence in shortfalls(estimate)]
 
 
 def _time_left(estimate: Estimate, left: Mapping[str, Forecast]) -> tuple[float | None, list[str]]:
     """(seconds of what is known, what is not)."""
     making = [stage for stage in left.values() if stage.load and not stage.is_done]
-    if making and not estimate.has_rate:
+    if making and not estimate.has_rate and all(stage.making is None for stage in making):
         return None, ["time: unknown, no stage was made here yet"]
     if making and estimate.size is None:
         return None, [f"time: {estimate.unknown_size}"]
@@ -76,41 +78,65 @@ def _memory(stage: Forecast) -> str:
     return ("" if whole else ">") + gigabytes(stage.footprint.peak)
 
 
+def _host(stage: Forecast) -> str:
+    if stage.is_done or stage.footprint is None or not stage.footprint.host_peak:
+        return ""
+    return gigabytes(stage.footprint.host_peak)
+
+
+def _disk(stage: Forecast) -> str:
+    if stage.is_done or stage.footprint is None:
+        return ""
+    return gigabytes(stage.footprint.kept)
+
+
 def _time(stage: Forecast) -> str:
     if stage.making is None:
         return UNKNOWN
     if stage.load is None and not stage.making and not stage.probing:
         return ""
-    return duration(stage.making + (stage.probing or 0.0))
+    return "~" * stage.is_guess + duration(stage.making + (stage.probing or 0.0))
 
 
-def _warning(
-    estimate: Estimate, training: Mapping[str, Forecast], machine: float | None
-) -> list[str]:
-    machine = memory_of_machine() if machine is None else machine
-    needs = [
-        (stage.footprint.peak * estimate.num_processes, name)
-        for name, stage in training.items()
-        if stage.footprint and stage.load and stage.load.on_cpu  # a GPU's memory is not asked for
-    ]
-    if not needs or machine is None or max(needs)[0] <= machine:
+def disk_left(estimate: Estimate) -> float:
+    """Bytes on disk of what is to do: what stays of all stages, and what passes of the one with most."""
+    makes = {name: stage for name, stage in estimate.stages.items() if not stage.is_done}
+    prints = [stage.footprint for stage in makes.values() if stage.footprint]
+    kept = sum(each.kept for each in prints) + ("base" in makes) * estimate.base_bytes
+    return kept + max((each.passing for each in prints), default=0.0)
+
+
+def shortfalls(estimate: Estimate) -> list[str]:
+    """One sentence for what the machine has too little of: memory of each stage, and disk."""
+    machine, found = estimate.machine, []
+    if machine is None:
         return []
-    need, name = max(needs)
-    return [
-        f"warning: {name} needs about {gigabytes(need)} and this machine has {gigabytes(machine)}; "
-        f"a smaller micro_batch, train.max_length, or a lora hook needs less"
-    ]
-
-
-def memory_of_machine() -> float | None:
-    """Bytes; None where the kernel does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemTotal:"):
-                return float(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
+    if machine.gpus and estimate.num_processes > machine.gpus:
+        found.append(
+            f"{estimate.num_processes} processes are to share {machine.name}, which has {machine.gpus} "
+            f"GPUs; set num_processes"
+        )
+    for name, stage in estimate.stages.items():
+        if stage.short is None:
+            continue
+        short = stage.short
+        where = f"on a GPU and {machine.gpu or 'one'}" if short.where == "GPU" else ""
+        where = where or f"of the host's memory and {machine.name}"
+        way = (
+            f"it would fit with {stage.remedy}"
+            if stage.remedy
+            else "no setting that was tried helps"
+        )
+        found.append(
+            f"{name} needs about {gigabytes(short.needs)} {where} has {gigabytes(short.has)}; {way}"
+        )
+    disk, free = disk_left(estimate), machine.disk_gb * 1e9
+    if free and disk > free:
+        found.append(
+            f"about {gigabytes(disk)} are to be written and {gigabytes(free)} are free; name another "
+            f"folder with --runs"
+        )
+    return found
 
 
 def gigabytes(number: float) -> str:

@@ -1,56 +1,21 @@
 """What a stage needs of a machine's memory and disk, from its model's size and its settings."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from math import prod
 
+from cpt.activations import activations, has_outputs, head, sampling, with_old
 from cpt.hooks.base import Hook, points
 from cpt.hooks.lora import stays_apart
 from cpt.model_size import ModelSize
 from cpt.plan import Node
+from cpt.sharding import buffers, sharding
 from cpt.trained import trained
+from cpt.workload import Workload
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Resident once torch, transformers, TRL and lm-eval are imported: the smoke chain's model is 0.1 M.
 LIBRARIES = 0.6e9
-# Tokens and vocabulary of one tile of TRL's fused head (trl/kernels/chunked_logprob.py), and the
-# tokens of one of `cpt.tokens.token_kl`.
-TILE = (4096, 32768)
-KL_CHUNK = 256
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What a stage puts through the model.
-
-    Attributes:
-        sequences: of one backward pass in one process.
-        length: tokens of the longest sequence that settings allow, as far as they say.
-        is_whole: false where settings do not say it all: the prompts before completions come on top.
-        per_step: sequences of one optimizer step over all processes.
-        steps: optimizer steps; None where the data decides.
-        half: whether it computes in 16 bits.
-        checkpointing: whether activations are computed again in the backward pass.
-        optimizer: by TRL's name.
-        saves: whether the trainer leaves checkpoints on the way.
-        on_cpu: whether the machine has no accelerator to train on.
-    """
-
-    sequences: int
-    length: int
-    is_whole: bool
-    per_step: int
-    steps: int | None
-    half: bool
-    checkpointing: bool
-    optimizer: str
-    saves: bool
-    on_cpu: bool
-
-    @property
-    def tokens(self) -> int | None:
-        """steps * batch * length: every sequence counts as a full one."""
-        return None if self.steps is None else self.steps * self.per_step * self.length
 
 
 @dataclass(frozen=True)
@@ -58,19 +23,28 @@ class Footprint:
     """Bytes of a stage.
 
     Attributes:
-        parts: of each process, by what they are for.
-        passing: on disk while it trains: two of the trainer's checkpoints.
+        parts: of each process where it computes, a GPU or the host, by what they are for.
+        passing: on disk while it trains: two of the trainer's checkpoints, and the weights before a merge.
         kept: on disk for good.
+        host: of each process beside its GPU, likewise; empty where it computes on the host.
+        whole: of each process behind the last step, where a model that was spread is opened whole.
     """
 
     parts: Mapping[str, float]
     passing: float
     kept: float
+    host: Mapping[str, float] = field(default_factory=dict)
+    whole: float = 0.0
 
     @property
     def peak(self) -> float:
         """Of each process."""
-        return sum(self.parts.values())
+        return max(sum(self.parts.values()), self.whole)
+
+    @property
+    def host_peak(self) -> float:
+        """Of each process beside its GPU."""
+        return sum(self.host.values())
 
 
 def footprint(
@@ -85,8 +59,7 @@ def footprint(
       a copy in 2 bytes.
     - trained, of P = N or A numbers: gradient b P (twice under DDP, whose buckets are a second one; once
       more with an agem or gem hook, for that of old rows) and the optimizer's states, for AdamW 2 b P.
-      Under ZeRO over w processes: b P + 12 P / w (master copy and moments in 32 bits), with ZeRO-2
-      (b + 12) P / w.
+      Under ZeRO these are 12 P in all, with the master copy, for AdamW that computes in 16 bits.
     - frozen: N b for the reference of a stage that has one, and for each model that a hook holds; none
       where it is what lies below an adapter, or where the hook keeps its outputs on disk.
     - hooks: what they hold for each of the P numbers: 4 with ema, 8 with ewc, and so on.
@@ -96,42 +69,64 @@ def footprint(
       they are mixed. With checkpointing b H a token and layer, and one layer whole.
     - head: 2 tiles of TRL's fused head and the 32-bit gradient of the head, 4 V H; with each penalty that
       makes logits 5 chunks of 256 tokens, V wide, and one more gradient.
+    - sampling: keys and values of the completions that are sampled at once.
+
+    Of what `cpt.sharding` says a backend spreads, each of w processes has 1 / w, and of hooks' states on all
+    of these backends. Whole weights are gathered as `buffers` tells. What it offloads lies on the host.
+    Beside a GPU the host holds the libraries and the model while it loads, whole in every process. A model
+    whose weights are spread is opened whole on every process behind the last step, and must fit so too.
 
     The activations were counted with `saved_tensors_hooks` on transformers 5.23's Llama with padding; they
-    hold for Llama-like decoders with attention that keeps no T x T matrix. Not counted: sampling, and what
-    an allocator keeps of freed memory. Measured on a CPU, SmolLM2-135M, 8 sequences of at most 256 tokens
-    under a kl hook: 7.2 GB by this formula, 6.2 GB after 2 steps, 9.2 GB after 40 within a chain.
+    hold for Llama-like decoders with attention that keeps no T x T matrix. Not counted: what an allocator
+    keeps of freed memory. tests/bench/results/estimates.md compares it with what was measured on a CPU;
+    spreading and offloading are what the libraries say of themselves, not measured.
     """
     hooks = [hook for _, hook in node.hooks]
+    shard, own = sharding(backend), trained(size, hooks)
     width, n = BYTES[dtype], size.num_parameters
-    own = trained(size, hooks)
     each = 4 if own.is_adapter else width
-    is_zero = backend.startswith("zero")
-    if is_zero and load.half:
+    if shard.is_zero and load.half:
         width = each = 2
-    states = _states(load.optimizer, 4 if is_zero else each)
+    states = _states(load.optimizer, 4 if shard.is_zero else each)
     if states is None:
         return None
-    states += 4 if is_zero else 0  # the master copy
-    shards = {"ddp": 2.0, "zero2": 1 / world}
+    states += 4 if shard.is_zero else 0  # the master copy
+
+    def share(what: str) -> float:
+        return 1 / world if what in shard.spreads else 1.0
+
+    spread = 1 / world if shard.is_sharded else 1.0
     held = own.count * sum(hook.bytes_per_weight() for hook in hooks)
-    weights = n * width + each * own.added
-    num_gradients = shards.get(backend, 1.0) + any(
-        "second_gradient" in h.facts_as_set() for h in hooks
-    )
+    casts = load.half and width == 4 and not shard.is_sharded  # FSDP casts what it gathers
+    seconds = any("second_gradient" in hook.facts_as_set() for hook in hooks) * spread
     parts = {
-        "weights": weights + (2 * n if load.half and width == 4 else 0),
-        "gradients": each * own.count * num_gradients,
-        "states": states * own.count / (world if is_zero else 1),
-        "frozen": _references(node, parent, hooks, own.is_adapter) * n * BYTES[dtype],
-        "hooks": held,
-        "activations": _activations(size, _with_old(load, hooks), width),
-        "head": _head(size, load, sum(_has_outputs(hook) for hook in hooks)),
+        "weights": (n * width + each * own.added + 2 * n * casts) * share("weights"),
+        "buffers": buffers(size, shard, width, own.count, load.half) if world > 1 else 0.0,
+        "gradients": each
+        * own.count
+        * ((1 + (shard.base == "ddp")) * share("gradients") + seconds),
+        "states": states * own.count * share("states"),
+        "frozen": _frozen(node, parent, hooks, own.is_adapter, share("weights")) * n * BYTES[dtype],
+        "hooks": held * spread,
+        "activations": activations(size, with_old(load, hooks), width),
+        "head": head(size, load, sum(has_outputs(hook) for hook in hooks)),
+        "sampling": sampling(size, load, width),
         "libraries": LIBRARIES if load.on_cpu else 0.0,
     }
     checkpoint = each * own.count + states * own.count + held
+    if shard.base == "fsdp2":  # writes the weights for itself and for from_pretrained
+        checkpoint += each * own.count
+    merges = any("merge" in points(hook) for hook in hooks)
+    passing = 2 * checkpoint * load.saves + merges * (each * own.count + held)
     kept = n * width + each * own.kept
-    return Footprint(parts, 2 * checkpoint if load.saves else 0.0, kept)
+    whole = 0.0
+    if "weights" in shard.spreads:
+        whole = n * BYTES[dtype] + parts["libraries"]
+    if load.on_cpu:
+        return Footprint(parts, passing, kept, whole=whole)
+    moved = {what: parts.pop(what) for what in sorted(shard.on_host)}
+    loading = {"libraries": LIBRARIES, "loading": float(n * BYTES[dtype])}
+    return Footprint(parts, passing, kept, {**loading, **moved}, whole)
 
 
 def merge_footprint(size: ModelSize, num_read: int, dtype: str, tries: bool) -> Footprint:
@@ -157,20 +152,10 @@ def _states(optimizer: str, each: int) -> float | None:
     return None if moments is None else moments * (int(bits) / 8 if bits else each)
 
 
-def _has_outputs(hook: Hook) -> bool:
-    """Whether it makes logits of its own."""
-    return "logits" in hook.needs_as_set() and "penalty" in points(hook)
-
-
-def _with_old(load: Workload, hooks: Sequence[Hook]) -> Workload:
-    """The workload with the rows that hooks run beside the stage's own in one backward pass."""
-    passes = max(load.per_step // load.sequences, 1)
-    more = sum(-(-rows // passes) for hook in hooks for rows in hook.rows_per_step())
-    return replace(load, sequences=load.sequences + more)
-
-
-def _references(node: Node, parent: Node, hooks: Sequence[Hook], has_adapter: bool) -> int:
-    """Frozen models beside the trained one."""
+def _frozen(
+    node: Node, parent: Node, hooks: Sequence[Hook], has_adapter: bool, share: float
+) -> float:
+    """Frozen models beside the trained one: hooks' are whole, the trainer's own is spread as its model."""
     keeps = stays_apart([hook for _, hook in parent.hooks])
     below = (
         {"previous", parent.name, parent.id, parent.stands_for}
@@ -179,20 +164,4 @@ def _references(node: Node, parent: Node, hooks: Sequence[Hook], has_adapter: bo
     )
     own = "reference" in node.parents and not has_adapter
     held = {name for hook in hooks for name in hook.models_held()}
-    return own + len({parent.name if name == "previous" else name for name in held - below})
-
-
-def _activations(size: ModelSize, load: Workload, width: int) -> float:
-    tokens, (_, h), wide = load.sequences * load.length, size.embedding, size.intermediate
-    by_h, by_wide = {(4, False): (40, 16), (4, True): (34, 8)}.get((width, load.half), (24, 8))
-    layer = by_h * h + by_wide * wide
-    if load.checkpointing:
-        return tokens * (size.num_layers * width * h + layer)
-    return float(tokens * size.num_layers * layer)
-
-
-def _head(size: ModelSize, load: Workload, num_kl: int) -> float:
-    rows, h = size.embedding
-    number = 2 if load.half else 4
-    tile = min(load.sequences * load.length, TILE[0]) * min(rows, TILE[1])
-    return 2 * tile * number + 4 * rows * h + num_kl * 4 * (5 * KL_CHUNK * rows + rows * h)
+    return own * share + len({parent.name if name == "previous" else name for name in held - below})

@@ -1,4 +1,4 @@
-"""What planning asks of stage kinds and backends, which are made in `stages/` and `launch/`."""
+"""What planning asks of stage kinds, which are made in `stages/`."""
 
 from typing import Protocol
 
@@ -60,22 +60,4 @@ class Kind(Protocol):
 
     def reward_contents(self, spec: StageSpec, where: str) -> list[str]:
         """What of the rewards enters the id."""
-        ...
-
-
-class Backend(Protocol):
-    """What planning asks of a backend."""
-
-    @property
-    def name(self) -> str:
-        """Key in a recipe."""
-        ...
-
-    @property
-    def gives(self) -> frozenset[str]:
-        """Needs of hooks that it meets."""
-        ...
-
-    def refusal(self, need: str) -> str:
-        """Why a need is not met, and what to do."""
         ...

@@ -62,6 +62,13 @@ class ModelSize:
         widths = [shape[0] for name, shape in self.shapes.items() if ".up_proj." in name]
         return max(widths, default=4 * self.embedding[1])
 
+    @property
+    def key_width(self) -> int:
+        """Sum over layers of the width of keys, which is that of values; 0 where none has that name."""
+        return sum(
+            shape[0] for name, shape in self.shapes.items() if name.endswith("k_proj.weight")
+        )
+
     def adapter(self, rank: int, targets: str | list[str]) -> int:
         """Parameters of a LoRA adapter: rank * (in + out) of every linear layer that it targets."""
         return sum(rank * (out + into) for out, into in self.linear(targets))

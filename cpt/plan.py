@@ -1,4 +1,4 @@
-"""Recipe -> plan: ids, parents, what hooks need against what kinds and backends give. Costs nothing."""
+"""Recipe -> plan: ids, parents, and what does not go together. Costs nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from typing import Any
 
 from cpt.conflicts import UNKNOWN
 from cpt.errors import CptError, PlanError
-from cpt.interfaces import Backend, Kind
+from cpt.interfaces import Kind
 from cpt.nodes import Node, Plan
 from cpt.plan_stage import Steering, Watching, node_of
 from cpt.recipe import Recipe, StageSpec
@@ -19,7 +19,6 @@ def make(
     recipe: Recipe,
     kind_of: Callable[[str, str], Kind],
     check_train: Callable[[str, Mapping[str, Any], str], dict[str, Any]],
-    backend: Backend,
     suite_hash: str = "",
     steering: Steering = lambda merge, where: None,
     watching: Watching = lambda watch, where: "",
@@ -49,7 +48,6 @@ def make(
                 earlier,
                 kind_of,
                 check_train,
-                backend,
                 warnings,
                 suite_hash,
                 steering,

@@ -8,7 +8,7 @@ from cpt.conflicts import check_hooks, check_parts, check_rate, check_recalls, c
 from cpt.errors import CptError, PlanError, RecipeError
 from cpt.hooks import table
 from cpt.hooks.stack import in_order
-from cpt.interfaces import Backend, Kind
+from cpt.interfaces import Kind
 from cpt.joint import Joined, join, joined_so_far
 from cpt.merging.checks import check_lineage
 from cpt.nodes import Node
@@ -30,7 +30,6 @@ def node_of(
     earlier: Sequence[Node],
     kind_of: Callable[[str, str], Kind],
     check_train: Callable[[str, Mapping[str, Any], str], dict[str, Any]],
-    backend: Backend,
     warnings: list[str],
     suite_hash: str,
     steering: Steering,
@@ -100,7 +99,7 @@ def node_of(
     lineage = _lineage([*sources, *places.values()], earlier)
     for hook in hooks:
         check_recalls(hook, kind, lineage, kind_of, where)
-    check_hooks(hooks, spec, kind, backend, where, warnings)
+    check_hooks(hooks, spec, kind, where, warnings)
     check_adapters(hooks, lineage, where)
     beside = {role: _lineage([node], earlier) for role, node in roles.items()}
     check_shapes(hooks, beside, spec, lineage, recipe.model, where, warnings)

@@ -120,6 +120,9 @@ class Recipe(Settings):
         description="minutes without a sign of life after which a stage counts as hung; 0: none do",
     )
     trackers: list[str] = Field(default_factory=list, description="wandb, tensorboard, ...")
+    deterministic: bool = Field(
+        default=False, description="only kernels that give the same bits each time; no part of ids"
+    )
     baseline: Literal["naive", "joint"] | None = Field(
         default=None,
         description="naive: the chain without hooks; joint: without hooks, and each stage on labelled "

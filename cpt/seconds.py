@@ -8,9 +8,9 @@ from typing import Any
 
 from cpt import manifest
 from cpt.errors import CptError
-from cpt.footprint import Workload
 from cpt.model_size import of_folder
 from cpt.store import Store
+from cpt.workload import Workload
 
 #: What of a store is read: the newest stages, so that a plan stays quick.
 MOST_STAGES = 20

@@ -8,13 +8,16 @@ import json
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cpt.errors import PlanError
 from cpt.settings import did_you_mean
+from cpt.sharding import sharding
 from cpt.yaml12 import load
+from launch.nodes import num_machines, over_machines
+from launch.ran import Ran, ran
 from launch.refusals import FACTS, REFUSALS, Refusal, facts_of_files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +37,26 @@ class Backend:
     unfinished: str = ""
 
     @property
+    def base(self) -> str:
+        """What it spreads and by what, such as zero2 of zero2-offload."""
+        return sharding(self.name).base
+
+    @property
+    def offloads(self) -> bool:
+        """Whether what it spreads lies in the host's memory."""
+        return sharding(self.name).offloads
+
+    @property
+    def nodes(self) -> bool:
+        """Whether its processes are on several machines."""
+        return sharding(self.name).nodes
+
+    @property
+    def ran(self) -> Ran:
+        """What of it was really run."""
+        return ran(self.name)
+
+    @property
     def config_file(self) -> Path:
         """The file for `accelerate launch --config_file`."""
         return ROOT / "configs" / "accelerate" / f"{self.name}.yaml"
@@ -49,19 +72,22 @@ class Backend:
         """Processes that the config file asks for."""
         return int(self._config["num_processes"])
 
+    @property
+    def num_machines(self) -> int:
+        """Machines that its processes are on."""
+        return num_machines(int(self._config["num_machines"])) if self.nodes else 1
+
+    @functools.cached_property
+    def deepspeed(self) -> dict[str, Any]:
+        """DeepSpeed's own settings; empty without it."""
+        file = self.deepspeed_file
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file else {}
+
     def refusals(self, facts: Collection[str]) -> list[Refusal]:
         """What this backend refuses about a stage for which these `FACTS` hold."""
         assert set(facts) <= FACTS.keys(), f"unknown facts {set(facts) - FACTS.keys()}"
-        file = self.deepspeed_file
-        deepspeed = json.loads(file.read_text(encoding="utf-8")) if file else {}
-        holds = {*facts, *facts_of_files(self._config, deepspeed)}
-        return [refusal for refusal in REFUSALS[self.name] if refusal.when <= holds]
-
-    def refusal(self, need: str) -> str:
-        """Why a hook's need is not met, and which backends meet it."""
-        others = [other.name for other in BACKENDS.values() if need in other.gives]
-        instead = f"; use launch: {' or '.join(others)}" if others else ""
-        return f"launch: {self.name} does not give {need!r}{instead}"
+        holds = {*facts, *facts_of_files(self._config, self.deepspeed)}
+        return [refusal for refusal in REFUSALS[self.base] if refusal.when <= holds]
 
     @functools.cached_property
     def _config(self) -> dict[str, Any]:
@@ -79,6 +105,16 @@ BACKENDS = {
     "zero2": Backend("zero2", sharded=True, gives=_WHOLE_WEIGHTS),
     "zero3": Backend("zero3", sharded=True, gives=frozenset(), unfinished=_SHARDED_WEIGHTS),
 }
+
+# The same, kept in the host's memory or on several machines: other files, which may be refused for other
+# reasons; what hooks are given is the same.
+_TRAITS = {
+    "offload": ("fsdp2", "zero1", "zero2", "zero3"),
+    "nodes": ("ddp", "fsdp2", "zero1", "zero2", "zero3"),
+}
+for _trait, _bases in _TRAITS.items():
+    for _base in _bases:
+        BACKENDS[f"{_base}-{_trait}"] = replace(BACKENDS[_base], name=f"{_base}-{_trait}")
 
 
 def backend(name: str) -> Backend:
@@ -103,13 +139,15 @@ def accelerate_command(
         if num_processes not in (None, 1):
             raise PlanError(f"launch: single runs one process, not {num_processes}; use ddp")
         return [sys.executable, "-m", module, *arguments]
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
-    command += ["--config_file", str(chosen.config_file)]
+    launcher = ["--config_file", str(chosen.config_file)]
     if num_processes is not None:
-        command += ["--num_processes", str(num_processes)]
+        launcher += ["--num_processes", str(num_processes)]
     if file := chosen.deepspeed_file:
-        command += ["--deepspeed_config_file", str(file)]
-    return [*command, "-m", module, *arguments]
+        launcher += ["--deepspeed_config_file", str(file)]
+    work = ["-m", module, *arguments]
+    if chosen.nodes:
+        return over_machines(launcher, work, chosen.num_machines)
+    return [sys.executable, "-m", "accelerate.commands.launch", *launcher, *work]
 
 
 def environment(chosen: Backend, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -123,37 +161,3 @@ def environment(chosen: Backend, inherited: Mapping[str, str] = os.environ) -> d
         visible = inherited.get("CUDA_VISIBLE_DEVICES", "0")
         added["CUDA_VISIBLE_DEVICES"] = visible.partition(",")[0]
     return added
-
-
-def assert_topology(accelerator: Any, chosen: Backend, num_processes: int) -> None:
-    """Check, right after the trainer was built, that the processes are those that were asked for.
-
-    Several ways to start a stage train on one process, or on processes that never talk, and say
-    nothing.
-
-    Raises:
-        PlanError: another backend or another number of processes.
-    """
-    state = accelerator.state
-    kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
-    if kind == "DEEPSPEED":
-        actual = f"zero{state.deepspeed_plugin.zero_stage}"
-    elif kind == "FSDP":
-        actual = f"fsdp{state.fsdp_plugin.fsdp_version}"
-    else:
-        actual = "single" if kind == "NO" else "ddp"
-    if (actual, accelerator.num_processes) != (chosen.name, num_processes):
-        raise PlanError(
-            f"launch: {chosen.name} on {num_processes} processes was asked for, but accelerate set "
-            f"up {actual} on {accelerator.num_processes}; start it with: accelerate launch "
-            f"--config_file configs/accelerate/{chosen.name}.yaml --num_processes {num_processes}"
-        )
-    if chosen.name == "single" and accelerator.device.type == "cuda":
-        import torch
-
-        if torch.cuda.device_count() > 1:
-            raise PlanError(
-                f"launch: single uses one GPU, but {torch.cuda.device_count()} are visible and "
-                "transformers would split each batch over them; set CUDA_VISIBLE_DEVICES=0, or use "
-                "launch: ddp"
-            )

@@ -25,11 +25,13 @@ from cpt.settings import did_you_mean
 from cpt.stage_id import stage_id, stage_inputs
 from eval.suite import load_suite
 from launch.backend import backend
-from launch.checks import check_backend, check_batches, check_usable
+from launch.checks import asked, check_batches
 from launch.installed import ATTENTION, lacking, named_in, refuse_missing
 from launch.lineage import nodes
+from launch.nearest import check_stages
 from launch.origin import check_dtype, dtype_of, past_of
 from launch.steering import steering
+from launch.topology import launched
 from launch.watching import watching
 from stages import kind_of
 from stages.base import Job
@@ -48,6 +50,7 @@ OWN = (
     "suite",
     "dtype",
     "attention",
+    "deterministic",
 )
 
 
@@ -96,11 +99,14 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
         ]
     )
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = backend(_backend(size))
-    check_usable(chosen)
-    check_hooks(hooks, spec, kind, chosen, str(file), [])
+    chosen = backend(launched(size))
+    check_hooks(hooks, spec, kind, str(file), [])
     check_batches(spec, kind, size, spec.checkpoint_every)
-    check_backend(spec, in_order(hooks), chosen)
+    check_stages(
+        chosen,
+        [asked(spec, in_order(hooks))],
+        lambda other: (other.name == "single") == (size == 1) and other.nodes == chosen.nodes,
+    )
     if kind.trains and len(named) != 1:
         raise RecipeError(
             f"{file}: parent: a {kind.name} stage continues one stage, not {len(named)}"
@@ -166,7 +172,14 @@ def job_by_hand(arguments: Sequence[str]) -> Job:
         load=load,
         suite=suite,
         how={"command": _command(arguments, chosen.name, size)},
+        deterministic=_flag(given.get("deterministic", False), f"{file}: deterministic"),
     )
+
+
+def _flag(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise RecipeError(f"{where}: {value!r} is neither true nor false")
+    return value
 
 
 def _command(arguments: Sequence[str], launch: str, size: int) -> str:
@@ -211,15 +224,6 @@ def _merged(
 def _place(name: object) -> str:
     """A folder's absolute path, or a hub id as it is."""
     return str(Path(str(name)).absolute()) if Path(str(name)).is_dir() else str(name)
-
-
-def _backend(size: int) -> str:
-    """Which backend `accelerate launch` was given."""
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        return f"zero{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '2')}"
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        return "fsdp2"
-    return "single" if size == 1 else "ddp"
 
 
 def _earlier(before: past.Past, name: str, where: str) -> past.PastStage:

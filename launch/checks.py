@@ -9,19 +9,11 @@ from cpt.recipe import StageSpec
 from cpt.settings import did_you_mean
 from eval.suite import Suite
 from launch.backend import Backend
+from launch.nearest import Asked
+from launch.nodes import check_processes
 from launch.refusals import OF_HOOKS
 from stages.base import StageKind
 from stages.trl_args import batch_layout, check_checkpoint_every
-
-
-def check_usable(chosen: Backend) -> None:
-    """Refuse a backend that no stage runs on yet.
-
-    Raises:
-        PlanError: says what is missing, and what to use.
-    """
-    if chosen.unfinished:
-        raise PlanError(f"launch: {chosen.name}: {chosen.unfinished}; use zero2 or ddp")
 
 
 def check_owners(suite: Suite, stages: Collection[str]) -> None:
@@ -56,14 +48,14 @@ def check_batches(spec: StageSpec, kind: StageKind, size: int, every: int | None
         raise PlanError(f"{spec.file}: {error}") from None
 
 
-def check_backend(spec: StageSpec, hooks: Sequence[tuple[str, Hook]], chosen: Backend) -> None:
-    """Refuse combinations of settings, hooks and backend files that train wrongly or not at all.
+def asked(spec: StageSpec, hooks: Sequence[tuple[str, Hook]]) -> Asked:
+    """What a stage asks of a backend, by its settings and its hooks.
 
     Args:
         hooks: (key, hook), as `in_order` gives them.
 
     Raises:
-        PlanError: says why, and what to do.
+        PlanError: a hook says something of itself that no backend knows.
     """
     train = spec.train
     acting = {point for _, hook in hooks for point in points(hook)}
@@ -82,5 +74,19 @@ def check_backend(spec: StageSpec, hooks: Sequence[tuple[str, Hook]], chosen: Ba
                 f"{did_you_mean(min(strange), OF_HOOKS)}"
             )
         facts |= hook.facts_as_set()
-    for refusal in chosen.refusals(facts):
-        raise PlanError(f"{spec.file}: launch: {chosen.name}: {refusal.reason}; {refusal.instead}")
+    needs = frozenset((key, need) for key, hook in hooks for need in hook.needs_as_set())
+    return Asked(spec.file, needs, frozenset(facts))
+
+
+def num_processes(chosen: Backend, said: int | None) -> int:
+    """Processes of a stage: what the recipe says, else the backend's file.
+
+    Raises:
+        PlanError: the backend has one process only, or machines do not share them evenly.
+    """
+    size = said or chosen.num_processes
+    if chosen.name == "single" and size != 1:
+        raise PlanError(f"num_processes: {size}: single runs one process; use launch: ddp")
+    if chosen.nodes:
+        check_processes(size, chosen.num_machines, chosen.name)
+    return size

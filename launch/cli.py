@@ -53,25 +53,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(given: argparse.Namespace) -> int:
+    from cpt.machine_spec import declared
     from launch.installed import missing
     from launch.opening import open_chain, show
 
-    chain = open_chain(given.recipe, given.changes, given.runs, given.launch)
+    chain = open_chain(given.recipe, given.changes, given.runs, given.launch, given.deterministic)
     lacking = missing(chain.plan, chain.is_finished)
-    print(show(chain))
+    print(show(chain, declared(given.machine) if given.machine else None))
     for sentence in lacking:  # a plan may be made for another machine
         print(f"warning: {sentence}; until then cpt run refuses")
     return 0
 
 
 def _run(given: argparse.Namespace) -> int:
+    from cpt.estimate_text import shortfalls
     from launch.chain import run
     from launch.installed import missing, refuse_missing
     from launch.opening import open_chain
 
-    chain = open_chain(given.recipe, given.changes, given.runs, given.launch)
+    chain = open_chain(given.recipe, given.changes, given.runs, given.launch, given.deterministic)
     refuse_missing(missing(chain.plan, chain.is_finished))
-    for warning in chain.plan.warnings:
+    for warning in (*chain.plan.warnings, *shortfalls(chain.needs())):
         print(f"cpt: warning: {warning}", file=sys.stderr)
     return run(
         chain,
@@ -213,7 +215,8 @@ def _export(given: argparse.Namespace) -> int:
 
 
 def _reproduce(given: argparse.Namespace) -> int:
-    from launch.reproduce import find, reproduce, told
+    from launch.made import find
+    from launch.reproduce import reproduce, told
 
     made = find(given.stage, given.runs)
     if given.run is not None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cpt import plan as plans
+from cpt.determinism import deterministic
 from cpt.errors import CptError, RecipeError
 from cpt.ids import atomic_write
 from cpt.world import COLLECTIVES
@@ -29,7 +30,8 @@ def make(chain: Chain, node: plans.Node, console: Console, verbose: bool) -> Non
         from launch.remedies import make_remedy
 
         hush_bars(verbose)
-        make_remedy(chain, node, dict(job.load), console)
+        with deterministic(job.deterministic, node.name):
+            make_remedy(chain, node, dict(job.load), console)
         return
     if node.kind == "base" and not chain.store.is_done(node.id):
         from launch.untrained import make_base
@@ -73,7 +75,8 @@ def _merge(chain: Chain, job: Job, console: Console, verbose: bool) -> None:
     with chain.store.lock(job.id, console.say):
         if not chain.store.is_done(job.id):
             hush_bars(verbose)
-            make_merge(job, console)
+            with deterministic(job.deterministic, job.name):
+                make_merge(job, console)
 
 
 def _launch(chain: Chain, job: Job, node: plans.Node, console: Console) -> None:
@@ -136,6 +139,7 @@ def _job(chain: Chain, node: plans.Node, verbose: bool) -> Job:
         twice=recipe.gate.noise if node.kind == "base" else False,
         candidates=_num_candidates(chain, node),
         how=how(chain),
+        deterministic=recipe.deterministic,
     )
 
 

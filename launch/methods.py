@@ -16,6 +16,7 @@ from cpt.merging.spec import MergeSpec
 from cpt.merging.spec import Method as MergeMethod
 from cpt.settings import did_you_mean
 from launch.backend import BACKENDS
+from launch.nearest import Asked, refused
 from launch.setting_text import Setting, bounds, default_text, documented, in_yaml, type_text
 from stages import KINDS, kind_of
 from stages.base import StageKind
@@ -138,11 +139,7 @@ def _hook(name: str, kind: type[Hook], package: str, costs: Mapping[str, Any]) -
             for each in KINDS
             if kind_of(each, "methods").trains and (kind.kinds is None or each in kind.kinds)
         ),
-        backends=tuple(
-            each.name
-            for each in BACKENDS.values()
-            if not each.unfinished and kind.needs <= each.gives
-        ),
+        backends=_backends(name, kind.needs, kind.facts),
         summary=_summary(kind),
         card=kind.card,
         settings=_settings(kind),
@@ -157,13 +154,22 @@ def _kind(name: str, costs: Mapping[str, Any]) -> Method:
         "stage kind",
         acts_at=kind.formats,
         stages=tuple(sorted(kind.roles)),
-        backends=tuple(each.name for each in BACKENDS.values() if not each.unfinished),
+        backends=_backends(name),
         summary=_summary(type(kind)),
         card=kind.card,
         settings=_train_settings(kind) if kind.trains else _merge_settings(),
         more_settings=_MORE.format(kind.config) if kind.trains else "",
         **costs.get(name, {}),
     )
+
+
+def _backends(
+    name: str, needs: Collection[str] = (), facts: Collection[str] = ()
+) -> tuple[str, ...]:
+    """The backends that a stage with it runs on, by what a plan asks; variants are as their base."""
+    asked = Asked("", frozenset((name, need) for need in needs), frozenset(facts))
+    bases = [each for each in BACKENDS.values() if each.name == each.base]
+    return tuple(each.name for each in bases if not refused(each, asked))
 
 
 def _summary(kind: type[Any]) -> str:

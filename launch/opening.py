@@ -9,8 +9,10 @@ from pathlib import Path
 
 from cpt import plan as plans
 from cpt import read_recipe as recipes
-from cpt.errors import CptError, PlanError, RecipeError
-from cpt.estimate import estimate
+from cpt.determinism import set_variables
+from cpt.errors import CptError, RecipeError
+from cpt.estimate import Estimate, estimate
+from cpt.machine_spec import Machine, this_machine
 from cpt.plan_table import table_of
 from cpt.recipe import Recipe
 from cpt.redact import redact, secrets_in
@@ -19,8 +21,9 @@ from eval.noise import second_of
 from eval.probe import result_path
 from eval.suite import Suite, load_suite
 from launch.backend import Backend, backend, environment
-from launch.checks import check_backend, check_batches, check_owners, check_usable
+from launch.checks import check_owners, num_processes
 from launch.gate_rules import check_gate, warnings, without_effect
+from launch.honoured import misfits_and_refusals, others_for
 from launch.steering import steering
 from launch.verdicts import Gate
 from launch.watching import watching
@@ -48,11 +51,26 @@ class Chain:
     def again(self) -> "Chain":
         """The chain planned anew, now that more verdicts are known; the recipe as it was read."""
         recipe = self.plan.recipe
-        return replace(self, plan=_plan(recipe, self.backend, self.suite, self.store))
+        return replace(self, plan=_plan(recipe, self.suite, self.store))
 
     def probed(self, stage_id: str) -> bool:
         """Whether the suite's result is there."""
         return self.suite is None or result_path(self.store.stage(stage_id), self.suite).is_file()
+
+    def needs(self, machine: Machine | None = None) -> Estimate:
+        """Memory, disk and time of what is to do, on a machine; None for this one."""
+        result = result_path(Path(), self.suite).name if self.suite else ""
+        return estimate(
+            self.plan,
+            self.store,
+            self.backend.name,
+            self.num_processes,
+            workload,
+            result,
+            machine or this_machine(self.store.root),
+            self.backend.num_machines,
+            others_for(self.plan, self.backend) if self.num_processes > 1 else (),
+        )
 
     def is_finished(self, node: plans.Node) -> bool:
         """Whether a stage is made and measured, the base model twice where the recipe says so."""
@@ -63,22 +81,33 @@ class Chain:
         return second_of(result_path(self.store.stage(node.id), self.suite)).is_file()
 
 
-def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | None = None) -> Chain:
+def open_chain(
+    path: Path,
+    changes: Sequence[str],
+    runs: Path,
+    launch: str | None = None,
+    deterministic: bool = False,
+) -> Chain:
     """Read and check everything, importing neither torch nor TRL.
+
+    Args:
+        path: the recipe.
+        changes: `path=value` each.
+        runs: the store's folder.
+        launch: backend instead of the recipe's.
+        deterministic: the recipe's `deterministic`, whatever it says.
 
     Raises:
         CptError: whatever is wrong, before any weights load.
     """
     recipe = recipes.load(path, changes)
+    if deterministic:
+        recipe = recipe.model_copy(update={"deterministic": True})
     chosen = backend(launch or recipe.launch)
     problems: list[CptError] = [
         RecipeError(f"{path}: {place}: holds {what}; credentials belong into the environment alone")
         for place, what in secrets_in(recipe.model_dump(mode="json", by_alias=True))
     ]
-    try:
-        check_usable(chosen)
-    except PlanError as error:
-        problems.append(error)
     suite = None
     if recipe.probes:
         try:
@@ -90,38 +119,31 @@ def open_chain(path: Path, changes: Sequence[str], runs: Path, launch: str | Non
         check_gate(recipe, suite)
     except RecipeError as error:
         problems.append(error)
-    size = recipe.num_processes or chosen.num_processes
-    if chosen.name == "single" and size != 1:
-        problems.append(
-            PlanError(f"num_processes: {size}: single runs one process; use launch: ddp")
-        )
+    plan = None
     try:
-        plan = _plan(recipe, chosen, suite, Store(runs))
-        for node in plan.nodes:
-            if node.spec is None:
-                continue
-            every = node.spec.checkpoint_every or recipe.checkpoint_every
-            kind = kind_of(node.spec.kind, node.spec.file)
-            check_batches(node.spec, kind, size, every)
-            check_backend(node.spec, node.hooks, chosen)
+        plan = _plan(recipe, suite, Store(runs))
     except CptError as error:
         problems.insert(0, error)
-    if problems:
+    problems += misfits_and_refusals(recipe, plan, chosen)
+    if problems or plan is None:
         raise type(problems[0])("\n".join(str(problem) for problem in problems))
+    size = num_processes(chosen, recipe.num_processes)
     options = ["--launch", launch] if launch else []
+    options += ["--deterministic"] if deterministic else []
     command = shlex.join(map(redact, ["cpt", "run", shown(path), *changes, *options]))
     if chosen.name == "single":
         os.environ.update(environment(chosen))  # one GPU, before torch looks
+        if recipe.deterministic:
+            set_variables()
     return Chain(plan, suite, chosen, size, Store(runs), command)
 
 
-def _plan(recipe: Recipe, chosen: Backend, suite: Suite | None, store: Store) -> plans.Plan:
+def _plan(recipe: Recipe, suite: Suite | None, store: Store) -> plans.Plan:
     gate = Gate(recipe, suite, store)
     plan = plans.make(
         recipe,
         kind_of,
         check_train,
-        chosen,
         suite.hash if suite else "",
         partial(steering, suite=suite),
         partial(watching, gate=recipe.gate),
@@ -137,8 +159,8 @@ def _plan(recipe: Recipe, chosen: Backend, suite: Suite | None, store: Store) ->
     )
 
 
-def show(chain: Chain) -> str:
-    """The plan as text."""
+def show(chain: Chain, machine: Machine | None = None) -> str:
+    """The plan as text, with what it needs of a machine; None for this one."""
     num_probes = len(chain.suite.probes) if chain.suite else 0
     probed = chain.probed if chain.suite else None
     where = (
@@ -146,11 +168,7 @@ def show(chain: Chain) -> str:
         if chain.num_processes > 1
         else chain.backend.name
     )
-    result = result_path(Path(), chain.suite).name if chain.suite else ""
-    needs = estimate(
-        chain.plan, chain.store, chain.backend.name, chain.num_processes, workload, result
-    )
-    return table_of(chain.plan, chain.store, probed, num_probes, where, needs)
+    return table_of(chain.plan, chain.store, probed, num_probes, where, chain.needs(machine))
 
 
 def shown(path: Path) -> str:

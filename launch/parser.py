@@ -12,7 +12,7 @@ EXAMPLES = {
     "plan": """examples:
   cpt plan recipes/quickstart/chain.yaml
   cpt plan recipes/quickstart/chain.yaml stages.sft.train.learning_rate=3e-6
-  cpt plan recipes/math-8b/chain.yaml --launch zero2
+  cpt plan recipes/math-8b/chain.yaml --launch zero2 --machine h100-8
 what the recipe names and this machine has not installed (an optimizer, a tracker) is a warning here, since a
 plan may be for another machine; cpt run refuses it before any weights load""",
     "run": """examples:
@@ -113,6 +113,17 @@ def parser() -> argparse.ArgumentParser:
         chain.add_argument("recipe", type=Path, help="a chain.yaml")
         chain.add_argument("changes", nargs="*", metavar="path=value", help="overrides")
         chain.add_argument("--launch", help="backend instead of the recipe's: single, ddp, ...")
+        chain.add_argument(
+            "--deterministic",
+            action="store_true",
+            help="only kernels that give the same bits again",
+        )
+        if name == "plan":
+            chain.add_argument(
+                "--machine",
+                metavar="NAME",
+                help="estimate for this one of configs/machines, or a YAML file (default: here)",
+            )
         if name == "run":
             chain.add_argument("--until", metavar="STAGE", help="stop after this stage")
             chain.add_argument(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# What a stage and its hooks are; `check_backend` in launch/checks.py sets these.
+# What a stage and its hooks are; `asked` in launch/checks.py sets these.
 OF_STAGES = {
     "adapter": "a hook trains an adapter",
     "checkpointing": "train.activation_checkpointing is on",
@@ -28,8 +28,10 @@ OF_FILES = {
     "fsdp1": "the file has another fsdp_version than 2",
     "sharded_save": "the file saves sharded checkpoints",
     "grad_accum_dtype": "the DeepSpeed file sets data_types.grad_accum_dtype",
+    "free_port": "the file of several machines names no port",
     "no_gather": "the DeepSpeed file does not gather weights when a stage is saved",
     "optimizer_offload": "the DeepSpeed file offloads the optimizer",
+    "pdsh": "the file has DeepSpeed's own launcher start other machines",
     "unmanaged_accumulation": "the DeepSpeed file has managed_gradient_accumulation off",
 }
 # Refusals are written in these words.
@@ -38,7 +40,7 @@ FACTS = {**OF_STAGES, **OF_HOOKS, **OF_FILES}
 
 @dataclass(frozen=True)
 class Refusal:
-    """Facts that cannot hold together, why, and what to do."""
+    """Facts that cannot hold together, why, and what to set; other backends `launch.nearest` finds."""
 
     when: frozenset[str]
     reason: str
@@ -53,6 +55,12 @@ def facts_of_files(accelerate: Mapping[str, Any], deepspeed: Mapping[str, Any]) 
         facts.add("fsdp1")
     if fsdp and fsdp.get("fsdp_state_dict_type") != "FULL_STATE_DICT":
         facts.add("sharded_save")
+    if int(accelerate.get("num_machines", 1)) > 1:
+        if not accelerate.get("main_process_port"):
+            facts.add("free_port")
+        own = accelerate.get("deepspeed_config")
+        if own and own.get("deepspeed_multinode_launcher") != "standard":
+            facts.add("pdsh")
     zero = deepspeed.get("zero_optimization", {})
     if (zero.get("offload_optimizer") or {}).get("device", "none") != "none":
         facts.add("optimizer_offload")
@@ -65,18 +73,19 @@ def facts_of_files(accelerate: Mapping[str, Any], deepspeed: Mapping[str, Any]) 
     return facts
 
 
-def _refusal(when: str, reason: str, instead: str) -> Refusal:
+def _refusal(when: str, reason: str, instead: str = "") -> Refusal:
     return Refusal(frozenset(when.split()), reason, instead)
 
 
 _ALL = (
     _refusal("fp16 edits_gradients", "fp16 scales the gradients that a hook edits", "use bf16"),
+    _refusal("free_port", "machines cannot agree on a free port", "set main_process_port: 29500"),
 )
 _SHARDED = (
     _refusal(
         "freezes_later",
         "parameters are sharded and grouped once, before the first step",
-        "freeze from the start, or use launch: ddp",
+        "freeze from the start",
     ),
 )
 _FSDP2 = (
@@ -86,13 +95,18 @@ _FSDP2 = (
         "a stage must end with a folder that from_pretrained opens",
         "set fsdp_state_dict_type: FULL_STATE_DICT",
     ),
-    _refusal("osf", "its projection is lost without a word", "use launch: ddp or zero2"),
+    _refusal("osf", "its projection is lost without a word"),
 )
 _ZERO = (
     _refusal(
         "unmanaged_accumulation second_gradient",
         "a second backward pass needs DeepSpeed to manage accumulation",
         "remove managed_gradient_accumulation from the DeepSpeed file",
+    ),
+    _refusal(
+        "pdsh",
+        "DeepSpeed's launcher writes the whole environment, tokens too, to a file",
+        "set deepspeed_multinode_launcher: standard",
     ),
     _refusal(
         "unmanaged_accumulation second_forward",
@@ -105,7 +119,7 @@ _ZERO12 = (
     _refusal(
         "optimizer_offload edits_gradients clips",
         "the clip norm is computed before hooks edit the gradient, and used after",
-        "set train.max_grad_norm: 0, or use launch: zero3",
+        "set train.max_grad_norm: 0",
     ),
     _refusal(
         "grad_accum_dtype edits_gradients",
@@ -117,9 +131,9 @@ _ZERO3 = (
     _refusal(
         "second_forward adapter checkpointing",
         "DeepSpeed reduces a parameter twice and stops",
-        "set train.activation_checkpointing: false, or use launch: fsdp2",
+        "set train.activation_checkpointing: false",
     ),
-    _refusal("osf", "it needs whole weights", "use launch: ddp or zero2"),
+    _refusal("osf", "it needs whole weights"),
     _refusal(
         "no_gather",
         "a stage must end with a folder that from_pretrained opens",

@@ -4,7 +4,7 @@
         recipes/smoke/sft.yaml parent=runs/stages/base-0c1f77aa output=out/sft
 
 After the stage file: parent=<folder or hub id> and output=<folder>; also reference=, seed=, name=, suite=,
-dtype= (else the parent's), and overrides of the stage such as train.learning_rate=3e-6.
+dtype= (else the parent's), deterministic=true, and overrides of the stage such as train.learning_rate=3e-6.
 """
 
 import gc
@@ -16,18 +16,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cpt.determinism import deterministic, set_variables
 from cpt.errors import ProbeError
 from cpt.locks import locked
 from cpt.memory import keep_freed_memory
 from cpt.replay.hygiene import ProbeItems
 from cpt.store import Store
 from eval.suite import Suite, load_suite
-from launch.backend import assert_topology, backend
+from launch.backend import backend
 from launch.by_hand import job_by_hand
 from launch.console import Console, guarded
 from launch.group import work_in_group
 from launch.in_memory import accelerator_of, cache_of, load
 from launch.job_file import job_from_json
+from launch.topology import assert_topology
 from launch.untrained import make_merge
 from launch.watching import looker
 from stages.base import Job
@@ -48,7 +50,8 @@ def execute(job: Job, console: Console, is_held: bool = False) -> None:
     world = current()
     if str(world.device) == "cpu":
         keep_freed_memory()
-    with nullcontext() if is_held or not world.is_main else _lock(job, console):
+    lock = nullcontext() if is_held or not world.is_main else _lock(job, console)
+    with lock, deterministic(job.deterministic, job.name):
         world.barrier()
         done = (job.output / "manifest.json").is_file()
         live = None
@@ -172,6 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from cpt.world import leave
 
         job = job_from_json(Path(given[1]).read_text()) if in_chain else job_by_hand(given)
+        if job.deterministic:
+            set_variables()
         hush_bars(verbose)
         execute(replace(job, verbose=verbose or job.verbose), Console(), is_held=in_chain)
         leave()

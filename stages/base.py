@@ -36,6 +36,7 @@ class Job:
         twice: whether the suite is measured twice; None: where an accelerator computes.
         candidates: most checkpoints on the way that stay for a gate to choose among.
         how: recipe, command and launch, for the manifest.
+        deterministic: only kernels that give the same bits each time.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Job:
     joined: tuple[Joined, ...] = ()
     candidates: int = 0
     how: Mapping[str, Any] = field(default_factory=dict)
+    deterministic: bool = False
 
     @property
     def partial(self) -> Path:

@@ -39,8 +39,10 @@ def check_topology(partial: Path, job: Job, world: World) -> None:
     """
     file = partial / "topology.json"
     own = {"id": job.id, "backend": job.backend, "size": world.size, "rows": VERSION}
-    # Until 2 nobody wrote down which rows it were.
-    recorded = {"rows": 1, **json.loads(file.read_text())} if file.is_file() else {}
+    own["deterministic"] = job.deterministic
+    # Until 2 nobody wrote down which rows it were, and before deterministic mode there was none.
+    before = {"rows": 1, "deterministic": False}
+    recorded = {**before, **json.loads(file.read_text())} if file.is_file() else {}
     began = own
     if (partial / "manifest.json").is_file():
         began = {**own, "id": manifest.read(partial).id}
@@ -55,6 +57,12 @@ def check_topology(partial: Path, job: Job, world: World) -> None:
         raise StoreError(
             f"{partial.name}: began on rows of version {began['rows']} and would continue on other ones, of "
             f"version {VERSION}; use the code that it began with, or --restart to begin anew"
+        )
+    if began["deterministic"] != job.deterministic:
+        raise StoreError(
+            f"{partial.name}: began {'with' if began['deterministic'] else 'without'} `deterministic` and "
+            f"would continue {'with' if job.deterministic else 'without'} it; use the same, or --restart to "
+            f"begin anew"
         )
     if began != own:
         raise StoreError(

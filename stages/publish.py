@@ -100,6 +100,7 @@ def describe(
         world={
             "backend": job.backend,
             "size": world.size,
+            "deterministic": job.deterministic,
             "device": torch.cuda.get_device_name()
             if torch.cuda.is_available()
             else platform.processor() or "cpu",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from cpt.sharding import sharding
 from cpt.world import World
 from stages.base import Job, StageKind
 from stages.supply import Supply
@@ -21,7 +22,7 @@ def trainer_config(kind: StageKind, job: Job, data: Supply, world: World) -> Any
         output_dir=job.partial / "trainer",
         seed=job.seed,
         use_cpu=not torch.cuda.is_available(),
-        sharded=job.backend not in ("single", "ddp"),
+        sharded=sharding(job.backend).is_sharded,
         world_size=world.size,
         micro_batch=job.spec.micro_batch,
         checkpoint_every=job.spec.checkpoint_every or job.checkpoint_every,

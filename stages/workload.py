@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cpt.footprint import Workload
+from cpt.machine_spec import ACCELERATORS
+from cpt.workload import Workload
 from stages import kind_of
 from stages.trl_args import batch_layout
-from stages.trl_fields import fields
-
-# Device files of NVIDIA's and AMD's drivers; torch is not asked, since importing it takes seconds.
-ACCELERATORS = ("/dev/nvidia0", "/dev/kfd")
+from stages.trl_fields import fields, rollout_size
 
 
 def workload(
@@ -61,4 +59,5 @@ def workload(
         optimizer=str(said("optim")),
         saves=saves,
         on_cpu=on_cpu,
+        sampled=-(-rollout_size({**train, "batch_size": batch_size}) // world) if rolls_out else 0,
     )

@@ -9,6 +9,8 @@ import pytest
 
 from cpt.hooks import roles, table
 from cpt.yaml12 import load, parse
+from launch.backend import BACKENDS
+from launch.ran import NEVER
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,6 +69,19 @@ def _choices(kind: Any) -> set[str]:
     if get_origin(kind) is Literal:
         return {str(word) for word in get_args(kind)}
     return set[str]().union(*map(_choices, get_args(kind)))
+
+
+RAN = re.findall(r"^\| ((?:`[\w-]+`(?:, )?)+) \| [^|]+ \| ([^|]+) \|$", TEXT, re.MULTILINE)
+RAN = [(re.findall(r"`([\w-]+)`", names), told) for names, told in RAN]
+RAN = [(names, told) for names, told in RAN if {*names} & BACKENDS.keys()]
+
+
+def test_every_backend_says_where_it_ran() -> None:
+    assert sorted(name for names, _ in RAN for name in names) == sorted(BACKENDS)
+    for names, told in RAN:
+        for name in names:
+            assert BACKENDS[name].ran.told == told, name
+            assert (NEVER in told) == (not BACKENDS[name].ran.hardware)
 
 
 def test_links_and_paths_are_there() -> None:

@@ -105,8 +105,10 @@ def main(file: Path) -> None:
     import stages.run as runner
     import stages.under_way as under_way
     from cpt.world import leave
+    from launch.backend import backend
     from launch.console import Console
     from launch.job_file import job_from_json
+    from launch.topology import assert_topology
     from launch.watching import looker
 
     under_way.NUM_SAMPLES = 2
@@ -117,7 +119,10 @@ def main(file: Path) -> None:
             with interrupting():
                 runner.run(job, sentences.append)
         look = partial(looker, job, Console())
-        model, _ = runner.run(job, sentences.append, make_look=look)
+        is_right = partial(
+            assert_topology, chosen=backend(job.backend), num_processes=job.num_processes
+        )
+        model, _ = runner.run(job, sentences.append, is_right, make_look=look)
         said.append(report(model, sentences))
     (file.parent / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(said))
     leave()

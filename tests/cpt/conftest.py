@@ -80,11 +80,10 @@ class ChainFolder:
 
     def plan(self, *changes: str) -> plan.Plan:
         """Write, load and plan, for one process."""
-        from launch.backend import backend
         from stages import kind_of
         from stages.trl_fields import check_train
 
-        return plan.make(self.load(*changes), kind_of, check_train, backend("single"))
+        return plan.make(self.load(*changes), kind_of, check_train)
 
     def ids(self, *changes: str) -> dict[str, str]:
         """Stage name -> id."""

@@ -119,18 +119,6 @@ def test_with_an_adapter_a_named_reference_is_refused(
     assert f"with a {hook} hook the reference is the parent" in refused(chain.plan)
 
 
-@pytest.mark.parametrize("hook", ["o_lora", "osf"])
-def test_zero_cannot_give_what_these_edit(hook: str, chain: Any, refused: Refused) -> None:
-    from cpt import plan
-    from launch.backend import backend
-    from stages import kind_of
-    from stages.trl_fields import check_train
-
-    hooks(chain, sft=[{hook: {"of": []} if hook == "o_lora" else {}}])
-    message = refused(plan.make, chain.load(), kind_of, check_train, backend("zero2"))
-    assert f"hooks.{hook}: launch: zero2 does not give" in message
-
-
 @pytest.mark.parametrize("name", ["ewc", "l2_sp", "mas"])
 def test_what_is_held_beside_a_continued_adapter_is_an_adapter(
     name: str, chain: Any, refused: Refused

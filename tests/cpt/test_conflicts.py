@@ -238,27 +238,16 @@ class TestInAChain:
         assert "name 10 at most, or list a hook that takes them as one, such as agem" in message
 
     @pytest.mark.parametrize("edit", ["agem", "gem"])
-    def test_deepspeed_is_refused(self, edit: str, chain: Any) -> None:
-        from cpt.plan import make
-        from launch.backend import backend
-        from stages import kind_of
-        from stages.trl_fields import check_train
-
-        recipe = chain.load(f"stages.sft.hooks=[{edit}]")
-        words = rf"hooks.{edit}: launch: zero2 does not give 'gradients'; use launch: single or ddp"
-        with pytest.raises(PlanError, match=words):
-            make(recipe, kind_of, check_train, backend("zero2"))
-
-    @pytest.mark.parametrize("edit", ["agem", "gem"])
     def test_fp16_is_refused(self, edit: str, chain: Any) -> None:
         from launch.backend import backend
-        from launch.checks import check_backend
+        from launch.checks import asked
+        from launch.nearest import check_stages
 
         node = chain.plan(f"stages.sft.hooks=[{edit}]", "stages.sft.train.fp16=true").node("sft")
         with pytest.raises(
             PlanError, match="fp16 scales the gradients that a hook edits; use bf16"
         ):
-            check_backend(node.spec, node.hooks, backend("ddp"))
+            check_stages(backend("ddp"), [asked(node.spec, node.hooks)])
 
     @pytest.mark.parametrize("importance", ["ewc", "online_ewc", "mas", "l2_sp"])
     def test_real_penalties_and_an_adapter(self, importance: str, chain: Any, refused: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from cpt.footprint import LIBRARIES, Footprint, Workload, footprint
+from cpt.footprint import LIBRARIES, Footprint, footprint
 from cpt.hooks.agem import AGEM
 from cpt.hooks.base import Hook, Need
 from cpt.hooks.der import DER
@@ -23,6 +23,7 @@ from cpt.hooks.replay import Replay
 from cpt.hooks.si import SI
 from cpt.model_size import of_config
 from cpt.plan import Node
+from cpt.workload import Workload
 
 # V = 100, H = 8, I = 16, two layers: 2,120 parameters, of which an adapter of rank 2 adds 544.
 SIZE = of_config(
@@ -74,12 +75,14 @@ def test_adamw_in_32_bits_is_four_numbers_for_each_parameter() -> None:
     found = bytes_of()
     assert found.parts == {
         "weights": 4 * N,
+        "buffers": 0,
         "gradients": 4 * N,
         "states": 8 * N,
         "frozen": 0,
         "hooks": 0,
         "activations": 20 * 2 * (40 * 8 + 16 * 16),
         "head": 2 * 20 * 100 * 4 + 4 * 100 * 8,
+        "sampling": 0,
         "libraries": 0,
     }
     assert found.peak == 16 * N + 23040 + 19200
@@ -93,7 +96,7 @@ def test_an_adapter_is_all_that_is_trained() -> None:
     found = bytes_of(Lora(rank=2), dtype="bfloat16")
     parts = {key: found.parts[key] for key in ("weights", "gradients", "states")}
     assert parts == {"weights": 2 * N + 4 * A, "gradients": 4 * A, "states": 8 * A}
-    assert (found.kept, found.passing) == (2 * N + 4 * A, 2 * 12 * A)
+    assert (found.kept, found.passing) == (2 * N + 4 * A, 2 * 12 * A + 4 * A)
 
 
 def test_an_orthogonal_adapter_counts_as_any() -> None:
@@ -134,7 +137,8 @@ def test_ema_keeps_one_more_copy_of_what_is_trained() -> None:
     assert bytes_of(EWC(strength=0.0)).parts["hooks"] == 0
     assert bytes_of(SI()).parts["hooks"] == 16 * N
     assert bytes_of(SI(of="previous")).parts["hooks"] == 24 * N
-    assert bytes_of(EMA()).passing == 2 * 16 * N
+    # Two checkpoints of the trainer, and the weights and averages before the merge.
+    assert bytes_of(EMA()).passing == 2 * 16 * N + 8 * N
 
 
 @pytest.mark.parametrize(
@@ -177,6 +181,86 @@ def test_ddp_has_buckets_and_zero_shards() -> None:
     assert bytes_of(backend="zero2", world=4, load=half).parts["weights"] == 2 * N
     # Each process saves its shard.
     assert bytes_of(backend="zero2", world=4, load=half).passing == 2 * (2 + 12) * N
+
+
+@pytest.mark.parametrize("backend", ["zero3", "fsdp2"])
+@pytest.mark.parametrize("world", [2, 8])
+def test_what_is_spread_is_a_share(backend: str, world: int) -> None:
+    load = replace(LOAD, half=True)
+    whole = bytes_of(load=load, dtype="bfloat16").parts
+    found = bytes_of(load=load, dtype="bfloat16", backend=backend, world=world)
+    for part in ("weights", "gradients"):
+        assert found.parts[part] == whole[part] / world
+    moments = {"zero3": 12, "fsdp2": 4}[backend]  # DeepSpeed's are in 32 bits, with the master copy
+    assert found.parts["states"] == moments * N / world
+    assert found.parts["activations"] == whole["activations"]
+    assert bytes_of(EMA(), backend=backend, world=world).parts["hooks"] == 4 * N / world
+    # Opened whole behind the last step, to be merged, saved and measured.
+    assert found.whole == 2 * N
+    # The trainer's own reference is spread, a hook's is not.
+    both = bytes_of(KL(), reference=True, backend=backend, world=world)
+    assert both.parts["frozen"] == 4 * N * (1 + 1 / world)
+
+
+def test_whole_weights_are_gathered_for_a_while() -> None:
+    def gathered(backend: str, world: int = 4) -> float:
+        return bytes_of(backend=backend, world=world).parts["buffers"]
+
+    layer, rest = 4 * 64 + 3 * 128 + 2 * 8, 100 * 8 + 8
+    assert gathered("fsdp2") == 2 * 4 * max(layer, rest)
+    assert gathered("zero2") == 4 * N  # a bucket of 5 * 10^7 holds all of them
+    assert gathered("zero3") == 2 * 4 * N
+    assert (gathered("ddp"), gathered("zero2", 1)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("backend", "moved"),
+    [
+        ("zero1-offload", {"states"}),
+        ("zero2-offload", {"states", "gradients"}),
+        ("zero3-offload", {"states", "gradients", "weights"}),
+        ("fsdp2-offload", {"states", "gradients", "weights"}),
+    ],
+)
+def test_what_is_offloaded_lies_on_the_host(backend: str, moved: set[str]) -> None:
+    there = bytes_of(backend=backend.removesuffix("-offload"), world=4)
+    found = bytes_of(backend=backend, world=4)
+    assert {*there.host} == {"libraries", "loading"}
+    assert {*found.host} == {"libraries", "loading", *moved}
+    assert {*there.parts} - {*found.parts} == moved
+    assert found.peak + found.host_peak == pytest.approx(there.peak + there.host_peak)
+    # Where there is no GPU, the host is all there is.
+    on_cpu = bytes_of(backend=backend, world=4, load=replace(LOAD, on_cpu=True))
+    assert (on_cpu.host, on_cpu.parts["states"]) == ({}, there.parts["states"])
+
+
+def test_machines_change_nothing_of_a_process() -> None:
+    assert bytes_of(backend="zero2-nodes", world=4) == bytes_of(backend="zero2", world=4)
+
+
+def test_sampling_keeps_keys_and_values() -> None:
+    sampling = bytes_of(load=replace(LOAD, sampled=6)).parts["sampling"]
+    assert sampling == 2 * (2 * 8) * 6 * 10 * 4  # two layers, 8 wide
+    half = bytes_of(load=replace(LOAD, sampled=6, half=True)).parts["sampling"]
+    assert half == sampling / 2
+
+
+def test_a_model_that_is_opened_whole_may_be_the_peak() -> None:
+    small = replace(LOAD, sequences=1, length=1)
+    found = bytes_of(Lora(rank=1), load=small, backend="fsdp2", world=1000)
+    assert found.peak == max(sum(found.parts.values()), found.whole)
+    assert found.whole == 4 * N
+
+
+@pytest.mark.parametrize("backend", ["single", "ddp", "zero2", "zero3-offload", "fsdp2"])
+def test_fewer_rows_and_checkpointing_never_need_more(backend: str) -> None:
+    peaks = [
+        bytes_of(backend=backend, world=2, load=replace(LOAD, sequences=rows, length=500)).peak
+        for rows in (1, 2, 4, 8)
+    ]
+    assert peaks == sorted(peaks)
+    again = replace(LOAD, checkpointing=True, length=500, sequences=8)
+    assert bytes_of(backend=backend, world=2, load=again).peak <= peaks[-1]
 
 
 def test_16_bits_halve_some_of_it() -> None:

@@ -128,6 +128,7 @@ def test_a_change_gives_new_ids_to_its_stage_and_later_ones_only(
         "launch=ddp",
         "num_processes=2",
         "trackers=[wandb]",
+        "deterministic=true",
         "gate.margin=0.1",
         "gate.on_regression=stop",
         "name=other",

@@ -6,7 +6,6 @@ import pytest
 
 from cpt import plan
 from cpt.errors import PlanError
-from launch.backend import backend
 from stages import kind_of
 from stages.trl_fields import check_train
 
@@ -62,7 +61,7 @@ def test_the_probes_whose_items_an_earlier_stage_drops_are_part_of_the_id(chain:
 
     def sft(suite: str, *changes: str) -> str:
         recipe = chain.load("baseline=joint", *changes)
-        return plan.make(recipe, kind_of, check_train, backend("single"), suite).node("sft").id
+        return plan.make(recipe, kind_of, check_train, suite).node("sft").id
 
     assert sft("one") == sft("two")
     assert len({sft("one"), sft("one", drops), sft("two", drops)}) == 3

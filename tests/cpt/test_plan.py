@@ -280,27 +280,6 @@ def test_one_stages_mistake_makes_none_in_later_stages(chain: Any, refused: Refu
     assert "no stage kind 'stf'" in lines[0]
 
 
-def test_a_backend_that_does_not_give_what_a_hook_needs_is_refused(chain: Any) -> None:
-    from cpt.conflicts import check_hooks
-    from cpt.plan import make
-    from stages import kind_of
-    from stages.trl_fields import check_train
-
-    class Poor:
-        name = "poor"
-        gives: frozenset[str] = frozenset()
-
-        def refusal(self, need: str) -> str:
-            return f"poor gives no {need}; use single"
-
-    with pytest.raises(PlanError) as failed:
-        make(chain.load(), kind_of, check_train, Poor())
-    assert str(failed.value) == (
-        f"{chain.folder / 'sft.yaml'}: hooks.kl: poor gives no logits; use single"
-    )
-    check_hooks([], chain.load().stages["sft"], kind_of("sft", "x"), Poor(), "x", [])
-
-
 def test_a_kl_beside_the_stages_own_warns(chain: Any) -> None:
     chain.stages["dpo"]["hooks"] = ["kl"]
     (warning,) = chain.plan().warnings

@@ -18,17 +18,18 @@ def table(chain: Any, *changes: str) -> list[str]:
     return table_of(plan, store, None, 0, "single", needs).splitlines()
 
 
-def test_memory_and_time_stand_before_the_status(chain: Any) -> None:
+def test_memory_disk_and_time_stand_before_the_status(chain: Any) -> None:
     chain.chain["model"]["random"]["config"] = CONFIG
     lines = table(chain, "stages.grpo.train.beta=0", "stages.grpo.hooks=[kl]")
-    assert lines[1].split() == ["stage", "id", *COLUMNS, "memory", "time", "status"]
+    assert lines[1].split() == ["stage", "id", *COLUMNS, "memory", "disk", "time", "status"]
     assert lines[2].split()[-2:] == ["to", "do"]
     assert len(lines[2].split()) == 5
     for line in lines[3:7]:
-        memory, unit, time, *status = line.split()[-5:]
+        memory, unit, disk, unit_of_disk, time, *status = line.split()[-7:]
         assert float(memory.lstrip(">")) > 0.5
-        assert (unit, time, status) == ("GB", "?", ["to", "do"])
-    assert lines[6].split()[-5].startswith(">")
+        assert 0 < float(disk) < 0.5
+        assert (unit, unit_of_disk, time, status) == ("GB", "GB", "?", ["to", "do"])
+    assert lines[6].split()[-7].startswith(">")
     assert [line.partition(":")[0] for line in lines[7:9]] == ["to do", "time"]
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from cpt.errors import RecipeError
-from cpt.footprint import Workload
 from cpt.manifest import Manifest
 from cpt.seconds import measured, probing_rate, rate
 from cpt.store import Store
+from cpt.workload import Workload
 
 SUITE = "general-12ab.json"
 

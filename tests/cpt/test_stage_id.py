@@ -45,14 +45,13 @@ def test_rows_that_are_left_or_left_out_are_another_stage(chain: Any, change: st
 
 def test_only_a_stage_that_drops_items_of_probes_depends_on_the_suite(chain: Any) -> None:
     from cpt import plan
-    from launch.backend import backend
     from stages import kind_of
     from stages.trl_fields import check_train
 
     chain.chain["probes"] = "suite.yaml"
 
     def ids(suite_hash: str, *changes: str) -> list[str]:
-        made = plan.make(chain.load(*changes), kind_of, check_train, backend("single"), suite_hash)
+        made = plan.make(chain.load(*changes), kind_of, check_train, suite_hash)
         return [node.id for node in made.nodes]
 
     assert ids("one") == ids("other")

@@ -1,33 +1,25 @@
 """A backend starts the processes that it names, refuses what it cannot honour, and says so."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from cpt.errors import PlanError
-from launch.backend import (
-    BACKENDS,
-    ROOT,
-    Backend,
-    accelerate_command,
-    assert_topology,
-    backend,
-    environment,
-)
+from cpt.sharding import sharding
+from launch.backend import BACKENDS, ROOT, Backend, accelerate_command, backend, environment
 from launch.refusals import FACTS, OF_FILES, OF_HOOKS, OF_STAGES, REFUSALS, facts_of_files
+from launch.topology import asked_for
 
 SHARE_A_NUMBER = """
 import sys
 import torch
 from accelerate import Accelerator
 from cpt.world import leave
-from launch.backend import assert_topology, backend
+from launch.backend import backend
+from launch.topology import assert_topology
 
 accelerator = Accelerator(cpu=True)
 assert_topology(accelerator, backend(sys.argv[1]), int(sys.argv[2]))
@@ -39,20 +31,6 @@ leave()
 """
 
 
-def accelerator(kind: str, num_processes: int, **state: Any) -> Any:
-    return SimpleNamespace(
-        distributed_type=SimpleNamespace(value=kind),
-        num_processes=num_processes,
-        state=SimpleNamespace(**state),
-        device=SimpleNamespace(type="cpu"),
-    )
-
-
-ZERO2 = {"deepspeed_plugin": SimpleNamespace(zero_stage=2)}
-FSDP1 = {"fsdp_plugin": SimpleNamespace(fsdp_version=1)}
-FSDP2 = {"fsdp_plugin": SimpleNamespace(fsdp_version=2)}
-
-
 def test_an_unknown_backend_names_the_nearest() -> None:
     with pytest.raises(PlanError, match="no backend 'zero_3'; did you mean 'zero3'"):
         backend("zero_3")
@@ -62,32 +40,81 @@ def test_an_unknown_backend_names_the_nearest() -> None:
 class TestEveryBackend:
     def test_its_files_are_shipped_and_agree_with_its_name(self, chosen: Backend) -> None:
         assert chosen.config_file.is_file()
-        assert chosen.sharded == (chosen.name not in ("single", "ddp"))
+        assert chosen.sharded == sharding(chosen.name).is_sharded
         assert (chosen.deepspeed_file is not None) == chosen.name.startswith("zero")
+        offloads = asked_for(chosen, 8).offloads
+        assert bool(offloads) == chosen.offloads
         if chosen.deepspeed_file:
-            settings = json.loads(chosen.deepspeed_file.read_text())
-            assert f"zero{settings['zero_optimization']['stage']}" == chosen.name
+            zero = chosen.deepspeed["zero_optimization"]
+            assert f"zero{zero['stage']}" == chosen.base
+            assert ("weights" in offloads) == (chosen.offloads and chosen.base == "zero3")
 
     def test_accelerate_reads_its_file(self, chosen: Backend) -> None:
         from accelerate.commands.config.config_args import load_config_from_file
 
-        assert load_config_from_file(str(chosen.config_file)).num_processes == chosen.num_processes
+        read = load_config_from_file(str(chosen.config_file))
+        kinds = {"single": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP"}
+        assert read.distributed_type.value == kinds.get(chosen.base, "DEEPSPEED")
+        assert read.num_processes == chosen.num_processes
+        assert (read.num_machines > 1) == chosen.nodes
+        assert read.num_processes % read.num_machines == 0
+        if chosen.base == "fsdp2":
+            assert read.fsdp_config["fsdp_offload_params"] is chosen.offloads
+        if chosen.nodes:
+            assert read.main_process_port == 29500
+            assert read.rdzv_backend == "static"
+        if chosen.nodes and chosen.deepspeed_file:
+            assert read.deepspeed_config["deepspeed_multinode_launcher"] == "standard"
+
+    def test_accelerate_launches_what_it_names(self, chosen: Backend) -> None:
+        """The launcher's own reading of command line and file together, as it would start processes."""
+        from accelerate.commands import launch
+
+        if chosen.name == "single":
+            return  # has no launcher
+        arguments = ["--config_file", str(chosen.config_file), "--machine_rank", "1"]
+        if chosen.deepspeed_file:
+            arguments += ["--deepspeed_config_file", str(chosen.deepspeed_file)]
+        given = launch.launch_command_parser().parse_args([*arguments, "-m", "launch.stage", "x"])
+        read, _, _ = launch._validate_launch_command(given)
+        is_started = (read.multi_gpu, read.use_fsdp, read.use_deepspeed)
+        assert is_started == (
+            chosen.base == "ddp",
+            chosen.base == "fsdp2",
+            sharding(chosen.name).is_zero,
+        )
+        assert (read.num_machines, read.machine_rank) == (2 if chosen.nodes else 1, 1)
+        if chosen.nodes:
+            assert (read.main_process_ip, read.main_process_port) == ("127.0.0.1", 29500)
+        if chosen.nodes and chosen.deepspeed_file:
+            assert read.deepspeed_multinode_launcher == "standard"
+
+    def test_its_variant_gives_hooks_what_its_base_does(self, chosen: Backend) -> None:
+        assert chosen.gives == backend(chosen.base).gives
 
     def test_it_refuses_nothing_about_a_plain_stage(self, chosen: Backend) -> None:
         assert chosen.refusals([]) == []
-        assert chosen.refusals(["clips", "checkpointing", "edits_gradients", "adapter"]) == []
+        if not chosen.offloads:
+            assert chosen.refusals(["clips", "checkpointing", "edits_gradients", "adapter"]) == []
 
     def test_gradient_hooks_and_fp16_are_refused(self, chosen: Backend) -> None:
         (refusal,) = chosen.refusals(["fp16", "edits_gradients"])
         assert refusal.instead == "use bf16"
 
     def test_its_refusals_are_written_in_known_words(self, chosen: Backend) -> None:
-        assert all(refusal.when <= FACTS.keys() for refusal in REFUSALS[chosen.name])
+        assert all(refusal.when <= FACTS.keys() for refusal in REFUSALS[chosen.base])
 
 
 def test_a_second_forward_with_adapter_and_checkpointing_is_refused_under_zero3_only() -> None:
     facts = ["second_forward", "adapter", "checkpointing"]
-    assert [name for name, chosen in BACKENDS.items() if chosen.refusals(facts)] == ["zero3"]
+    refusing = [name for name, chosen in BACKENDS.items() if chosen.refusals(facts)]
+    assert refusing == ["zero3", "zero3-offload", "zero3-nodes"]
+
+
+def test_a_hook_that_edits_gradients_meets_a_stale_norm_where_zero_offloads() -> None:
+    facts = ["edits_gradients", "clips"]
+    refusing = [name for name, chosen in BACKENDS.items() if chosen.refusals(facts)]
+    assert refusing == ["zero1-offload", "zero2-offload"]
 
 
 SMOKE = ROOT / "recipes" / "smoke" / "chain.yaml"
@@ -114,10 +141,10 @@ def test_every_fact_has_one_who_sets_it_and_one_who_asks() -> None:
     """What nothing sets, or nothing refuses, is dead."""
     import inspect
 
-    from launch.checks import check_backend
+    from launch.checks import asked as asked_of
 
     assert len(FACTS) == len(OF_STAGES) + len(OF_HOOKS) + len(OF_FILES)
-    for facts, function in ((OF_STAGES, check_backend), (OF_FILES, facts_of_files)):
+    for facts, function in ((OF_STAGES, asked_of), (OF_FILES, facts_of_files)):
         assert all(f'"{fact}"' in inspect.getsource(function) for fact in facts)
     asked = {
         fact for refusals in REFUSALS.values() for refusal in refusals for fact in refusal.when
@@ -127,7 +154,12 @@ def test_every_fact_has_one_who_sets_it_and_one_who_asks() -> None:
 
 def test_what_a_person_wrote_into_the_files_counts() -> None:
     assert facts_of_files(
-        {"fsdp_config": {"fsdp_version": 1, "fsdp_state_dict_type": "SHARDED_STATE_DICT"}},
+        {
+            "fsdp_config": {"fsdp_version": 1, "fsdp_state_dict_type": "SHARDED_STATE_DICT"},
+            "deepspeed_config": {"deepspeed_config_file": "zero.json"},
+            "num_machines": 2,
+            "main_process_port": 0,
+        },
         {
             "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}},
             "data_types": {"grad_accum_dtype": "fp32"},
@@ -135,14 +167,8 @@ def test_what_a_person_wrote_into_the_files_counts() -> None:
         },
     ) == {
         *("fsdp1", "sharded_save", "optimizer_offload", "grad_accum_dtype"),
-        *("unmanaged_accumulation", "no_gather"),
+        *("unmanaged_accumulation", "no_gather", "free_port", "pdsh"),
     }
-
-
-def test_a_need_that_is_not_met_names_backends_that_meet_it() -> None:
-    assert "zero2 does not give 'logits'; use launch: single or ddp" in backend("zero2").refusal(
-        "logits"
-    )
 
 
 def test_one_process_needs_no_launcher() -> None:
@@ -165,35 +191,6 @@ def test_one_process_sees_one_gpu() -> None:
     assert environment(single, {"CUDA_VISIBLE_DEVICES": ""})["CUDA_VISIBLE_DEVICES"] == ""
     assert environment(single, {})["CUDA_VISIBLE_DEVICES"] == "0"
     assert "CUDA_VISIBLE_DEVICES" not in environment(ddp, {"CUDA_VISIBLE_DEVICES": "3,5"})
-
-
-@pytest.mark.parametrize(
-    ("name", "num_processes", "actual"),
-    [
-        ("single", 1, accelerator("NO", 1)),
-        ("ddp", 2, accelerator("MULTI_CPU", 2)),
-        ("ddp", 2, accelerator("MULTI_GPU", 2)),
-        ("zero2", 2, accelerator("DEEPSPEED", 2, **ZERO2)),
-        ("fsdp2", 2, accelerator("FSDP", 2, **FSDP2)),
-    ],
-)
-def test_the_topology_that_was_asked_for_passes(name: str, num_processes: int, actual: Any) -> None:
-    assert_topology(actual, backend(name), num_processes)
-
-
-@pytest.mark.parametrize(
-    ("name", "actual", "words"),
-    [
-        ("ddp", accelerator("NO", 1), "accelerate set up single on 1"),
-        ("ddp", accelerator("MULTI_GPU", 4), "accelerate set up ddp on 4"),
-        ("fsdp2", accelerator("MULTI_CPU", 2), "accelerate set up ddp on 2"),
-        ("fsdp2", accelerator("FSDP", 2, **FSDP1), "accelerate set up fsdp1 on 2"),
-        ("zero3", accelerator("DEEPSPEED", 2, **ZERO2), "accelerate set up zero2 on 2"),
-    ],
-)
-def test_another_topology_is_an_error(name: str, actual: Any, words: str) -> None:
-    with pytest.raises(PlanError, match=words):
-        assert_topology(actual, backend(name), 2)
 
 
 @pytest.mark.chain

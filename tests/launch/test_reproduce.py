@@ -9,10 +9,13 @@ import pytest
 
 from cpt import manifest
 from cpt.checkpoint import digests
+from cpt.determinism import VARIABLES
 from cpt.errors import RecipeError, StoreError
 from cpt.manifest import Manifest
+from launch import made as made_before
 from launch import record, reproduce
 from launch.cli import main
+from launch.differences import differences
 from launch.opening import Chain, open_chain
 from launch.stage_files import files_that_differ
 from stages.provenance import provenance
@@ -73,7 +76,7 @@ def test_every_difference_is_told(chain: Chain, tmp_path: Path) -> None:
     variables = {**entry.environment, "OMP_NUM_THREADS": "64"}
     code = {"commit": "0" * 40, "dirty": False}
     edit(chain, packages=versions, machine=where, environment=variables, code=code)
-    said = reproduce.told(reproduce.find(sft(chain).name, tmp_path / "runs"), tmp_path / "runs")
+    said = reproduce.told(made_before.find(sft(chain).name, tmp_path / "runs"), tmp_path / "runs")
     for words in (
         "# warning: package torch: made with 0.1, here is",
         "# warning: package gone-package: made with 3, here is none",
@@ -92,12 +95,12 @@ def test_a_recipe_that_gives_another_stage_now_is_not_shown_as_the_command(
 ) -> None:
     command = f"cpt run {SMOKE} stages.sft.train.learning_rate=4e-6"
     edit(chain, how={**manifest.read(sft(chain)).how, "command": command})
-    made = reproduce.find(sft(chain).name, tmp_path / "runs")
+    made = made_before.find(sft(chain).name, tmp_path / "runs")
     said = reproduce.told(made, tmp_path / "runs")
     assert "different are train.learning_rate" in said
     assert "\ncpt run" not in said
     # What the manifest keeps still gives it.
-    found, line = reproduce.planned(made, tmp_path / "runs", tmp_path / "new" / "recipe.yaml")
+    found, line = made_before.planned(made, tmp_path / "runs", tmp_path / "new" / "recipe.yaml")
     assert found.plan.node("sft").id == made.entry.id
     assert line == f"cpt run {tmp_path / 'new' / 'recipe.yaml'} --launch single --until sft"
 
@@ -105,17 +108,17 @@ def test_a_recipe_that_gives_another_stage_now_is_not_shown_as_the_command(
 def test_a_stage_of_an_earlier_version_is_known_by_its_chain(chain: Chain, tmp_path: Path) -> None:
     edit(chain, how={}, version=1)
     with pytest.raises(StoreError, match="no chain beside it has the stage"):
-        reproduce.find(sft(chain).name, tmp_path / "runs")
+        made_before.find(sft(chain).name, tmp_path / "runs")
     record.link(chain)
-    made = reproduce.find(sft(chain).name, tmp_path / "runs")
+    made = made_before.find(sft(chain).name, tmp_path / "runs")
     assert "learning_rate=3e-6" in made.command
-    assert reproduce.planned(made, tmp_path / "runs")[0].plan.node("sft").id == made.entry.id
+    assert made_before.planned(made, tmp_path / "runs")[0].plan.node("sft").id == made.entry.id
 
 
 def test_a_stage_by_hand_has_its_command(chain: Chain, tmp_path: Path) -> None:
     command = "python -m launch.stage sft.yaml parent=a output=b"
     edit(chain, how={"command": command})
-    made = reproduce.find(sft(chain).name, tmp_path / "runs")
+    made = made_before.find(sft(chain).name, tmp_path / "runs")
     assert reproduce.told(made, tmp_path / "runs").endswith(f"\n{command}")
     with pytest.raises(StoreError, match="was made by hand; run this with another output"):
         reproduce.reproduce(made, tmp_path / "new", None)  # type: ignore[arg-type]
@@ -123,8 +126,8 @@ def test_a_stage_by_hand_has_its_command(chain: Chain, tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_named(chain: Chain, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"no finished stage 'stf-1'"):
-        reproduce.find("stf-1", tmp_path / "runs")
-    made = reproduce.find(sft(chain).name, tmp_path / "runs")
+        made_before.find("stf-1", tmp_path / "runs")
+    made = made_before.find(sft(chain).name, tmp_path / "runs")
     with pytest.raises(RecipeError, match="is the stage's own store"):
         reproduce.reproduce(made, tmp_path / "runs", None)  # type: ignore[arg-type]
     parent = chain.store.stage(chain.plan.node("pretrain").id)
@@ -174,6 +177,30 @@ def test_what_a_launcher_sets_is_no_difference(chain: Chain, tmp_path: Path) -> 
     more = {"CUDA_VISIBLE_DEVICES": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}
     variables = {**entry.environment, **more, "SLURM_JOB_ID": "7", "NCCL_ALGO": "Ring"}
     edit(chain, environment=variables, how={**entry.how, "launch": "ddp"})
-    found = reproduce.differences(manifest.read(sft(chain)))
+    found = differences(manifest.read(sft(chain)))
     others = [line for line in found if "CUDA_VISIBLE_DEVICES" not in line]  # another test set it
     assert others == ["environment NCCL_ALGO: made with Ring, here is none"]
+
+
+def test_a_deterministic_stage_is_made_again_in_that_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "1")  # what opening sets ends with this test
+        monkeypatch.delenv(name)
+    chain = open_chain(SMOKE, [], tmp_path / "runs", deterministic=True)
+    make(chain, "base", "pretrain", "sft")
+    made = made_before.find(sft(chain).name, tmp_path / "runs")
+    found, line = made_before.planned(made, tmp_path / "runs")
+    assert found.plan.recipe.deterministic
+    assert line.endswith("--deterministic --until sft")
+    # The command is another one now: the recipe that the manifest keeps still says how it was.
+    how = manifest.read(sft(chain)).how
+    edit(chain, how={**how, "command": how["command"].replace(" --deterministic", "")})
+    made = made_before.find(sft(chain).name, tmp_path / "runs")
+    with pytest.raises(
+        StoreError, match="makes it in the other of two modes, deterministic or not"
+    ):
+        made_before.planned(made, tmp_path / "runs")
+    found, line = made_before.planned(made, tmp_path / "runs", tmp_path / "new" / "recipe.yaml")
+    assert found.plan.recipe.deterministic

@@ -316,7 +316,7 @@ def test_a_stage_that_is_appended_moves_no_remedy(opened: Open) -> None:
         recipe = chain.plan.recipe
         stages = {**recipe.stages, "more": recipe.stages["dpo"]}
         longer = recipe.model_copy(update={"stages": stages})
-        found = _plan(longer, chain.backend, chain.suite, chain.store)
+        found = _plan(longer, chain.suite, chain.store)
         assert [node.id for node in found.nodes][:-1] == [node.id for node in chain.plan.nodes]
         sft = chain.plan.node("sft").id
         assert Gate(longer, chain.suite, chain.store).file(sft) != chain.gate.file(sft)

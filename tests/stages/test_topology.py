@@ -14,7 +14,7 @@ from stages.interruption import check_topology
 
 
 def job(**changes: Any) -> Any:
-    return SimpleNamespace(**{"id": "sft-1", "backend": "ddp", **changes})
+    return SimpleNamespace(**{"id": "sft-1", "backend": "ddp", "deterministic": False, **changes})
 
 
 @pytest.fixture
@@ -30,6 +30,21 @@ def test_before_the_first_checkpoint_any_topology_may_go_on(partial: Path) -> No
     check_topology(partial, job(backend="single"), World())
     began = json.loads((partial / "topology.json").read_text())
     assert (began["backend"], began["size"]) == ("single", 1)
+
+
+def test_it_does_not_become_deterministic_on_the_way(partial: Path) -> None:
+    check_topology(partial, job(deterministic=True), World(size=2))  # nothing is trained yet
+    (partial / "checkpoint").mkdir()
+    check_topology(partial, job(deterministic=True), World(size=2))
+    with pytest.raises(
+        StoreError, match=r"began with `deterministic` and would continue without it"
+    ):
+        check_topology(partial, job(), World(size=2))
+    # Of a version that had no such mode.
+    began = json.loads((partial / "topology.json").read_text())
+    del began["deterministic"]
+    (partial / "topology.json").write_text(json.dumps(began))
+    check_topology(partial, job(), World(size=2))
 
 
 @pytest.mark.parametrize("trace", ["trainer/checkpoint-2/COMPLETE", "trained/x", "checkpoint/x"])
