@@ -52,8 +52,9 @@ $(MODEL): $(STAMP)
 quickstart: install $(MODEL)
 	$(VENV)/bin/cpt run recipes/quickstart/chain.yaml
 
+# A worker for every core, at most 8; the tests of one file share what they build.
 test: install $(MODEL)
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 # Kill the smoke chain at 20 random moments; `make test` does it three times.
 test-kill: install

@@ -26,7 +26,7 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    from cpt.shards import loaded_whole
+    from cpt.spread import loaded_whole
 
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     if Path(path).is_dir():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cpt.shards import fetch, gathered_head
+from cpt.spread import fetch, gathered_head
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

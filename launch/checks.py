@@ -65,6 +65,7 @@ def asked(spec: StageSpec, hooks: Sequence[tuple[str, Hook]]) -> Asked:
         "fp16": bool(train.get("fp16")),
         "clips": float(train.get("max_grad_norm", 1.0)) > 0,
         "checkpointing": bool(train.get("activation_checkpointing", True)),
+        "watches": bool(spec.watch),
     }
     facts = {fact for fact, is_so in holds.items() if is_so}
     for key, hook in hooks:

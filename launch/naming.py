@@ -70,12 +70,12 @@ def chain_folder(name: str, runs: Path) -> Path:
     Raises:
         RecipeError: there is none.
     """
-    from cpt.settings import did_you_mean  # pydantic: a fifth of a second
-
     chains = runs / "chains"
     for folder in (Path(name), chains / name):
         if (folder / "chain.json").is_file():
             return folder.absolute()
+    from cpt.settings import did_you_mean  # pydantic: a fifth of a second
+
     known = [path.parent.name for path in chains.glob("*/chain.json")]
     hint = did_you_mean(name, known) if known else "; cpt run starts one"
     raise RecipeError(f"{chains}: no chain {name!r}{hint}")

@@ -15,6 +15,7 @@ OF_STAGES = {
     "clips": "max_grad_norm is above 0",
     "edits_gradients": "a hook adds to gradients or projects them",
     "fp16": "train.fp16 is on",
+    "watches": "the stage is looked at while it trains",
 }
 # What a hook says of itself in a class attribute, `facts`; installed hooks may too.
 OF_HOOKS = {
@@ -89,6 +90,14 @@ _SHARDED = (
         "freeze from the start",
     ),
 )
+_SPREAD = (
+    _refusal(
+        "watches",
+        "what looks at the model runs it as often as each process has rows, and weights that are spread need "
+        "every process each time",
+        "remove watch:, or use launch: ddp or zero2",
+    ),
+)
 _FSDP2 = (
     _refusal("fsdp1", "FSDP1 was not tested", "set fsdp_version: 2"),
     _refusal(
@@ -149,8 +158,8 @@ _ZERO3 = (
 REFUSALS = {
     "single": _ALL,
     "ddp": _ALL,
-    "fsdp2": _ALL + _SHARDED + _FSDP2,
+    "fsdp2": _ALL + _SHARDED + _SPREAD + _FSDP2,
     "zero1": _ALL + _SHARDED + _ZERO + _ZERO12,
     "zero2": _ALL + _SHARDED + _ZERO + _ZERO12,
-    "zero3": _ALL + _SHARDED + _ZERO + _ZERO3,
+    "zero3": _ALL + _SHARDED + _SPREAD + _ZERO + _ZERO3,
 }

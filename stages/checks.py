@@ -55,7 +55,7 @@ def check_reference(
     from trl.trainer.utils import use_adapter
 
     from cpt.hooks.backbone import bare_model
-    from cpt.shards import whole
+    from cpt.spread import whole
     from cpt.tokens import token_kl
 
     model = bare_model(trainer.model)
@@ -109,7 +109,7 @@ def _holds(model: Any, folder: str) -> bool:
     """Whether a model's weights equal those of a checkpoint folder, to its dtype."""
     from safetensors import safe_open
 
-    from cpt.shards import gathered
+    from cpt.spread import gathered
 
     parameters = dict(model.named_parameters())
     files = sorted(Path(folder).glob("*.safetensors"))

@@ -14,7 +14,8 @@ MAY_IMPORT = {
 TALKS_TO_OTHER_PROCESSES = {"torch.distributed", "accelerate", "deepspeed"}
 MAY_TALK = {
     "cpt/world.py",
-    "cpt/params.py",
+    "cpt/shards.py",
+    "cpt/spread.py",
     "cpt/hooks/trainer.py",
     "eval/probe.py",
     "stages/ppo.py",

@@ -20,7 +20,8 @@ from cpt.hooks.norms import EVERY, Norms
 from cpt.hooks.stack import HookStack
 from cpt.params import bare_name
 from cpt.positions import predictions
-from cpt.shards import check_head, stay_whole, view_of
+from cpt.shards import view_of
+from cpt.spread import check_head, stay_whole
 from cpt.store import MARK, complete_checkpoints, mark_complete
 from cpt.tokens import Tokens
 

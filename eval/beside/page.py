@@ -38,7 +38,9 @@ def html(story: Story) -> str:
     )
     parts = [_header(story)]
     if story.table:
-        parts += [heat_table(story, story.table), *differences(story.table)]
+        asked = story.table.template_note
+        templates = tag("p", asked, class_="lead") if asked else Markup()
+        parts += [heat_table(story, story.table), templates, *differences(story.table)]
     if story.verdicts:
         parts.append(_verdicts(story.verdicts))
     if story.generations:

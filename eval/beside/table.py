@@ -13,6 +13,7 @@ from eval.compare import changes
 from eval.matrix import Matrix, Row
 from eval.noise import Noise
 from eval.report.columns import Probe, columns
+from eval.template import note
 
 LEVEL = 0.05
 
@@ -46,6 +47,12 @@ class Table:
     def num_tests(self) -> int:
         """Over how many changes Holm corrects."""
         return sum(len(column.changes) for column in self.columns)
+
+    @property
+    def template_note(self) -> str:
+        """Which models were asked in another chat template than the reference; empty where none was."""
+        others = (column.row for column in self.columns if column.row is not self.reference)
+        return note([self.reference, *others])
 
     def detectable(self, probe: str) -> float | None:
         """The largest minimum detectable effect among the models; None where nothing is compared."""

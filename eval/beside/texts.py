@@ -26,6 +26,7 @@ def content(story: Story) -> dict[str, Any]:
         found["suite"] = {"name": story.table.suite, "hash": story.table.suite_hash}
         found |= {"level": story.table.level, "margin": story.table.margin}
         found["num_tests"] = story.table.num_tests
+        found["template_note"] = story.table.template_note
         for model, column in zip(found["models"], story.table.columns, strict=True):
             model |= _numbers(column)
     if story.generations:
@@ -59,6 +60,7 @@ def markdown(story: Story) -> str:
         parts += [*(f"- {escape(line)}" for line in tally(story.table))]
         parts = [parts[0], "\n".join(parts[1:])]
         parts += [_table(story, story.table), _legend(story.table)]
+        parts += [escape(story.table.template_note)]
     if story.verdicts:
         parts += [f"## Judged by {escape(story.verdicts.judge)}"]
         parts += ["\n".join(f"- {escape(summary(rate))}" for rate in story.verdicts.rates)]

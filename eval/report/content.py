@@ -10,6 +10,7 @@ from eval.report.facts import packages
 from eval.report.flips import Flips
 from eval.report.story import Stage, Story
 from eval.report.words import sentences
+from eval.template import note
 
 VERSION = 2
 #: Flips that are told with their answers, of either kind.
@@ -29,6 +30,7 @@ def content(story: Story) -> dict[str, Any]:
         "summary": sentences(story),
         "probes": [asdict(probe) for probe in story.probes],
         "matrix": story.matrix.to_json(),
+        "template_note": note(story.matrix.rows),
         "noise": {name: asdict(floor) for name, floor in story.noise.items()},
         "continual": [asdict(one) for one in story.continual],
         "groups": [asdict(one) for one in story.groups],

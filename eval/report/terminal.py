@@ -18,6 +18,7 @@ from eval.report.words import (
     value,
     word,
 )
+from eval.template import note
 
 _COLOURS: dict[Word, str] = {
     "regressed": "1;33",
@@ -63,6 +64,8 @@ def terminal(story: Story, stage: str | None, width: int, colour: bool) -> str:
                 lines += [*told, ""]
     if story.matrix.rows:
         lines += [*_matrix(story, width, pen), "", *_legend(story, width, pen)]
+        if asked := note(story.matrix.rows):
+            lines += ["", *wrap(clean(asked), width)]
     else:
         lines.append("nothing has been probed yet")
     return "\n".join(line.rstrip() for line in lines) + "\n"

@@ -5,12 +5,15 @@ from dataclasses import replace
 import pytest
 
 from cpt.errors import ProbeError
+from eval.beside.page import html
 from eval.beside.sentences import sentence
-from eval.beside.story import tally
+from eval.beside.story import Story, tally
 from eval.beside.table import compare_rows
+from eval.beside.texts import content, markdown
 from eval.compare import changes
 from eval.matrix import Item, Row, Score
 from eval.means import ratio_stderr, weighted_mean
+from eval.template import PART, any_template
 from tests.probe_results import flip, right
 
 
@@ -54,6 +57,25 @@ def test_no_more_is_called_improved_by_chance_among_many_models() -> None:
     for table, improved in ((alone, True), (among, False)):
         found = table.columns[1].changes["facts"]
         assert (found.p_rise, found.improved) == (1 / 128, improved)
+
+
+def test_another_chat_template_is_told_everywhere() -> None:
+    """Where a person has allowed it, what changed is not the weights alone."""
+    asked = {"old": row("old", facts=FACTS), "new": row("new", facts=FACTS)}
+    rows = [
+        replace(row, scores={"facts": replace(row.scores["facts"], parts={PART: name})})
+        for name, row in asked.items()
+    ]
+    table = compare_rows("s", "1", any_template(rows), "new", 0.02)
+    story = Story((("old", "a"), ("new", "b")), "new", table)
+    told = "old: asked in another chat template than new;"
+    assert table.template_note.startswith(told)
+    assert content(story)["template_note"] == table.template_note
+    assert told in html(story)
+    assert told in markdown(story)
+    same = Story(story.models, "new", compare_rows("s", "1", [*asked.values()], "new", 0.02))
+    assert "template" not in html(same).partition("</style>")[2]
+    assert content(same)["template_note"] == ""
 
 
 def test_the_reference_may_stand_anywhere() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+from eval.report.content import content
 from eval.report.flips import flips
 from eval.report.gather import gather
 from eval.report.markdown import code, escape, markdown
@@ -149,5 +150,8 @@ def test_a_change_of_the_chat_template_is_said(fake_chain: Any) -> None:
     story = gather(fake.chain, fake.stages)
     assert "asked in another chat template than base" in markdown(story)
     assert "asked in another chat template than base" in html(story)
+    assert content(story)["template_note"].startswith("sft, dpo, grpo: asked in another chat")
+    told = " ".join(terminal(story, None, 60, False).split())
+    assert "sft, dpo, grpo: asked in another chat template than base;" in told
     fake = fake_chain()
     assert "chat template" not in markdown(gather(fake.chain, fake.stages))

@@ -1,0 +1,134 @@
+"""Having whole, for a while, what backends spread over processes: FSDP2, and DeepSpeed's ZeRO-3.
+
+Hooks run parts of a model by themselves, where the backend's own forward pass fetches nothing for them.
+
+Source: torch 2.13 (`torch/distributed/fsdp/_fully_shard`), DeepSpeed 0.19 (`runtime/zero`), accelerate 1.15.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from cpt.errors import HookError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def stay_whole(model: Any) -> "Callable[[], None]":
+    """Under FSDP2, keep the last norm and the head whole between the backward passes of a step.
+
+    accelerate makes them one group, whose forward ends with that of the whole model. Forward passes of hooks
+    run the backbone alone: nobody would fetch the group again for the second backward pass through the norm,
+    which would read freed memory.
+
+    Returns: spreads them again; before the optimizer's step, and behind every further pass.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    from cpt.hooks.backbone import bare_model
+
+    head = bare_model(model).get_output_embeddings()
+    if not isinstance(head, FSDPModule):
+        return lambda: None
+    head.set_reshard_after_backward(False, recurse=False)
+    return head.reshard
+
+
+@contextmanager
+def loaded_whole() -> "Iterator[None]":
+    """Load models whole while ZeRO-3 trains: transformers would spread each over the processes as it loads.
+
+    What is loaded on one process alone, or read outside of its own forward pass, cannot be spread.
+    """
+    from transformers.integrations import deepspeed
+
+    held = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = held
+
+
+@contextmanager
+def gathered(parameters: "Iterable[nn.Parameter]") -> "Iterator[None]":
+    """Have whole what ZeRO-3 spreads, where it is read outside of its module's own forward pass."""
+    spread = {
+        id(p): p for p in parameters if hasattr(p, "ds_id") and p.ds_status.name != "AVAILABLE"
+    }
+    if not spread:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(spread.values())):
+        yield
+
+
+@contextmanager
+def gathered_head(head: Any) -> "Iterator[None]":
+    """Have the weights of an output head whole, once for all chunks; a collective where they are spread.
+
+    Args:
+        head: a `cpt.tokens.OutputHead`, or any module.
+    """
+    layer = getattr(head, "head", None)
+    if not hasattr(layer, "unshard") or not hasattr(layer.weight, "full_tensor"):
+        with gathered(head.parameters()):
+            yield
+        return
+    layer.unshard()  # below an adapter FSDP2 has it in a group of its own
+    try:
+        yield
+    finally:
+        if not layer.weight.requires_grad:  # else it takes its gradient yet; see `stay_whole`
+            layer.reshard()
+
+
+@contextmanager
+def whole(model: Any) -> "Iterator[None]":
+    """Have whole what FSDP2 spreads with a model itself, and not with a layer: parts of it may run.
+
+    Of TRL's references that is everything.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    model.unshard()
+    try:
+        yield
+    finally:
+        model.reshard()
+
+
+def fetch(parameters: "Iterable[nn.Parameter]") -> None:
+    """Have whole what ZeRO-3 spreads until the optimizer's step, in the backward pass; a collective.
+
+    A parameter takes its gradient in its own shape. DeepSpeed fetches it for the backward pass of the module
+    that it belongs to, which `cpt.chunked` does not call.
+    """
+    spread = [p for p in parameters if hasattr(p, "ds_id")]
+    if spread:
+        held: Any = spread[0]
+        held.all_gather(param_list=spread)
+
+
+def check_head(model: Any, where: str) -> None:
+    """Refuse to spread an output head whose gradient is not known in closed form.
+
+    Raises:
+        HookError: hooks would run it as a module, as often as this process has chunks of tokens, and other
+            processes would wait.
+    """
+    from cpt.hooks.backbone import bare_model
+    from cpt.tokens import OutputHead
+
+    head = OutputHead(bare_model(model))
+    if not head.is_linear:
+        raise HookError(
+            f"{where}: the model's output head is a {type(head.head).__name__}, and hooks on backends that "
+            f"spread weights need a plain linear layer there; use launch: ddp or zero2"
+        )
