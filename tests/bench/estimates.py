@@ -229,8 +229,8 @@ def _cases(found: Mapping[str, Any]) -> list[str]:
     ]
     if busy := [name for name, case in found["cases"].items() if was_busy(case)]:
         lines[2:2] = [
-            f"Other work ran on the machine beside {', '.join(busy)}: their times say little of the plan's.",
             "",
+            f"Other work ran on the machine beside {', '.join(busy)}: their times say little of the plan's.",
         ]
     for name, case in found["cases"].items():
         of, four = ratios(case), case["4"]["measured"]
