@@ -1,12 +1,15 @@
 """What each hook costs: time of an optimizer step and peak memory, as ratios to a stage without hooks.
 
-    python -m tests.bench.costs [--steps 6] [--only kl] [--folder KEEP]
+    python -m tests.bench.costs [--steps 7] [--only kl] [--folder KEEP]
 
 SmolLM2-135M on 2,048 tokens an optimizer step (8 packed rows of 256, all of them labels), each hook in a
-process of its own, on the GPU where there is one. The time is the median step after the first; what a hook
-does once, such as a Fisher, is told apart (`once_seconds`). For the hooks that need an earlier model the
-computed floor is printed too: that model's forward pass and its head at the scored tokens, beside the step
-without hooks. What stands on an adapter is compared with the adapter alone. Written to cpt/hooks/costs.json,
+process of its own, on the GPU where there is one. A hook that acts on steps alone is switched off in every
+second step, and its cost is the ratio of both medians: a machine that is slower for a minute is so for both.
+What changes the model or the rows is compared with a process without it that runs right after. The first
+step is left out; what a hook does once, such as a Fisher, is told apart (`once_seconds`). For the hooks that
+need an earlier model the computed floor is printed too: that model's forward pass and its head at the scored
+tokens, beside the step without. What stands on an adapter is compared with the adapter alone. Memory is a
+process's peak, compared with that of the one without hooks. Written to cpt/hooks/costs.json,
 which `cpt methods` shows; a hook that was measured before in the same folder is not measured again.
 """
 
@@ -56,6 +59,8 @@ CASES: dict[str, list[Any]] = {
 
 #: What a case is compared with, where that is not a stage without hooks.
 BESIDE = {"kl (adapter off)": "lora"}
+#: Where a hook acts that can be switched off for a step.
+STEPS = {"penalty", "pull", "project", "track"}
 
 
 def main() -> None:
@@ -63,15 +68,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--only", default=None, help="one case (and `none`)")
     parser.add_argument("--folder", type=Path, default=None, help="work here and keep it")
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--case", default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--name", default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="cpt-costs-"))
     if given.case:
-        _measure(given.case, given.steps, folder)
+        _measure(given.case, given.name, given.steps, folder)
         return
     _prepare(folder)
     asked = [case for case in CASES if given.only in (None, case)]
@@ -80,17 +86,15 @@ def main() -> None:
     wanted = sorted((case for case in CASES if case in needed), key=BESIDE.__contains__)
     found = {}
     for case in wanted:
-        note = folder / f"{case}.json"
-        if not note.is_file():
-            command = [sys.executable, "-m", "tests.bench.costs", "--case", case]
-            command += ["--steps", str(given.steps), "--folder", str(folder)]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-            if done.returncode:
-                print(f"{case}: failed:\n{done.stderr[-2000:]}", file=sys.stderr)
-                continue
-        found[case] = json.loads(note.read_text())
-        if (beside := BESIDE.get(case, "none")) in found:
-            print(_line(case, found[case], found[beside]), flush=True)
+        row = _measured(case, case, given.steps, folder)
+        beside = BESIDE.get(case, "none")
+        if row and case != beside and "without" not in row:
+            other = _measured(beside, f"{case} without", given.steps, folder)
+            row |= {"without": other["step"]} if other else {}
+        if row and (case == "none" or "without" in row):
+            found[case] = row
+            if beside in found:
+                print(_line(case, row, found[beside]), flush=True)
     costs = ratios(found)
     result = {
         "machine": found["none"]["machine"],
@@ -103,6 +107,20 @@ def main() -> None:
     given.result.write_text(json.dumps(result, indent=1) + "\n")
 
 
+def _measured(case: str, name: str, steps: int, folder: Path) -> dict[str, Any] | None:
+    """What a process finds of a case, or what one has found under this name; None where it fails."""
+    note = folder / f"{name}.json"
+    if not note.is_file():
+        command = [sys.executable, "-m", "tests.bench.costs", "--case", case, "--name", name]
+        command += ["--steps", str(steps), "--folder", str(folder)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(f"{name}: failed:\n{done.stderr[-2000:]}", file=sys.stderr)
+            return None
+    row: dict[str, Any] = json.loads(note.read_text())
+    return row
+
+
 def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """What `cpt methods` shows of each case; those whose other side was not measured are left out."""
     costs: dict[str, dict[str, Any]] = {}
@@ -111,7 +129,7 @@ def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         if beside not in found:
             continue
         costs[case] = {
-            "step": round(row["step"] / found[beside]["step"], 3),
+            "step": round(row["step"] / row.get("without", row["step"]), 3),
             "memory": round(row["memory"] / found[beside]["memory"], 3),
             "once_seconds": round(row["once"], 1),
         }
@@ -121,10 +139,10 @@ def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _line(case: str, row: dict[str, Any], none: dict[str, Any]) -> str:
-    floor = (none["step"] + row["floor"]) / none["step"] if row["floor"] else None
-    told = f", computed floor {floor:.3f}" if floor else ""
+    without = row.get("without", row["step"])
+    told = f", computed floor {1 + row['floor'] / without:.3f}" if row["floor"] else ""
     return (
-        f"{case:18} step x {row['step'] / none['step']:.3f}{told}, memory x "
+        f"{case:18} step x {row['step'] / without:.3f}{told}, memory x "
         f"{row['memory'] / none['memory']:.3f}, once {row['once']:.1f} s"
     )
 
@@ -148,16 +166,20 @@ def _prepare(folder: Path) -> None:
     Manifest(id="pretrain-0", kind="pretrain", name="pretrain").write(stage)
 
 
-def _measure(case: str, steps: int, folder: Path) -> None:
-    """Train a few steps, in this process."""
+def _measure(case: str, name: str, steps: int, folder: Path) -> None:
+    """Train a few steps, in this process; a hook that can be switched off is so in every second one."""
     import resource
     import shutil
 
     import torch
 
+    from cpt.hooks.base import points
     from cpt.hooks.stack import HookStack
+    from cpt.hooks.trainer import _Hooks
     from cpt.read_recipe import check_stage
+    from stages import under_way
     from stages.base import Job
+    from stages.opening import build_hooks
     from stages.run import run
 
     tree = {
@@ -176,21 +198,36 @@ def _measure(case: str, steps: int, folder: Path) -> None:
     }
     times: list[float] = []
     measured: list[float] = []
-    track, measure = HookStack.track, HookStack.measure
+    is_on = [True]
+    at, measure, merge = HookStack.at, HookStack.measure, HookStack.merge
+    batches = _Hooks.get_batch_samples
 
-    def timed_track(stack: HookStack, view: Any) -> None:
-        track(stack, view)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.monotonic())
+    def switched_at(stack: HookStack, point: str) -> list[Any]:
+        return at(stack, point) if is_on[0] or point not in STEPS else []
 
     def timed_measure(stack: HookStack, model: Any) -> None:
         began = time.monotonic()
         measure(stack, model)
         measured.append(time.monotonic() - began)
 
-    HookStack.track = timed_track  # type: ignore[method-assign, assignment]
+    def timed_batches(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        """The step before ends where this one takes its rows."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.monotonic())
+        if is_switched:
+            is_on[0] = len(times) % 2 == 1
+        return batches(trainer, *args, **kwargs)
+
+    def timed_merge(stack: HookStack, model: Any) -> Any:
+        """Right behind the last step."""
+        times.append(time.monotonic())
+        return merge(stack, model)
+
+    HookStack.at = switched_at  # type: ignore[method-assign, assignment]
+    HookStack.merge = timed_merge  # type: ignore[method-assign, assignment]
     HookStack.measure = timed_measure  # type: ignore[method-assign, assignment]
+    _Hooks.get_batch_samples = timed_batches  # type: ignore[method-assign, assignment]
     parent = folder / "stages" / "pretrain-0"
     output = folder / "stages" / "sft-0"
     job = Job(
@@ -205,21 +242,28 @@ def _measure(case: str, steps: int, folder: Path) -> None:
         parents={"parent": "pretrain-0"},
         store=folder / case,  # what is measured once is measured in every case
     )
+    own = build_hooks(job)[len(CASES[BESIDE.get(case, "none")]) :]
+    acts = {point for hook in own for point in points(hook)}
+    is_switched = bool(acts & STEPS) and not acts & {"adapt", "mix"}
+    under_way.NUM_SAMPLES = 0  # answers before and after take longer than a step
     found = run(job, lambda line: None)
     assert found is not None  # one process keeps the whole model
     model = found[0]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()
+    lengths = [end - start for start, end in pairwise(times)][1:]
     row = {
-        "step": statistics.median(end - start for start, end in pairwise(times[1:])),
+        "step": statistics.median(lengths[1::2] if is_switched else lengths),
         "memory": peak,
         "once": measured[0],
         "floor": _floor(model) if case in ("kl", "lwf") else 0.0,
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
+    if is_switched:
+        row["without"] = statistics.median(lengths[::2])
     shutil.rmtree(output)
-    (folder / f"{case}.json").write_text(json.dumps(row))
+    (folder / f"{name}.json").write_text(json.dumps(row))
 
 
 def _floor(model: Any) -> float:

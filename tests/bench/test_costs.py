@@ -6,8 +6,8 @@ from cpt.hooks import table
 from tests.bench.costs import BESIDE, CASES, ratios
 
 NONE = {"step": 2.0, "memory": 100, "once": 0.0}
-LORA = {"step": 1.6, "memory": 50, "once": 0.04}
-OFF = {"step": 2.0, "memory": 60, "once": 0.0}
+LORA = {"step": 1.6, "without": 2.0, "memory": 50, "once": 0.04}
+OFF = {"step": 2.0, "without": 1.6, "memory": 60, "once": 0.0}
 
 
 def test_what_stands_on_an_adapter_is_compared_with_the_adapter() -> None:
