@@ -87,7 +87,7 @@ bench-merging: install
 bench-statistics: install
 	$(PYTHON) -m tests.bench.false_alarms
 
-# Mixing, duplicates and items of probes in 10 million rows, near duplicates in one; an hour, and 5 GB of disk.
+# Mixing, duplicates and items of probes in 10 million rows, near duplicates in one; an hour, and 6.2 GB of disk.
 bench-scale: install
 	$(PYTHON) -m tests.bench.scale
 
