@@ -8,6 +8,7 @@ from cpt.hooks.base import Hook, points
 from cpt.hooks.lora import stays_apart
 from cpt.model_size import ModelSize
 from cpt.plan import Node
+from cpt.store import KEPT_CHECKPOINTS
 from cpt.trained import trained
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -59,7 +60,7 @@ class Footprint:
 
     Attributes:
         parts: of each process, by what they are for.
-        passing: on disk while it trains: two of the trainer's checkpoints.
+        passing: on disk while it trains: the trainer's checkpoints that stay, and the one being written.
         kept: on disk for good.
     """
 
@@ -131,7 +132,7 @@ def footprint(
     }
     checkpoint = each * own.count + states * own.count + held
     kept = n * width + each * own.kept
-    return Footprint(parts, 2 * checkpoint if load.saves else 0.0, kept)
+    return Footprint(parts, (KEPT_CHECKPOINTS + 1) * checkpoint if load.saves else 0.0, kept)
 
 
 def merge_footprint(size: ModelSize, num_read: int, dtype: str, tries: bool) -> Footprint:

@@ -13,11 +13,9 @@ from typing import Any
 
 from cpt.checkpoint import LEFT
 from cpt.reachable import finished
-from cpt.store import MARK, Store, complete_checkpoints
+from cpt.store import KEPT_CHECKPOINTS, MARK, Store, complete_checkpoints
 from cpt.verified import PASSING, forget
 
-#: Of the trainer: the newest, and one more should that be damaged.
-KEPT_CHECKPOINTS = 2
 #: Within a stage, of what only training needs.
 TRAINING = ("trainer", "trained", "data")
 _REMOVED = ".removed-"

@@ -150,6 +150,8 @@ def publish(partial: Path, final: Path) -> Path:
 
 
 MARK = "COMPLETE"
+#: Of the trainer: the newest, and one more should that be damaged.
+KEPT_CHECKPOINTS = 2
 
 
 def mark_complete(folder: Path) -> None:
@@ -174,9 +176,9 @@ def damaged_files(checkpoint: Path) -> list[Path]:
     Marks of earlier versions hold sizes only.
     """
     try:
-        marked = json.loads((checkpoint / MARK).read_text() or "{}")
+        marked = dict(json.loads((checkpoint / MARK).read_text() or "{}").items())
         return [checkpoint / name for name in marked if not _is_as_marked(checkpoint, name, marked)]
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError, IndexError):
         return [checkpoint / MARK]
 
 

@@ -121,8 +121,8 @@ def _checked_partial(partial: Path) -> tuple[list[str], int, int]:
         sizes = [place.stat().st_size for place in folder.rglob("*") if place.is_file()]
         num_files, num_bytes = num_files + len(sizes), num_bytes + sum(sizes)
         lines += [
-            f"{file}: is damaged: its bytes are not the ones that were written; remove {folder}, and the "
-            f"stage continues from the checkpoint before, or from its start"
+            f"{file}: is damaged: its bytes are not the ones that were written; cpt run continues "
+            f"from the checkpoint before, or from the start"
             for file in damaged_files(folder)
         ]
     return lines, num_files, num_bytes

@@ -30,7 +30,9 @@ def trained(stage: UnderWay, check_accelerator: CheckAccelerator, make_look: Mak
     from transformers import set_seed
 
     job, folder = stage.job, stage.partial / "trained"
-    resume = newest_checkpoint(stage.partial, stage.world)
+    resume = newest_checkpoint(
+        stage.partial, stage.world, lambda text: stage.log.say(f"{job.name}: {text}")
+    )
     looking = 0.0
     set_seed(job.seed)
     model = stage.hooks.adapt(stage.model)

@@ -20,7 +20,7 @@ from cpt.hooks.norms import EVERY, Norms
 from cpt.hooks.stack import HookStack
 from cpt.params import View
 from cpt.positions import predictions
-from cpt.store import MARK, complete_checkpoints, mark_complete
+from cpt.store import KEPT_CHECKPOINTS, MARK, complete_checkpoints, mark_complete
 from cpt.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class _Hooks:
             }
             (folder / "hooks.json").write_text(json.dumps(header))
             mark_complete(folder)
-            for _, old in complete_checkpoints(folder.parent)[:-1]:
+            for _, old in complete_checkpoints(folder.parent)[:-KEPT_CHECKPOINTS]:
                 (old / MARK).unlink()
                 shutil.rmtree(old)
         world.barrier()
