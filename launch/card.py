@@ -10,9 +10,10 @@ from cpt.chain_file import LISTED, read_chain
 from cpt.errors import StoreError
 from cpt.manifest import Manifest
 from cpt.store import Store
+from eval.report.gather import gather
 from eval.report.markdown import code, escape, table
 from eval.report.model_card import model_card
-from eval.report.story import Story, gather
+from eval.report.story import Story
 from launch.public import public
 
 
