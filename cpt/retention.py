@@ -66,6 +66,8 @@ def leftovers(
             found.append(_item(folder, "its removal was interrupted", stage_id))
         elif rest.startswith("broken-") and is_old:
             found.append(_item(folder, "damaged, and made anew since", stage_id))
+        elif rest == "without-weights" and stage_id in done and is_old:
+            found.append(_item(folder, "its stage was made again", stage_id))
         elif rest == "partial" and stage_id in done:
             found.append(_item(folder, "its stage is finished", stage_id))
         elif rest == "partial" and stage_id not in needed and is_old:

@@ -129,6 +129,7 @@ def _job(chain: Chain, node: plans.Node, verbose: bool) -> Job:
         twice=recipe.gate.noise if node.kind == "base" else False,
         candidates=_num_candidates(chain, node),
         how=how(chain),
+        trainer_checkpoints=recipe.keep.trainer_checkpoints,
     )
 
 

@@ -139,6 +139,8 @@ def _plan(recipe: Recipe, chosen: Backend, suite: Suite | None, store: Store) ->
 
 def show(chain: Chain) -> str:
     """The plan as text."""
+    from launch.keeping import told
+
     num_probes = len(chain.suite.probes) if chain.suite else 0
     probed = chain.probed if chain.suite else None
     where = (
@@ -150,7 +152,8 @@ def show(chain: Chain) -> str:
     needs = estimate(
         chain.plan, chain.store, chain.backend.name, chain.num_processes, workload, result
     )
-    return table_of(chain.plan, chain.store, probed, num_probes, where, needs)
+    plan = replace(chain.plan, warnings=(*chain.plan.warnings, *told(chain)))
+    return table_of(plan, chain.store, probed, num_probes, where, needs)
 
 
 def shown(path: Path) -> str:

@@ -10,6 +10,7 @@ from cpt.hooks.card import Card
 from cpt.joint import Joined
 from cpt.recipe import StageSpec
 from cpt.rows import Row, RowFormat
+from cpt.store import KEPT_CHECKPOINTS
 from stages.trl_fields import fields
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Job:
         twice: whether the suite is measured twice; None: where an accelerator computes.
         candidates: most checkpoints on the way that stay for a gate to choose among.
         how: recipe, command and launch, for the manifest.
+        trainer_checkpoints: most checkpoints of the trainer that stay while it trains.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Job:
     joined: tuple[Joined, ...] = ()
     candidates: int = 0
     how: Mapping[str, Any] = field(default_factory=dict)
+    trainer_checkpoints: int = KEPT_CHECKPOINTS
 
     @property
     def partial(self) -> Path:

@@ -14,7 +14,7 @@ from stages.base import Job
 from stages.ending import leave, merge
 from stages.hygiene import MakeItems
 from stages.interruption import check_topology, remove_leftovers
-from stages.log import StageLog
+from stages.log import StageLog, log_file
 from stages.memory import peaks
 from stages.training import trained
 from stages.under_way import UnderWay
@@ -44,7 +44,8 @@ def run(
         job.partial.mkdir(parents=True, exist_ok=True)
         check_topology(job.partial, job, world)
     world.barrier()
-    with StageLog(job.partial / "log.txt" if world.is_main else None, say, job.verbose) as log:
+    file = log_file(job.partial, world.rank)
+    with StageLog(file, say, job.verbose, world.rank) as log:
         stage = UnderWay(job, world, log, probe_items)
         # One answer for all: the main process may be ahead, and publishing renames the folder.
         if world.agree((job.partial / "checkpoint").is_dir()):

@@ -17,6 +17,7 @@ from stages.metrics import is_measured, record_metrics
 from stages.notes import read_checks
 from stages.opening import checkpoint_of, reference_loader
 from stages.progress import replace_bars
+from stages.reporting import reporting
 from stages.trainer_config import trainer_config
 from stages.under_way import UnderWay
 from stages.watch import Look, watch
@@ -47,7 +48,7 @@ def trained(stage: UnderWay, check_accelerator: CheckAccelerator, make_look: Mak
             stage.hooks.measure(model)
         stage.forget_items()
         stage.hooks.ctx.reference = reference_loader(model, stage.before, stage.start, job)
-        with labels_only():
+        with labels_only(), reporting(job, stage.world.is_main):
             model, looking = _train(stage, model, resume, check_accelerator, make_look)
         if stage.hooks.at("merge") and stage.world.is_main:
             save_trained(folder, model, stage.hooks)
@@ -82,6 +83,7 @@ def _train(
     steps = candidate_steps(data.num_steps, every, job.candidates)
     keep_candidates(trainer, stage.partial, steps, resume, stage.world.is_main)
     kind = stage.kind
+    trainer.num_kept = job.trainer_checkpoints
     trainer.attach(stage.hooks, kind.loss_mask, kind.reduction, kind.sequences_per_row)
     # The Trainer measures the held-out loss before the first step, but not after each interruption.
     trainer.args.eval_on_start = data.held_out is not None and resume is None

@@ -33,6 +33,7 @@ class _Hooks:
     """Mixin before a TRL trainer. `attach` is called once, right after the trainer is built."""
 
     hooks: HookStack
+    num_kept = KEPT_CHECKPOINTS
     loss_mask: "Callable[[Mapping[str, Any], Mapping[str, Any]], Tensor]"
     reduction: Literal["token", "sequence"]
 
@@ -211,7 +212,7 @@ class _Hooks:
             }
             (folder / "hooks.json").write_text(json.dumps(header))
             mark_complete(folder)
-            for _, old in complete_checkpoints(folder.parent)[:-KEPT_CHECKPOINTS]:
+            for _, old in complete_checkpoints(folder.parent)[: -self.num_kept]:
                 (old / MARK).unlink()
                 shutil.rmtree(old)
         world.barrier()
