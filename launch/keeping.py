@@ -63,8 +63,9 @@ def drop_weights(chain: Chain, say: Callable[[str], None]) -> None:
     except StoreError as error:
         say(f"keep.stages: nothing is removed: {error}")
         return
+    again = made_again(chain, nodes)
     for node in nodes:
-        if not chain.is_finished(node):
+        if node.id in again or not chain.is_finished(node):
             kept |= {node.id, *_read_by(node, by_id)}
     last = nodes[-1].id
     for node in nodes:

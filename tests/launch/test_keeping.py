@@ -221,6 +221,19 @@ def test_what_only_it_had_comes_back_with_the_same_weights(made: Made, is_same: 
     assert [path.name for path in chain.store.stages.glob("dpo-*")] == [stage.name]
 
 
+def test_what_is_made_again_for_another_stays_until_that_is_made(made: Made) -> None:
+    chain = made("keep.stages=last")
+    drop(chain)
+    shutil.rmtree(folder(chain, "grpo"))
+    node, stage = chain.plan.node("pretrain"), folder(chain, "pretrain")
+    with making_again(chain, node, print):
+        stage.mkdir()
+        Manifest(id=node.id, kind="pretrain", name="pretrain").write(stage)
+        fill(stage)
+    assert drop(chain) == []
+    assert with_weights(chain) == ["base", "pretrain"]
+
+
 def test_killed_on_the_way_it_is_made_and_then_has_its_own_back(made: Made) -> None:
     chain = made("keep.stages=last")
     drop(chain)
