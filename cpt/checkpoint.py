@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cpt import ids, manifest
 from cpt.errors import StoreError
+from cpt.removed_weights import made_again_by, removed_weights
 from cpt.safe_weights import check_weights
 from cpt.verified import damages
 
@@ -182,6 +183,8 @@ def remedy(stage: Path, stage_id: str) -> str:
 
 def _check(stage: Path, files: dict[str, str], stage_id: str) -> None:
     if found := damages(stage, files):
+        if found[0].path.relative_to(stage).as_posix() in removed_weights(stage):
+            raise StoreError(f"{stage_id}: {made_again_by(stage)}")
         raise StoreError(f"{found[0].path}: {found[0].problem}; {remedy(stage, stage_id)}")
 
 

@@ -10,6 +10,7 @@ from cpt.hooks.lora import stays_apart
 from cpt.model_size import ModelSize
 from cpt.plan import Node
 from cpt.sharding import buffers, sharding
+from cpt.store import KEPT_CHECKPOINTS
 from cpt.trained import trained
 from cpt.workload import Workload
 
@@ -29,7 +30,8 @@ class Footprint:
 
     Attributes:
         parts: of each process where it computes, a GPU or the host, by what they are for.
-        passing: on disk while it trains: two of the trainer's checkpoints, and the weights before a merge.
+        passing: on disk while it trains: the trainer's checkpoints that stay and the one being written, and
+            the weights before a merge.
         kept: on disk for good.
         host: of each process beside its GPU, likewise; empty where it computes on the host.
         whole: of each process behind the last step, where a model that was spread is opened whole.
@@ -125,7 +127,7 @@ def footprint(
     if shard.base == "fsdp2":  # writes the weights for itself and for from_pretrained
         checkpoint += each * own.count
     merges = any("merge" in points(hook) for hook in hooks)
-    passing = 2 * checkpoint * load.saves + merges * (each * own.count + held)
+    passing = (KEPT_CHECKPOINTS + 1) * checkpoint * load.saves + merges * (each * own.count + held)
     kept = n * width + each * own.kept
     whole = 0.0
     if "weights" in shard.spreads:

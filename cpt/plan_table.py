@@ -39,7 +39,7 @@ def table_of(
         if node.spec and node.spec.merge:
             acting[[*COLUMNS].index("weights")] = node.spec.merge.name
         status = store.status(node.id)
-        if status == "done" and probed is not None:
+        if status.startswith("done") and probed is not None:
             status += ", probed" if probed(node.id) else ", not probed"
         needed = [cells[node.name] for cells in needs.values()]
         rows.append([str(number), node.name, node.id, *acting, *needed, status])

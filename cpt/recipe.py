@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from cpt.data_spec import DataSpec
 from cpt.gate_spec import GateSpec
+from cpt.keep_spec import KeepSpec
 from cpt.merging.spec import MergeSpec
 from cpt.model_spec import ModelChange, ModelSpec
 from cpt.past import NUM_EXEMPLARS
@@ -119,7 +120,10 @@ class Recipe(Settings):
         allow_inf_nan=False,
         description="minutes without a sign of life after which a stage counts as hung; 0: none do",
     )
-    trackers: list[str] = Field(default_factory=list, description="wandb, tensorboard, ...")
+    keep: KeepSpec = Field(default=KeepSpec(), description="trainer checkpoints, and whose weights")
+    trackers: list[str] = Field(
+        default_factory=list, description="wandb, tensorboard, ...; with the probe matrix"
+    )
     deterministic: bool = Field(
         default=False, description="only kernels that give the same bits each time; no part of ids"
     )
@@ -132,7 +136,12 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _graph(self) -> "Recipe":
-        if problems := graph_problems(self.stages):
+        problems = graph_problems(self.stages)
+        for name in self.keep.stages if isinstance(self.keep.stages, list) else ():
+            if name not in self.stages:
+                hint = did_you_mean(name, [*self.stages])
+                problems.append(f"keep.stages: {name!r} is no stage{hint}")
+        if problems:
             raise ValueError("\n".join(problems))
         return self
 

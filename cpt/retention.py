@@ -13,11 +13,9 @@ from typing import Any
 
 from cpt.checkpoint import LEFT
 from cpt.reachable import finished
-from cpt.store import MARK, Store, complete_checkpoints
+from cpt.store import KEPT_CHECKPOINTS, MARK, Store, complete_checkpoints
 from cpt.verified import PASSING, forget
 
-#: Of the trainer: the newest, and one more should that be damaged.
-KEPT_CHECKPOINTS = 2
 #: Within a stage, of what only training needs.
 TRAINING = ("trainer", "trained", "data")
 _REMOVED = ".removed-"
@@ -68,6 +66,8 @@ def leftovers(
             found.append(_item(folder, "its removal was interrupted", stage_id))
         elif rest.startswith("broken-") and is_old:
             found.append(_item(folder, "damaged, and made anew since", stage_id))
+        elif rest == "without-weights" and stage_id in done and is_old:
+            found.append(_item(folder, "its stage was made again", stage_id))
         elif rest == "partial" and stage_id in done:
             found.append(_item(folder, "its stage is finished", stage_id))
         elif rest == "partial" and stage_id not in needed and is_old:

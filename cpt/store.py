@@ -14,6 +14,7 @@ from cpt import ids
 from cpt.checkpoint import sync
 from cpt.errors import StoreError
 from cpt.locks import Owner, locked, read_owner
+from cpt.removed_weights import removed_weights
 
 
 class Store:
@@ -49,9 +50,9 @@ class Store:
         return self.root / "chains" / name
 
     def status(self, stage_id: str) -> str:
-        """done, interrupted at step N, interrupted, or to do; for people."""
+        """done (with or without weights), interrupted at step N, interrupted, or to do; for people."""
         if self.is_done(stage_id):
-            return "done"
+            return "done, without weights" if removed_weights(self.stage(stage_id)) else "done"
         partial = self.partial(stage_id)
         if not partial.is_dir():
             return "to do"
@@ -150,6 +151,8 @@ def publish(partial: Path, final: Path) -> Path:
 
 
 MARK = "COMPLETE"
+#: Of the trainer: the newest, and one more should that be damaged.
+KEPT_CHECKPOINTS = 2
 
 
 def mark_complete(folder: Path) -> None:
@@ -174,9 +177,9 @@ def damaged_files(checkpoint: Path) -> list[Path]:
     Marks of earlier versions hold sizes only.
     """
     try:
-        marked = json.loads((checkpoint / MARK).read_text() or "{}")
+        marked = dict(json.loads((checkpoint / MARK).read_text() or "{}").items())
         return [checkpoint / name for name in marked if not _is_as_marked(checkpoint, name, marked)]
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError, IndexError):
         return [checkpoint / MARK]
 
 

@@ -9,11 +9,13 @@ from cpt.actions import REMEDIES
 from cpt.errors import GateStopped, PlanError, RecipeError
 from launch import attempt_files
 from launch.console import Console
+from launch.keeping import drop_weights, made_again, making_again
 from launch.making import make
 from launch.opening import Chain, shown
 from launch.record import is_current, is_linked, link
 from launch.sibling import sibling
 from launch.spent import Spent
+from launch.trackers import tell_trackers
 from stages.candidates import FOLDER as CANDIDATES
 from stages.candidates import remove_candidates
 
@@ -44,8 +46,9 @@ def run(
     spent, made, number = Spent(chain, nodes), False, 0
     while number < len(nodes):
         node, is_made = nodes[number], False
-        if not chain.is_finished(node):
-            make(chain, node, console, verbose)
+        if not chain.is_finished(node) or node.id in made_again(chain, nodes):
+            with making_again(chain, node, console.say):
+                make(chain, node, console, verbose)
             made = is_made = True
         stop = _judged(chain, node)
         number += 1
@@ -57,14 +60,18 @@ def run(
         if is_made or ((stop or number == len(nodes)) and not _is_told(chain, nodes)):
             _tell(chain, console)
             if is_made:
+                drop_weights(chain, console.say)
+                tell_trackers(chain, console.say)
                 _print_report(folder, chain, node, colour, width)
         if stop:
             if made:
                 console.say(spent.told())
             raise stop
+    drop_weights(chain, console.say)
     if made:
         console.say(spent.told())
     else:
+        tell_trackers(chain, console.say)  # those that were away, or are new in the recipe
         console.say(
             f"nothing to do: all {len(nodes)} nodes of {chain.plan.name} are made and probed"
         )

@@ -14,7 +14,9 @@ from cpt import ids, manifest
 from cpt.checkpoint import remedy, sync
 from cpt.errors import RecipeError, StoreError
 from cpt.manifest import Manifest
+from cpt.net import retried
 from cpt.past import EXEMPLARS
+from cpt.removed_weights import made_again_by, removed_weights
 from cpt.settings import did_you_mean
 from cpt.store import sync_folder
 from launch.card import card
@@ -78,6 +80,8 @@ def write(stage: Path, target: Path, part: str = "checkpoint", with_rows: bool =
     if not names:
         instead = "leave --adapter out" if part == "adapter" else "make the stage anew"
         raise RecipeError(f"{stage.name}: left no {part}; {instead}")
+    if not removed_weights(stage).isdisjoint(names):
+        raise StoreError(f"{stage.name}: {made_again_by(stage)}")
     with _whole(target) as folder:
         for name in names:
             _copy(stage, name, entry, folder / name.removeprefix(f"{part}/"))
@@ -107,9 +111,15 @@ def push(folder: Path, repository: str, name: str, is_private: bool) -> str:
     http_error: type[Exception] = HfHubHTTPError.__bases__[0]
     hub = HfApi()
     try:
-        address = hub.create_repo(repository, private=is_private, exist_ok=True)
-        hub.upload_folder(
-            repo_id=repository, folder_path=folder, commit_message=f"Export of {name} by cpt"
+        address = retried(
+            lambda: hub.create_repo(repository, private=is_private, exist_ok=True), repository
+        )
+        # What is there already is not sent again.
+        retried(
+            lambda: hub.upload_folder(
+                repo_id=repository, folder_path=folder, commit_message=f"Export of {name} by cpt"
+            ),
+            repository,
         )
     except (OSError, ValueError, http_error) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -55,7 +55,7 @@ def _goes(store: Store, item: Item, is_rehearsal: bool) -> bool:
         return False
     if not is_rehearsal:
         try:
-            with _lock(store, item.stage_id):
+            with lock_if_free(store, item.stage_id):
                 remove(item)
         except Busy as busy:
             print(f"kept    {path}: {busy}")
@@ -65,8 +65,12 @@ def _goes(store: Store, item: Item, is_rehearsal: bool) -> bool:
 
 
 @contextmanager
-def _lock(store: Store, stage_id: str) -> Iterator[None]:
-    """The stage's lock, if it is free."""
+def lock_if_free(store: Store, stage_id: str) -> Iterator[None]:
+    """The stage's lock.
+
+    Raises:
+        Busy: another process holds it.
+    """
 
     def refuse(text: str) -> None:
         raise Busy(text.removesuffix("; waiting for it"))

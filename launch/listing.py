@@ -51,13 +51,13 @@ def _is_file(path: Path) -> bool:
 def _status(store: Store, link: Path, node: dict[str, Any], problems: list[str]) -> str:
     """What the store says of a stage, and whether that is true."""
     status = store.status(node["id"])
-    if status == "done":
+    if status.startswith("done"):
         try:
             read_manifest(store.stage(node["id"]) / "manifest.json")
         except StoreError as error:
             problems.append(str(error))
             return "damaged"
-    if status != "done" and (owner := store.holder(node["id"])):
+    if not status.startswith("done") and (owner := store.holder(node["id"])):
         return f"under way: {owner.told()}"
     if status == "to do" and link.is_symlink():  # it was there
         return "gone, to be made anew"

@@ -140,6 +140,7 @@ def _job(chain: Chain, node: plans.Node, verbose: bool) -> Job:
         candidates=_num_candidates(chain, node),
         how=how(chain),
         deterministic=recipe.deterministic,
+        trainer_checkpoints=recipe.keep.trainer_checkpoints,
     )
 
 

@@ -161,6 +161,8 @@ def _plan(recipe: Recipe, suite: Suite | None, store: Store) -> plans.Plan:
 
 def show(chain: Chain, machine: Machine | None = None) -> str:
     """The plan as text, with what it needs of a machine; None for this one."""
+    from launch.keeping import told
+
     num_probes = len(chain.suite.probes) if chain.suite else 0
     probed = chain.probed if chain.suite else None
     where = (
@@ -168,7 +170,8 @@ def show(chain: Chain, machine: Machine | None = None) -> str:
         if chain.num_processes > 1
         else chain.backend.name
     )
-    return table_of(chain.plan, chain.store, probed, num_probes, where, chain.needs(machine))
+    plan = replace(chain.plan, warnings=(*chain.plan.warnings, *told(chain)))
+    return table_of(plan, chain.store, probed, num_probes, where, chain.needs(machine))
 
 
 def shown(path: Path) -> str:

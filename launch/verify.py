@@ -10,6 +10,7 @@ from cpt import manifest
 from cpt.chain_file import LISTED, read_chain
 from cpt.checkpoint import CURVES, remedy
 from cpt.errors import StoreError
+from cpt.removed_weights import removed_weights
 from cpt.store import Store, complete_checkpoints, damaged_files, labels
 from cpt.verified import damages
 from launch.gc import size_text
@@ -89,14 +90,16 @@ def _checked(stage: Path) -> tuple[list[str], int, int]:
         files = manifest.read(stage).files
     except StoreError as error:
         return [str(error)], 0, 0
+    removed = removed_weights(stage)
+    there = {name: digest for name, digest in files.items() if name not in removed}
     lines = [
         f"{damage.path}: {damage.problem}; {_instead(stage, damage.path)}"
-        for damage in damages(stage, files, in_full=True)
+        for damage in damages(stage, there, in_full=True)
     ]
     results = [*sorted(stage.glob("probes/*.json")), *sorted(stage.glob("gate/*.json"))]
     lines += [line for file in results for line in _not_json(file)]
     sizes = [place.stat().st_size for name in files if (place := stage / name).is_file()]
-    return lines, len(files) + len(results), sum(sizes)
+    return lines, len(there) + len(results), sum(sizes)
 
 
 def _instead(stage: Path, path: Path) -> str:
@@ -121,8 +124,8 @@ def _checked_partial(partial: Path) -> tuple[list[str], int, int]:
         sizes = [place.stat().st_size for place in folder.rglob("*") if place.is_file()]
         num_files, num_bytes = num_files + len(sizes), num_bytes + sum(sizes)
         lines += [
-            f"{file}: is damaged: its bytes are not the ones that were written; remove {folder}, and the "
-            f"stage continues from the checkpoint before, or from its start"
+            f"{file}: is damaged: its bytes are not the ones that were written; cpt run continues "
+            f"from the checkpoint before, or from the start"
             for file in damaged_files(folder)
         ]
     return lines, num_files, num_bytes

@@ -10,6 +10,7 @@ from cpt.hooks.card import Card
 from cpt.joint import Joined
 from cpt.recipe import StageSpec
 from cpt.rows import Row, RowFormat
+from cpt.store import KEPT_CHECKPOINTS
 from stages.trl_fields import fields
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Job:
         candidates: most checkpoints on the way that stay for a gate to choose among.
         how: recipe, command and launch, for the manifest.
         deterministic: only kernels that give the same bits each time.
+        trainer_checkpoints: most checkpoints of the trainer that stay while it trains.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Job:
     candidates: int = 0
     how: Mapping[str, Any] = field(default_factory=dict)
     deterministic: bool = False
+    trainer_checkpoints: int = KEPT_CHECKPOINTS
 
     @property
     def partial(self) -> Path:

@@ -5,7 +5,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from cpt import ids, manifest
 from cpt.errors import StoreError
 from cpt.hooks.stack import HookStack
 from cpt.safe_weights import check_own
-from cpt.store import complete_checkpoints, replacing
+from cpt.store import MARK, complete_checkpoints, damaged_files, replacing
 from cpt.world import World
 from stages.base import Job
 from stages.material import VERSION
@@ -88,16 +88,36 @@ def is_trained(partial: Path, world: World) -> bool:
     return bool(world.agree(any((partial / part).is_dir() for part in ("trained", "checkpoint"))))
 
 
-def newest_checkpoint(partial: Path, world: World) -> str | None:
-    """The newest complete trainer checkpoint; those without our mark are removed."""
+def newest_checkpoint(partial: Path, world: World, say: Callable[[str], None]) -> str | None:
+    """The newest trainer checkpoint that is whole; what is not is removed.
+
+    Args:
+        say: told of each that was whole once.
+    """
     if world.is_main:
-        complete = {folder for _, folder in complete_checkpoints(partial / "trainer")}
-        for folder in (partial / "trainer").glob("checkpoint-*"):
-            if folder not in complete:
-                shutil.rmtree(folder)
+        _remove_broken(partial / "trainer", say)
     world.barrier()
     found = complete_checkpoints(partial / "trainer")
     return check_own(found[-1][1]) if found else None
+
+
+def _remove_broken(trainer: Path, say: Callable[[str], None]) -> None:
+    """Leave marked checkpoints only, of which the newest has the bytes that its mark vouches for."""
+    whole = {folder for _, folder in complete_checkpoints(trainer)}
+    for folder in trainer.glob("checkpoint-*"):
+        if folder not in whole:
+            if (folder / MARK).is_file():
+                _tell(folder, say)
+            shutil.rmtree(folder)
+    while (left := complete_checkpoints(trainer)) and damaged_files(folder := left[-1][1]):
+        _tell(folder, say)
+        (folder / MARK).unlink()  # killed now, it is none
+        shutil.rmtree(folder)
+
+
+def _tell(checkpoint: Path, say: Callable[[str], None]) -> None:
+    damaged = damaged_files(checkpoint)[0].relative_to(checkpoint.parent)
+    say(f"{damaged} of the trainer is damaged, and is not continued from")
 
 
 def continue_counts(trainer: Any, resume: Path) -> None:

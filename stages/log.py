@@ -1,4 +1,7 @@
-"""log.txt: what a stage said and was warned of, each line with its time in UTC."""
+"""log.txt: what a stage said and was warned of, each line with its time in UTC.
+
+Of several processes each writes its own: log.txt, log-1.txt, ...
+"""
 
 import warnings
 from collections.abc import Callable
@@ -14,16 +17,25 @@ from cpt.redact import redact
 _NOT_FOR_PEOPLE = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 
 
+def log_file(stage: Path, rank: int) -> Path:
+    """A file for each rank: appending from several machines to one loses lines on shared file systems."""
+    return stage / (f"log-{rank}.txt" if rank else "log.txt")
+
+
 class StageLog:
     """The log of one stage on one process; an interrupted stage goes on in the same file.
 
     Args:
-        file: where the lines go; None on processes that do not write.
+        file: where the lines go; None without one.
         say: shows a line to the person.
         verbose: whether warnings of Python code are shown too, or kept in the file only.
+        rank: of this process; each but the first puts it before its lines.
     """
 
-    def __init__(self, file: Path | None, say: Callable[[str], None], verbose: bool) -> None:
+    def __init__(
+        self, file: Path | None, say: Callable[[str], None], verbose: bool, rank: int = 0
+    ) -> None:
+        self._rank = f"[rank {rank}] " if rank else ""
         self.path, self._say, self.verbose = file, say, verbose
         self._file: TextIO | None = None
         self._open = ExitStack()
@@ -59,7 +71,7 @@ class StageLog:
         if self._file is not None:
             time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             lines = redact(text).splitlines() or [""]
-            self._file.write("".join(f"{time} {line}\n" for line in lines))
+            self._file.write("".join(f"{time} {self._rank}{line}\n" for line in lines))
 
     def _listen(self) -> None:
         """Keep Python's warnings, each place once, whether or not they are shown."""

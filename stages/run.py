@@ -17,7 +17,7 @@ from stages.base import Job
 from stages.ending import leave, merge
 from stages.hygiene import MakeItems
 from stages.interruption import check_topology, is_trained, remove_leftovers
-from stages.log import StageLog
+from stages.log import StageLog, log_file
 from stages.memory import peaks
 from stages.training import train_apart, trained
 from stages.under_way import UnderWay
@@ -48,7 +48,8 @@ def run(
         job.partial.mkdir(parents=True, exist_ok=True)
         check_topology(job.partial, job, world)
     world.barrier()
-    with StageLog(job.partial / "log.txt" if world.is_main else None, say, job.verbose) as log:
+    file = log_file(job.partial, world.rank)
+    with StageLog(file, say, job.verbose, world.rank) as log:
         clock = None
         if not world.spreads or not is_trained(job.partial, world):
             stage = UnderWay(job, world, log, probe_items)

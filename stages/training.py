@@ -26,6 +26,7 @@ from stages.notes import Clock, read_checks
 from stages.opening import checkpoint_of, reference_loader
 from stages.optimizers import forget_overrides
 from stages.progress import replace_bars
+from stages.reporting import reporting
 from stages.step_end import settle_each_step
 from stages.stopping import heeding
 from stages.trainer_config import trainer_config
@@ -41,7 +42,9 @@ def trained(stage: UnderWay, check_accelerator: CheckAccelerator, make_look: Mak
     from transformers import set_seed
 
     job, folder = stage.job, stage.partial / "trained"
-    resume = newest_checkpoint(stage.partial, stage.world)
+    resume = newest_checkpoint(
+        stage.partial, stage.world, lambda text: stage.log.say(f"{job.name}: {text}")
+    )
     looking = 0.0
     set_seed(job.seed)
     model = stage.hooks.adapt(stage.model)
@@ -56,7 +59,7 @@ def trained(stage: UnderWay, check_accelerator: CheckAccelerator, make_look: Mak
             stage.hooks.measure(model)
         stage.forget_items()
         stage.hooks.ctx.reference = reference_loader(model, stage.before, stage.start, job)
-        with labels_only():
+        with labels_only(), reporting(job, stage.world.is_main):
             model, looking = _train(stage, model, resume, check_accelerator, make_look)
         if (stage.hooks.at("merge") or stage.is_apart) and stage.world.is_main:
             if not stage.is_apart:
@@ -105,6 +108,7 @@ def _train(
     steps = candidate_steps(data.num_steps, every, job.candidates)
     keep_candidates(trainer, stage.partial, steps, resume, stage.world.is_main)
     kind = stage.kind
+    trainer.num_kept = job.trainer_checkpoints
     trainer.attach(stage.hooks, kind.loss_mask, kind.reduction, kind.sequences_per_row)
     settle_each_step(trainer, stage)
     give_signs(trainer)

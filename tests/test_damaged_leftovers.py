@@ -20,6 +20,7 @@ def test_a_marked_trainer_checkpoint_that_lost_something_is_not_continued(
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     ended = processes.smoke(runs, "--until", "sft")
     assert ended.code == 0, ended.output
+    assert "sft: checkpoint-2/optimizer.pt of the trainer is damaged" in ended.output
     assert "sft: step 1/" in ended.output
     finished.assert_equal(runs, "sft")
 

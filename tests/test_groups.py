@@ -126,6 +126,10 @@ def test_the_same_command_continues_to_its_end(finished: Any, group: Group) -> N
         entry = json.loads((stage / "manifest.json").read_text())
         assert (entry["world"]["backend"], entry["world"]["size"]) == ("ddp", 2)
         assert entry["num_steps"] == 6
+        assert "[rank 1]" not in (stage / "log.txt").read_text()
+        told = (stage / "log-1.txt").read_text().splitlines()
+        assert told
+        assert all(" [rank 1] " in line for line in told)
         own, other = (cells(folder) for folder in (stage, finished.stage(name)))
         assert own.keys() == other.keys()
         for (

@@ -22,7 +22,7 @@ from cpt.params import bare_name
 from cpt.positions import predictions
 from cpt.shards import view_of
 from cpt.spread import check_head, stay_whole
-from cpt.store import MARK, complete_checkpoints, mark_complete
+from cpt.store import KEPT_CHECKPOINTS, MARK, complete_checkpoints, mark_complete
 from cpt.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class _Hooks:
     """Mixin before a TRL trainer. `attach` is called once, right after the trainer is built."""
 
     hooks: HookStack
+    num_kept = KEPT_CHECKPOINTS
     loss_mask: "Callable[[Mapping[str, Any], Mapping[str, Any]], Tensor]"
     reduction: Literal["token", "sequence"]
 
@@ -262,7 +263,7 @@ class _Hooks:
             }
             (folder / "hooks.json").write_text(json.dumps(header))
             mark_complete(folder)
-            for _, old in complete_checkpoints(folder.parent)[:-1]:
+            for _, old in complete_checkpoints(folder.parent)[: -self.num_kept]:
                 (old / MARK).unlink()
                 shutil.rmtree(old)
         world.barrier()

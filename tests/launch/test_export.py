@@ -260,6 +260,7 @@ class Hub:
 
     said: list[tuple[str, Any]]
     error: Exception | None = None
+    lost: int = 0
 
     def create_repo(self, repo_id: str, **more: Any) -> str:
         if Hub.error is not None:
@@ -268,12 +269,15 @@ class Hub:
         return f"https://hub/{repo_id}"
 
     def upload_folder(self, **more: Any) -> None:
+        if Hub.lost:
+            Hub.lost -= 1
+            raise ConnectionError("connection reset")
         Hub.said.append(("upload", {**more, "files": sorted(os.listdir(more["folder_path"]))}))
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> type[Hub]:
-    Hub.said, Hub.error = [], None
+    Hub.said, Hub.error, Hub.lost = [], None, 0
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     return Hub
 
@@ -301,6 +305,20 @@ def test_a_refusal_of_the_hub_keeps_the_folder(
         assert "me/model: cannot be uploaded to: " in err
         assert f"hf upload me/model {target}" in err
         assert (target / "README.md").is_file()
+
+
+def test_an_upload_that_is_cut_off_is_tried_again(
+    stage: Path, call: Call, tmp_path: Path, hub: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = list[float]()
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("time.sleep", waited.append)
+    hub.lost = 2
+    code, _, err = call("sft-1", "--to", str(tmp_path / "out"), "--push", "me/model")
+    assert code == 0
+    assert waited == [2.0, 4.0]
+    assert "me/model: connection reset; trying again in 2 s (1 of 5)" in err
+    assert [what for what, _ in hub.said] == ["me/model", "upload"]
 
 
 def test_without_a_network_the_real_client_says_so(tmp_path: Path) -> None:

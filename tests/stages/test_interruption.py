@@ -12,9 +12,15 @@ import stages.interruption as module
 from cpt.errors import StoreError
 from cpt.recipe import StageSpec
 from cpt.settings import validate
+from cpt.store import MARK, mark_complete
 from cpt.world import World
 from stages.base import Job
-from stages.interruption import LEFTOVERS, check_topology, remove_leftovers
+from stages.interruption import (
+    LEFTOVERS,
+    check_topology,
+    newest_checkpoint,
+    remove_leftovers,
+)
 from stages.notes import note_check, read_checks
 
 
@@ -102,3 +108,64 @@ def test_what_is_still_mapped_on_nfs_is_no_obstacle(
     monkeypatch.setattr(os, "rmdir", refuse)
     remove_leftovers(partial)
     assert [path.name for path in partial.rglob("*")] == ["data"]
+
+
+def checkpoint(partial: Path, step: int) -> Path:
+    folder = partial / "trainer" / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    for name in ("model.safetensors", "optimizer.pt"):
+        (folder / name).write_text(f"{name} at {step}")
+    mark_complete(folder)
+    return folder
+
+
+def flip(file: Path) -> None:
+    """The same size, another byte."""
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(partial: Path) -> None:
+    older, newer = checkpoint(partial, 4), checkpoint(partial, 10)
+    said = list[str]()
+    assert newest_checkpoint(partial, World(), said.append) == str(newer)
+    assert said == []
+    flip(newer / "optimizer.pt")
+    assert newest_checkpoint(partial, World(), said.append) == str(older)
+    assert said == [
+        "checkpoint-10/optimizer.pt of the trainer is damaged, and is not continued from"
+    ]
+    assert not newer.exists()
+    (older / "model.safetensors").unlink()
+    assert newest_checkpoint(partial, World(), said.append) is None
+    assert said[1:] == [
+        "checkpoint-4/model.safetensors of the trainer is damaged, and is not continued from"
+    ]
+    assert [*(partial / "trainer").iterdir()] == []
+
+
+def test_only_the_newest_checkpoint_is_read(partial: Path) -> None:
+    """A checkpoint of a large model takes minutes to read."""
+    older, newer = checkpoint(partial, 4), checkpoint(partial, 10)
+    flip(older / "optimizer.pt")
+    said = list[str]()
+    assert newest_checkpoint(partial, World(), said.append) == str(newer)
+    assert (said, older.is_dir()) == ([], True)
+
+
+@pytest.mark.parametrize("text", ["[]", "7", "{", '{"optimizer.pt": []}', '{"optimizer.pt": "x"}'])
+def test_a_damaged_mark_vouches_for_nothing(partial: Path, text: str) -> None:
+    older, newer = checkpoint(partial, 4), checkpoint(partial, 10)
+    (newer / MARK).write_text(text)
+    said = list[str]()
+    assert newest_checkpoint(partial, World(), said.append) == str(older)
+    (line,) = said
+    assert line.startswith("checkpoint-10/")
+
+
+def test_half_a_checkpoint_is_removed_without_a_word(partial: Path) -> None:
+    older = checkpoint(partial, 4)
+    (partial / "trainer" / "checkpoint-10").mkdir()
+    said = list[str]()
+    assert newest_checkpoint(partial, World(), said.append) == str(older)
+    assert said == []
+    assert [*(partial / "trainer").iterdir()] == [older]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.log import StageLog
+from stages.log import StageLog, log_file
 from tests.tiny_stages import Interrupted, TinyStages
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ "
@@ -77,3 +77,23 @@ def test_a_stage_leaves_its_log_over_an_interruption(stages: TinyStages) -> None
     ]
     assert "ended by Interrupted: " in said
     assert "sft: continuing at step 2 of 4" in said
+
+
+def fail(log: StageLog) -> None:
+    log.say("sft: one\ntwo")
+    raise ValueError("lost")
+
+
+def test_each_rank_has_a_log_of_its_own(tmp_path: Path) -> None:
+    files = [log_file(tmp_path, rank) for rank in (0, 1, 12)]
+    assert [file.name for file in files] == ["log.txt", "log-1.txt", "log-12.txt"]
+    for rank, file in zip((0, 1, 12), files, strict=True):
+        log = StageLog(file, lambda text: None, verbose=False, rank=rank)
+        with pytest.raises(ValueError, match="lost"), log:
+            fail(log)
+    assert lines(files[0]) == ["sft: one", "two", "ended by ValueError: lost"]
+    assert lines(files[2]) == [
+        "[rank 12] sft: one",
+        "[rank 12] two",
+        "[rank 12] ended by ValueError: lost",
+    ]

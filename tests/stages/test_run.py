@@ -7,7 +7,7 @@ import pytest
 
 import stages.run as runner
 import stages.under_way as under_way
-from tests.tiny_stages import TinyStages, read
+from tests.tiny_stages import Interrupted, TinyStages, read
 
 pytestmark = pytest.mark.chain
 
@@ -65,3 +65,24 @@ def test_embeddings_that_no_token_has_are_kept_in_the_manifest(stages: TinyStage
     assert trained.manifest["checks"]["embeddings_without_token"] == 5
     again = stages.train(stages.job("sft", max_steps=1))
     assert "embeddings_without_token" not in again.manifest["checks"]
+
+
+def test_a_stage_continues_from_the_checkpoint_before_a_damaged_one(stages: TinyStages) -> None:
+    whole = stages.train(stages.job("sft", checkpoint_every=1))
+    job = stages.job("sft", checkpoint_every=1)
+    with pytest.raises(Interrupted):
+        stages.train(job, interrupt_at=4)
+    older, newer = sorted((job.partial / "trainer").glob("checkpoint-*"))  # earlier ones are gone
+    optimizer = newer / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:-1] + b"?")
+    said: list[str] = []
+    runner.run(job, said.append)
+    assert (
+        f"sft: {newer.name}/optimizer.pt of the trainer is damaged, and is not continued from"
+        in said
+    )
+    step = older.name.removeprefix("checkpoint-")
+    assert f"sft: continuing at step {step} of 4" in said
+    files, expected = read(job).manifest["files"], dict(whole.manifest["files"])
+    del files["metrics.jsonl"], expected["metrics.jsonl"]  # with seconds in them
+    assert files == expected
