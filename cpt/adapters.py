@@ -135,7 +135,7 @@ class Registry:
     @property
     def base_folder(self) -> Path:
         """Where the weights below all adapters are."""
-        return (self.folder.resolve() / self.base["folder"]).resolve()
+        return (self.folder.resolve() / str(self.base["folder"])).resolve()
 
     def open(self, **load: Any) -> None:
         """Load the base and all adapters."""

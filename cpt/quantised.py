@@ -166,7 +166,7 @@ def merged(model: Any, dtype: "dtype") -> "PreTrainedModel":
     # What else says that it is in 4 bits, or where its parts were put.
     for mark in ("is_loaded_in_4bit", "hf_device_map"):
         plain.__dict__.pop(mark, None)
-    return plain  # type: ignore[no-any-return]
+    return plain
 
 
 def _ordinary(layer: Any, weight: "Tensor") -> "nn.Module":

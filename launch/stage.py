@@ -126,9 +126,9 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
         checkpoint.verify_stage(job.output)  # a number of damaged weights would be kept for good
         live = opened(job.output / "checkpoint", job.load, world)
     model, tokenizer = live
-    is_elsewhere = model and next(model.parameters()).device.type == "cpu"
-    if is_elsewhere and world.accelerator is not None and str(world.accelerator.device) != "cpu":
-        model.to(world.accelerator.device)
+    # Where nothing is left to measure there is no model; what is spread lies on the devices already.
+    if model and next(model.parameters()).device.type == "cpu" and str(world.device) != "cpu":
+        model.to(world.device)
     for is_second in rounds:
         result = probe_model(
             model,
