@@ -130,9 +130,10 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
         checkpoint.verify_stage(job.output)  # a number of damaged weights would be kept for good
         live = opened(job.output / "checkpoint", job.load, world)
     model, tokenizer = live
-    device = "cpu" if world.accelerator is None else str(world.accelerator.device)
-    if model is not None and device != "cpu" and next(model.parameters()).device.type == "cpu":
-        model.to(device)
+    # Where nothing is left to measure there is no model; what is spread lies on the devices already.
+    on_cpu = model is not None and next(model.parameters()).device.type == "cpu"
+    if on_cpu and str(world.device) != "cpu":
+        model.to(world.device)
     for is_second in rounds:
         result = probe_model(
             model,

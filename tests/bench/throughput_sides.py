@@ -182,7 +182,7 @@ def _plain(job: Any, task: dict[str, Any]) -> None:
         "seed": 1,
         "use_cpu": task["device"] == "cpu",
         "bf16": task["device"] == "cuda",
-        "gradient_checkpointing": bool(task.get("checkpointing")),
+        "activation_checkpointing": bool(task.get("checkpointing")),
         "dataloader_pin_memory": task["device"] == "cuda",
         "disable_tqdm": True,
         "train_sampling_strategy": "sequential",

@@ -49,11 +49,10 @@ def test_the_checkpoint_is_what_was_trained(trained: Trained, stages: TinyStages
     assert difference(trained.weights, expected(start, folder / "adapter")) < 1e-6
     assert trained.weights.keys() == weights_of(start).keys()
     checks = trained.manifest["checks"]
-    assert 0 <= checks["merge_kl"] < 1e-7
+    assert abs(checks["merge_kl"]) < 1e-10
     # Neither the parent nor the merge into the parent's weights is what was trained.
-    assert checks["quantisation_kl"] > 1e-6
-    assert checks["naive_merge_kl"] > 10 * abs(checks["merge_kl"])
-    assert checks["naive_merge_kl"] > 1e-6
+    assert checks["quantisation_kl"] > 1e-8
+    assert checks["naive_merge_kl"] > 1e-8
 
 
 def test_it_is_told(trained: Trained) -> None:
@@ -79,7 +78,7 @@ def test_the_reference_is_the_quantised_parent(
     monkeypatch.setattr(under_way, "NUM_SAMPLES", 3)
     done = stages.train(lora(stages, kind, max_steps=1))
     assert done.manifest["checks"]["kl_to_reference_at_start"] == pytest.approx(0, abs=1e-6)
-    assert done.manifest["checks"]["quantisation_kl"] > 1e-6
+    assert done.manifest["checks"]["quantisation_kl"] > 1e-8
 
 
 def test_the_adapter_off_is_the_quantised_parent(stages: TinyStages) -> None:
