@@ -16,6 +16,7 @@ from cpt.merging.spec import MergeSpec
 from cpt.merging.spec import Method as MergeMethod
 from cpt.settings import did_you_mean
 from launch.backend import BACKENDS
+from launch.refusals import FACTS
 from launch.setting_text import Setting, bounds, default_text, documented, in_yaml, type_text
 from stages import KINDS, kind_of
 from stages.base import StageKind
@@ -53,7 +54,7 @@ class Method:
         package: whose it is.
         acts_at: the points that a hook overrides; of a stage kind, its row formats.
         stages: the stage kinds of a hook; of a stage kind, the roles that it can have.
-        backends: those that give what it needs.
+        backends: those that give what it needs, and refuse nothing that it always does.
         summary: the first line of its docstring.
         card: None where a package's hook has none.
         settings: its own.
@@ -138,7 +139,11 @@ def _hook(name: str, kind: type[Hook], package: str, costs: Mapping[str, Any]) -
             for each in KINDS
             if kind_of(each, "methods").trains and (kind.kinds is None or each in kind.kinds)
         ),
-        backends=tuple(each.name for each in BACKENDS.values() if kind.needs <= each.gives),
+        backends=tuple(
+            each.name
+            for each in BACKENDS.values()
+            if kind.needs <= each.gives and not each.refusals(kind.facts & FACTS.keys())
+        ),
         summary=_summary(kind),
         card=kind.card,
         settings=_settings(kind),

@@ -237,17 +237,27 @@ class TestInAChain:
         assert "sft8.yaml: hooks.gem: of: 12 stages" in message
         assert "name 10 at most, or list a hook that takes them as one, such as agem" in message
 
-    @pytest.mark.parametrize("edit", ["agem", "gem"])
-    def test_deepspeed_is_refused(self, edit: str, chain: Any) -> None:
-        from cpt.plan import make
-        from launch.backend import backend
-        from stages import kind_of
-        from stages.trl_fields import check_train
+    @pytest.mark.parametrize(
+        ("hook", "moves"),
+        [("agem", "space: update"), ("l2_sp", "style: proximal")],
+    )
+    def test_weights_are_not_moved_behind_deepspeed(
+        self, hook: str, moves: str, chain: Any
+    ) -> None:
+        """Its optimizer has weights of its own; the same hooks that edit the gradient are allowed."""
+        from launch.backend import BACKENDS
+        from launch.checks import check_backend
 
-        recipe = chain.load(f"stages.sft.hooks=[{edit}]")
-        words = rf"hooks.{edit}: launch: zero2 does not give 'gradients'; use launch: single or ddp"
-        with pytest.raises(PlanError, match=words):
-            make(recipe, kind_of, check_train, backend("zero2"))
+        moving = chain.plan(f"stages.sft.hooks=[{{{hook}: {{{moves}}}}}]").node("sft")
+        plain = chain.plan(f"stages.sft.hooks=[{hook}]").node("sft")
+        for name, chosen in BACKENDS.items():
+            check_backend(plain.spec, plain.hooks, chosen)
+            if not name.startswith("zero"):
+                check_backend(moving.spec, moving.hooks, chosen)
+                continue
+            words = rf"launch: {name}: the optimizer's fp32 weights would not follow .* use style:"
+            with pytest.raises(PlanError, match=words):
+                check_backend(moving.spec, moving.hooks, chosen)
 
     @pytest.mark.parametrize("edit", ["agem", "gem"])
     def test_fp16_is_refused(self, edit: str, chain: Any) -> None:
