@@ -95,8 +95,9 @@ class FullyShardedView(_Sharded):
         for name, parameter in trainable(self.model):
             if with_gradient and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            gradient = None if parameter.grad is None else parameter.grad.to_local()
-            yield name, parameter.detach().to_local(), gradient
+            spread: Any = parameter.detach()
+            slope: Any = parameter.grad
+            yield name, spread.to_local(), None if slope is None else slope.to_local()
 
     def cut(self, name: str, whole: "Tensor") -> "Tensor | None":
         """The rows that this process holds."""

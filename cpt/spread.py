@@ -54,9 +54,8 @@ def loaded_whole() -> "Iterator[None]":
 @contextmanager
 def gathered(parameters: "Iterable[nn.Parameter]") -> "Iterator[None]":
     """Have whole what ZeRO-3 spreads, where it is read outside of its module's own forward pass."""
-    spread = {
-        id(p): p for p in parameters if hasattr(p, "ds_id") and p.ds_status.name != "AVAILABLE"
-    }
+    given: Iterable[Any] = parameters
+    spread = {id(p): p for p in given if hasattr(p, "ds_id") and p.ds_status.name != "AVAILABLE"}
     if not spread:
         yield
         return
@@ -73,7 +72,7 @@ def gathered_head(head: Any) -> "Iterator[None]":
     Args:
         head: a `cpt.tokens.OutputHead`, or any module.
     """
-    layer = getattr(head, "head", None)
+    layer: Any = getattr(head, "head", None)
     if not hasattr(layer, "unshard") or not hasattr(layer.weight, "full_tensor"):
         with gathered(head.parameters()):
             yield
