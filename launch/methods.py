@@ -54,7 +54,7 @@ class Method:
         package: whose it is.
         acts_at: the points that a hook overrides; of a stage kind, its row formats.
         stages: the stage kinds of a hook; of a stage kind, the roles that it can have.
-        backends: those that give what it needs.
+        backends: those that give what it needs, and refuse nothing that it always does.
         summary: the first line of its docstring.
         card: None where a package's hook has none.
         settings: its own.

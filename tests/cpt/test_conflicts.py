@@ -246,6 +246,29 @@ class TestInAChain:
         assert "sft8.yaml: hooks.gem: of: 12 stages" in message
         assert "name 10 at most, or list a hook that takes them as one, such as agem" in message
 
+    @pytest.mark.parametrize(
+        ("hook", "moves"),
+        [("agem", "space: update"), ("l2_sp", "style: proximal")],
+    )
+    def test_weights_are_not_moved_behind_deepspeed(
+        self, hook: str, moves: str, chain: Any
+    ) -> None:
+        """Its optimizer has weights of its own; the same hooks that edit the gradient are allowed."""
+        from launch.backend import backend
+        from launch.checks import asked
+        from launch.nearest import check_stages
+
+        moving = chain.plan(f"stages.sft.hooks=[{{{hook}: {{{moves}}}}}]").node("sft")
+        plain = chain.plan(f"stages.sft.hooks=[{hook}]").node("sft")
+        for name in ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3"):
+            check_stages(backend(name), [asked(plain.spec, plain.hooks)])
+            if not name.startswith("zero"):
+                check_stages(backend(name), [asked(moving.spec, moving.hooks)])
+                continue
+            words = rf"launch: {name}: the optimizer's fp32 weights would not follow .* use style:"
+            with pytest.raises(PlanError, match=words):
+                check_stages(backend(name), [asked(moving.spec, moving.hooks)])
+
     @pytest.mark.parametrize("edit", ["agem", "gem"])
     def test_fp16_is_refused(self, edit: str, chain: Any) -> None:
         from launch.backend import backend

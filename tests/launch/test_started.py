@@ -88,9 +88,10 @@ MULTI_CPU = {
 
 @pytest.mark.chain
 @pytest.mark.parametrize("mistake", ["--cpu", "MULTI_CPU", "fsdp2"])
-def test_launches_that_would_train_otherwise_than_they_say(mistake: str, tmp_path: Path) -> None:
-    """Really started: each ends with an error before any data are read, and leaves nothing."""
-    (tmp_path / "parent").mkdir()
+def test_launches_that_would_train_otherwise_than_they_say(
+    mistake: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Really started: each ends with an error before its first step."""
     (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "a"}) + "\n")
     stage = {"kind": "sft", "data": str(tmp_path / "rows.jsonl"), "train": {"batch_size": 2}}
     (tmp_path / "stage.yaml").write_text(yaml.safe_dump(stage))
@@ -103,8 +104,8 @@ def test_launches_that_would_train_otherwise_than_they_say(mistake: str, tmp_pat
     }
     words = "started one process"
     if mistake == "fsdp2":
-        words = "2 processes were started and 1 found each other"
-    arguments = [tmp_path / "stage.yaml", f"parent={tmp_path / 'parent'}"]
+        words = "launch: fsdp2 on 2 processes was asked for, but accelerate set up"
+    arguments = [tmp_path / "stage.yaml", f"parent={tiny_folder}"]
     command = [sys.executable, "-m", "accelerate.commands.launch", *given[mistake]]
     command += ["-m", "launch.stage", *arguments, f"output={tmp_path / 'output'}"]
     unset = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "ACCELERATE_USE_CPU")
@@ -120,4 +121,3 @@ def test_launches_that_would_train_otherwise_than_they_say(mistake: str, tmp_pat
     assert ended.returncode != 0
     assert words in ended.stdout + ended.stderr
     assert not (tmp_path / "output").exists()
-    assert not (tmp_path / "output.partial").exists()
