@@ -61,13 +61,13 @@ def wait(group: "subprocess.Popen[Any]", file: Path, name: str, seconds: float) 
     if not seconds:
         return group.wait()
     signs, since = read_signs(file), time.monotonic()
-    used, asked = _cpu_seconds(group.pid), since
+    used, asked = _cpu_seconds(group.pid, not signs), since
     while True:
         try:
             return group.wait(min(5.0, seconds / 10))
         except subprocess.TimeoutExpired:
             now, found = time.monotonic(), read_signs(file)
-        computed = _cpu_seconds(group.pid)
+        computed = _cpu_seconds(group.pid, not found)
         computes = computed - used > _COMPUTES * (now - asked)
         used, asked = computed, now
         trains = any(sign["trains"] for sign in found.values())
@@ -128,15 +128,20 @@ def _stacks(file: Path) -> Path:
     return stacks
 
 
-def _cpu_seconds(launcher: int) -> float:
-    """What the processes below a launcher that live have computed; 0 where nobody tells (no Linux)."""
+def _cpu_seconds(launcher: int, begins: bool) -> float:
+    """What the processes below a launcher that live have computed; 0 where nobody tells (no Linux).
+
+    Args:
+        launcher: its process.
+        begins: there is none below it yet, and it is what computes.
+    """
     parents, used = dict[int, int](), dict[int, int]()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             parents[int(folder.name)] = int(fields[1])
             used[int(folder.name)] = int(fields[11]) + int(fields[12])
-    total, below = 0, {launcher}
+    total, below = used.get(launcher, 0) if begins else 0, {launcher}
     while below := {pid for pid, parent in parents.items() if parent in below}:
         total += sum(used[pid] for pid in below)
     return total / os.sysconf("SC_CLK_TCK")

@@ -70,11 +70,13 @@ def give_signs(trainer: Any) -> None:
     loss_of = trainer.compute_loss
 
     def compute_loss(*args: Any, **kwargs: Any) -> Any:
-        loss = loss_of(*args, **kwargs)
-        if trainer.model.training:
-            BEATS.reach(f"step {trainer.state.global_step + 1} behind its loss")
-        else:
+        step = trainer.state.global_step + 1
+        if not trainer.model.training:
             BEATS.touch()
+            return loss_of(*args, **kwargs)
+        BEATS.reach(f"step {step} at its loss")  # DDP's forward pass waits for the others already
+        loss = loss_of(*args, **kwargs)
+        BEATS.reach(f"step {step} behind its loss")
         return loss
 
     trainer.compute_loss = compute_loss

@@ -52,8 +52,8 @@ def test_the_process_that_the_others_wait_for_is_named(finished: Any, tmp_path: 
     assert time.monotonic() - began < 300
     last = said.splitlines()[-1]
     assert re.match(
-        r"cpt: pretrain: process 1 of 2 stands still for 1\d s in step 3 before its loss, and the others "
-        r"wait in step 3 behind its loss; what each was doing is in ",
+        r"cpt: pretrain: process 1 of 2 stands still for \d+ s in step 3 before its loss, and the others "
+        r"wait in step 3 at its loss; what each was doing is in ",
         last,
     ), said
     assert last.endswith("`timeout` of the chain says how many minutes are too long")
