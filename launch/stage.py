@@ -131,8 +131,8 @@ def measure(job: Job, console: Console, live: tuple[Any, Any] | None) -> None:
         live = opened(job.output / "checkpoint", job.load, world)
     model, tokenizer = live
     # Where nothing is left to measure there is no model; what is spread lies on the devices already.
-    on_cpu = model is not None and next(model.parameters()).device.type == "cpu"
-    if on_cpu and str(world.device) != "cpu":
+    device = str(world.device)
+    if model is not None and device != "cpu" and next(model.parameters()).device.type == "cpu":
         model.to(world.device)
     for is_second in rounds:
         result = probe_model(

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +126,11 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _tensorboard(run: Run, rows: Sequence[Told]) -> str:
     """Events beside the links to the stages, whose own events TensorBoard finds through them."""
+    events: Any
     try:
-        from torch.utils import tensorboard as events
+        events = import_module("torch.utils.tensorboard")
     except ImportError:
-        import tensorboardX as events  # noqa: N813
-
+        events = import_module("tensorboardX")
     with closing(events.SummaryWriter(log_dir=str(run.folder / "tensorboard"))) as writer:
         for row in rows:
             for key, value in row.scores.items():

@@ -16,14 +16,14 @@ CANARIES = {
 TALKATIVE = f"""
 import os, warnings
 os.environ.update({CANARIES!r})
-import stages.run
-opened = stages.run.open_model
+import stages.under_way
+opened = stages.under_way.open_model
 
 def open_model(job, tokenizer, start):
     warnings.warn("environment: " + repr(dict(os.environ)))
     return opened(job, tokenizer, start)
 
-stages.run.open_model = open_model
+stages.under_way.open_model = open_model
 """
 FAILS = """
 def eos_rate(*given):

@@ -12,7 +12,6 @@ from cpt.errors import RecipeError, StoreError
 from cpt.hooks import table
 from cpt.hooks.base import POINTS
 from launch import cli
-from launch.backend import BACKENDS
 from launch.methods import Method, method, methods
 from launch.methods_text import card_text, table_text
 from stages import KINDS, kind_of

@@ -2,17 +2,20 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from cpt import manifest
 from cpt.adapters import weights
 from cpt.checkpoint import load_model
-from cpt.errors import EdgeError, HookError, RecipeError
+from cpt.errors import EdgeError, HookError, RecipeError, StoreError
 from cpt.hooks import table
 from cpt.hooks.context import StageContext
 from cpt.hooks.lora import Lora
+from cpt.ids import sha256_file
 from cpt.past import of_folder
 from cpt.world import World
 from tests.tiny_stages import Interrupted, TinyStages, Trained, difference, equal, weights_of
@@ -279,6 +282,12 @@ class TestContinue:
         tensors = load_file(file)
         name = next(name for name in tensors if "lora_B" in name)
         save_file(tensors | {name: tensors[name] + 0.1}, file)
+        with pytest.raises(StoreError, match=r"adapter_model\.safetensors: is damaged"):
+            stages.train(stages.job("sft", CONTINUE, parent=folder))
+        # Its manifest may say so too, of a stage that a person has changed.
+        entry = manifest.read(folder)
+        files = {**entry.files, "adapter/adapter_model.safetensors": sha256_file(file)}
+        replace(entry, files=files).write(folder)
         with pytest.raises(HookError, match=r"does not give .* of .*: one of them was changed"):
             stages.train(stages.job("sft", CONTINUE, parent=folder))
 

@@ -64,12 +64,12 @@ def cells(page: str, table: str) -> list[list[str]]:
 def test_text_from_models_data_and_recipes_is_escaped(fake_chain: Any) -> None:
     fake = fake_chain(answer=NASTY)
     chain = json.loads((fake.chain / "chain.json").read_text())
-    chain["name"] = chain["recipe"]["name"] = f"quick {NASTY}"
+    chain["recipe"]["name"] = chain["command"] = f"quick {NASTY}"
     chain["recipe"]["stages"]["sft"]["system"] = NASTY
     (fake.chain / "chain.json").write_text(json.dumps(chain))
     story = write_report(fake.chain, fake.stages)
     page = (fake.chain / "report.html").read_text(encoding="utf-8")
-    assert story.name == f"quick {NASTY}"
+    assert story.command == f"quick {NASTY}"
     assert "<script" not in page
     assert "\x1b" not in page
     assert "\u202e" not in page

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 from eval.report.content import content
@@ -62,10 +63,8 @@ def test_terminal_and_markdown_work_on_partial_chains(fake_chain: Any) -> None:
 
 def test_markdown_tables_are_whole_whatever_the_text(fake_chain: Any) -> None:
     fake = fake_chain(answer="a | b `c` <script> \n| d [x](y)")
-    chain = json.loads((fake.chain / "chain.json").read_text())
-    chain["name"] = "quick | `start`\n# <b>"
-    (fake.chain / "chain.json").write_text(json.dumps(chain))
-    text = markdown(gather(fake.chain, fake.stages))
+    story = replace(gather(fake.chain, fake.stages), name="quick | `start`\n# <b>")
+    text = markdown(story)
     assert "<script>" not in text
     assert text.startswith("# quick \\| \\`start\\` \\# &lt;b&gt;\n")
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
