@@ -16,22 +16,23 @@ CANARIES = {
 TALKATIVE = f"""
 import os, warnings
 os.environ.update({CANARIES!r})
-import stages.under_way
-opened = stages.under_way.open_model
+import stages.quantised_start
+opened = stages.quantised_start.open_model
 
-def open_model(job, tokenizer, start):
+def open_model(*given):
     warnings.warn("environment: " + repr(dict(os.environ)))
-    return opened(job, tokenizer, start)
+    return opened(*given)
 
-stages.under_way.open_model = open_model
+stages.quantised_start.open_model = open_model
 """
 FAILS = """
 def eos_rate(*given):
     address = "https://me:" + os.environ["HF_TOKEN"] + "@hub"
     raise {kind}("cannot reach " + address + ", environment " + repr(os.environ))
 
+import stages.training
 from cpt.errors import StoreError
-stages.run.eos_rate = eos_rate
+stages.training.eos_rate = eos_rate
 """
 
 

@@ -120,7 +120,7 @@ def test_a_hook_that_edits_gradients_meets_a_stale_norm_where_zero_offloads() ->
 def test_looks_are_refused_where_weights_are_spread() -> None:
     """One process would wait for ever for the others to run the model with it."""
     refusing = [name for name, chosen in BACKENDS.items() if chosen.refusals(["watches"])]
-    assert refusing == ["fsdp2", "zero3"]
+    assert {name.partition("-")[0] for name in refusing} == {"fsdp2", "zero3"}
 
 
 SMOKE = ROOT / "recipes" / "smoke" / "chain.yaml"

@@ -104,7 +104,7 @@ def test_launches_that_would_train_otherwise_than_they_say(
     }
     words = "started one process"
     if mistake == "fsdp2":
-        words = "launch: fsdp2 on 2 processes was asked for, but accelerate set up"
+        words = "launch: fsdp2 on 2 processes was asked for (fsdp2), but accelerate set up"
     arguments = [tmp_path / "stage.yaml", f"parent={tiny_folder}"]
     command = [sys.executable, "-m", "accelerate.commands.launch", *given[mistake]]
     command += ["-m", "launch.stage", *arguments, f"output={tmp_path / 'output'}"]

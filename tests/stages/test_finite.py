@@ -9,7 +9,6 @@ import pytest
 from cpt.errors import CptError
 from cpt.hooks.kl import KL
 from cpt.hooks.l2_sp import L2SP
-from cpt.hooks.stack import HookStack
 from cpt.store import complete_checkpoints
 from cpt.world import World
 from stages.base import Job
@@ -30,7 +29,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Any:
     loss_of: Any
     penalty: Any
     loss_of, penalty, pull = trl.SFTTrainer.compute_loss, KL.penalty, L2SP.pull
-    track = HookStack.track
+    step = Finite.step
 
     def is_time(step: int) -> bool:
         return step >= 2
@@ -54,10 +53,11 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Any:
             list(view.shards())[-1][2].fill_(NAN)
         return told
 
-    def spoil(self: Any, view: Any) -> None:
-        track(self, view)
-        if self.ctx.step == self.ctx.num_steps:  # sooner, the loss of the next step would be none
-            list(view.shards())[-1][1].view(-1)[0] = NAN
+    def spoil(self: Any) -> Any:
+        state = self.trainer.state
+        if state.global_step == state.max_steps:  # sooner, the loss of the next step would be none
+            list(self.trainer.model.parameters())[-1].data.view(-1)[0] = NAN
+        return step(self)
 
     def plant(place: str) -> None:
         if place in ("loss", "gradient"):
@@ -68,7 +68,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Any:
         elif place == "pull":
             monkeypatch.setattr(L2SP, "pull", edit)
         else:
-            monkeypatch.setattr(HookStack, "track", spoil)
+            monkeypatch.setattr(Finite, "step", spoil)
 
     return plant
 

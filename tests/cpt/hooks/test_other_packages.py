@@ -90,7 +90,7 @@ def test_it_trains(stages: TinyStages) -> None:
 def test_it_is_listed_with_what_its_class_says() -> None:
     found = method("centralise")
     assert (found.package, found.acts_at, found.card) == ("my-hooks", ("project",), None)
-    assert found.backends == ("single", "ddp")
+    assert found.backends == ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3")
     assert "centralise (my-hooks)" in table_text(methods())
     text = card_text(found)
     assert "share: 1.0  (number)" in text
