@@ -43,6 +43,8 @@ class StageLog:
     def __enter__(self) -> "StageLog":
         if self.path is not None:
             # Buffered by lines, and still open when publishing renames the folder.
+            # Of processes that were started apart, none has made the folder for this one.
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             file = self.path.open("a", encoding="utf-8", buffering=1)
             self._file = self._open.enter_context(file)
             self._listen()

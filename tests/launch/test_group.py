@@ -177,7 +177,10 @@ def test_told_to_end_the_chain_ends_with_4_and_leaves_no_worker(
 
 
 # A worker that trains: it looks at the end of each step whether it was told to end.
-TRAINS = "from stages.stopping import heeding, REQUEST; held = heeding(); held.__enter__()"
+TRAINS = (
+    "from stages.stopping import heeding, REQUEST; held = heeding(); held.__enter__(); "
+    "os.write(2, b'ready\\n')"
+)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -186,9 +189,11 @@ def test_workers_that_train_are_told_and_leave_by_themselves(
 ) -> None:
     kept = tmp_path / "kept-"
     step = "while not REQUEST.is_made: time.sleep(0.01)"
-    body = f"{TRAINS}\n    {step}\n    Path({str(kept)!r} + str(rank)).touch(); sys.exit(4)"
+    # The launcher ends the others when one has left: each waits for what the other keeps, as a save does.
+    both = f"while len(list(Path({str(tmp_path)!r}).glob('kept-*'))) < 2: time.sleep(0.01)"
+    body = f"{TRAINS}\n    {step}\n    Path({str(kept)!r} + str(rank)).touch()\n    {both}\n    sys.exit(4)"
     process = start(tmp_path, body)
-    pids = pids_of(process)
+    pids = ready_pids_of(process)
     launcher = Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1]
     os.kill(int(launcher), signal.SIGUSR1)  # as a signal to all processes of a job would
     said = end(process, pids, number)
@@ -198,7 +203,7 @@ def test_workers_that_train_are_told_and_leave_by_themselves(
 
 def test_told_twice_it_ends_at_once(tmp_path: Path) -> None:
     process = start(tmp_path, f"{TRAINS}\n    time.sleep(60)\n    time.sleep(60)")
-    pids = pids_of(process)
+    pids = ready_pids_of(process)
     process.send_signal(signal.SIGUSR1)
     time.sleep(0.5)
     assert all(alive(pid) for pid in pids)
@@ -212,7 +217,7 @@ def test_when_the_grace_is_over_it_ends_at_once(
     monkeypatch.setenv("CPT_GRACE", "0.5")
     process = start(tmp_path, f"{TRAINS}\n    time.sleep(60)\n    time.sleep(60)")
     began = time.monotonic()
-    said = end(process, pids_of(process), signal.SIGUSR1)
+    said = end(process, ready_pids_of(process), signal.SIGUSR1)
     assert 0.5 <= time.monotonic() - began < 10
     assert (process.returncode, said) == (4, "cpt: pre-empted; the same command continues\n")
     assert not list(tmp_path.iterdir())
@@ -221,7 +226,7 @@ def test_when_the_grace_is_over_it_ends_at_once(
 def test_what_went_wrong_meanwhile_is_told(tmp_path: Path) -> None:
     step = "while not REQUEST.is_made: time.sleep(0.01)"
     process = start(tmp_path, f"{TRAINS}\n    {step}\n    raise StoreError('why')")
-    said = end(process, pids_of(process), signal.SIGUSR1)
+    said = end(process, ready_pids_of(process), signal.SIGUSR1)
     assert (process.returncode, said) == (1, "cpt: why\n")
 
 
@@ -246,6 +251,12 @@ def test_workers_end_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
     process.communicate(timeout=30)
     assert process.returncode == 1
     wait_until_gone(pids)
+
+
+def ready_pids_of(process: Any) -> list[int]:
+    """Of workers that heed what they are told from now on."""
+    lines = [process.stderr.readline() for _ in range(4)]
+    return [int(line.split()[-1]) for line in lines if line.startswith("worker")]
 
 
 def pids_of(process: Any) -> list[int]:
