@@ -87,7 +87,7 @@ def test_what_takes_its_gradient_is_fetched_together() -> None:
 
 
 def test_plain_gradient_descent_has_no_state() -> None:
-    from cpt.hooks.trainer import _has_no_state
+    from cpt.hooks.trainer_checkpoints import _has_no_state
 
     weights = [nn.Parameter(torch.ones(2))]
     assert _has_no_state(torch.optim.SGD(weights, lr=0.1))
