@@ -13,7 +13,8 @@ from typing import Any
 from cpt import ids
 from cpt.checkpoint import sync
 from cpt.errors import StoreError
-from cpt.locks import Owner, locked, read_owner
+from cpt.lock_owner import Owner, read_owner
+from cpt.locks import locked
 from cpt.removed_weights import removed_weights
 
 

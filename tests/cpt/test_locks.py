@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from cpt import locks
-from cpt.locks import Owner, age, locked, owner_file, read_owner
+from cpt.lock_owner import Owner, age, owner_file, read_owner
+from cpt.locks import locked
 
 HOLD = """
 import sys
