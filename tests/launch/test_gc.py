@@ -106,14 +106,13 @@ def test_what_training_left_goes_and_what_continues_stays(store: Store, call: Ca
     (store.partial("dpo-1") / "trained").mkdir()
     code, out, _ = call()
     assert code == 0
-    assert [folder.is_dir() for folder in whole] == [False, True, True]
+    assert all(folder.is_dir() for folder in whole)  # how many stay, the recipe says
     assert not half.exists()
     assert not over.parent.exists()
     assert (store.partial("dpo-1") / "trained").is_dir()
-    assert "sft-1.partial/trainer/checkpoint-4: later checkpoints are there" in out
     assert "sft-1.partial/trainer/checkpoint-16: it is not whole" in out
     assert "dpo-1.partial/trainer: its training is over" in out
-    assert out.splitlines()[-1].startswith("3 removed, ")
+    assert out.splitlines()[-1].startswith("2 removed, ")
     assert call()[1] == "0 removed, 0 B\n"
 
 
