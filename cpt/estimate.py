@@ -117,7 +117,7 @@ def estimate(
                 node.kind,
                 train,
                 world=world,
-                saves=every is not None,
+                checkpoints=plan.recipe.keep.trainer_checkpoints if every else 0,
                 on_cpu=machine.on_cpu if machine else None,
             )
             load = with_rows(micro_batch=micro)

@@ -10,7 +10,6 @@ from cpt.hooks.lora import stays_apart
 from cpt.model_size import ModelSize
 from cpt.plan import Node
 from cpt.sharding import buffers, sharding
-from cpt.store import KEPT_CHECKPOINTS
 from cpt.trained import trained
 from cpt.workload import Workload
 
@@ -108,8 +107,9 @@ def footprint(
     held = own.count * sum(hook.bytes_per_weight() for hook in hooks)
     casts = load.half and width == 4 and not shard.is_sharded  # FSDP casts what it gathers
     seconds = any("second_gradient" in hook.facts_as_set() for hook in hooks) * spread
+    loaded = n * width - _saved(size, hooks, width)
     parts = {
-        "weights": (n * width + each * own.added + 2 * n * casts) * share("weights"),
+        "weights": (loaded + each * own.added + 2 * n * casts) * share("weights"),
         "buffers": buffers(size, shard, width, own.count, load.half) if world > 1 else 0.0,
         "gradients": each
         * own.count
@@ -127,7 +127,9 @@ def footprint(
     if shard.base == "fsdp2":  # writes the weights for itself and for from_pretrained
         checkpoint += each * own.count
     merges = any("merge" in points(hook) for hook in hooks)
-    passing = (KEPT_CHECKPOINTS + 1) * checkpoint * load.saves + merges * (each * own.count + held)
+    passing = merges * (each * own.count + held)
+    if load.checkpoints:
+        passing += (load.checkpoints + 1) * checkpoint
     kept = n * width + each * own.kept
     whole = 0.0
     if "weights" in shard.spreads:
@@ -137,6 +139,14 @@ def footprint(
     moved = {what: parts.pop(what) for what in sorted(shard.on_host)}
     loading = {"libraries": LIBRARIES, "loading": float(n * BYTES[dtype])}
     return Footprint(parts, passing, kept, {**loading, **moved}, whole)
+
+
+def _saved(size: ModelSize, hooks: Sequence[Hook], width: int) -> float:
+    """Bytes that linear layers but the head do not take, since a hook holds them in fewer bits."""
+    for held in (hook.quantisation() for hook in hooks):
+        if held is not None:
+            return sum(prod(shape) for shape in size.linear("all-linear")) * (width - held.bits / 8)
+    return 0.0
 
 
 def merge_footprint(size: ModelSize, num_read: int, dtype: str, tries: bool) -> Footprint:

@@ -41,6 +41,11 @@ class Quantisation:
     double: bool = True
     compute: Compute = "bfloat16"
 
+    @property
+    def bits(self) -> float:
+        """Of a weight: 4, and a 64th of its block's scale: 32 bits; doubled, 8 and a 256th of 32."""
+        return 4 + ((8 + 32 / 256) / 64 if self.double else 32 / 64)
+
     def options(self) -> dict[str, Any]:
         """What `from_pretrained` is given."""
         import torch

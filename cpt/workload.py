@@ -16,7 +16,7 @@ class Workload:
         half: whether it computes in 16 bits.
         checkpointing: whether activations are computed again in the backward pass.
         optimizer: by TRL's name.
-        saves: whether the trainer leaves checkpoints on the way.
+        checkpoints: of the trainer, most that stay on the way; 0 where it leaves none.
         on_cpu: whether the machine has no accelerator to train on.
         sampled: completions that one process samples at once; 0 for what does not sample.
     """
@@ -29,7 +29,7 @@ class Workload:
     half: bool
     checkpointing: bool
     optimizer: str
-    saves: bool
+    checkpoints: int
     on_cpu: bool
     sampled: int = 0
 

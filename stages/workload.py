@@ -17,7 +17,7 @@ def workload(
     *,
     world: int = 1,
     micro_batch: int | None = None,
-    saves: bool = False,
+    checkpoints: int = 0,
     on_cpu: bool | None = None,
 ) -> Workload:
     """The sequences of a stage that trains, as the trainer will be told by `trl_config`.
@@ -27,6 +27,7 @@ def workload(
 
     Args:
         train: what `check_train` returned.
+        checkpoints: of the trainer, most that stay on the way.
         on_cpu: None for whatever this machine has.
 
     Raises:
@@ -57,7 +58,7 @@ def workload(
         half=any(halves) or (halves[0] is None and not on_cpu),  # TRL's config is bf16 on GPUs
         checkpointing=not on_cpu if checkpointing is None else bool(checkpointing),
         optimizer=str(said("optim")),
-        saves=saves,
+        checkpoints=checkpoints,
         on_cpu=on_cpu,
         sampled=-(-rollout_size({**train, "batch_size": batch_size}) // world) if rolls_out else 0,
     )

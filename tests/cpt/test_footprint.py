@@ -23,6 +23,7 @@ from cpt.hooks.replay import Replay
 from cpt.hooks.si import SI
 from cpt.model_size import of_config
 from cpt.plan import Node
+from cpt.quantised import Quantisation
 from cpt.workload import Workload
 
 # V = 100, H = 8, I = 16, two layers: 2,120 parameters, of which an adapter of rank 2 adds 544.
@@ -47,7 +48,7 @@ LOAD = Workload(
     half=False,
     checkpointing=False,
     optimizer="adamw_torch_fused",
-    saves=True,
+    checkpoints=2,
     on_cpu=False,
 )
 BASE = Node("base", "base", "base-1")
@@ -88,7 +89,7 @@ def test_adamw_in_32_bits_is_four_numbers_for_each_parameter() -> None:
     }
     assert found.peak == 16 * N + 23040 + 19200
     assert (found.kept, found.passing) == (4 * N, 3 * 12 * N)
-    on_cpu = bytes_of(load=replace(LOAD, on_cpu=True, saves=False))
+    on_cpu = bytes_of(load=replace(LOAD, on_cpu=True, checkpoints=0))
     assert on_cpu.peak == pytest.approx(1.25 * found.peak + LIBRARIES)
     assert on_cpu.passing == 0
 
@@ -98,6 +99,22 @@ def test_an_adapter_is_all_that_is_trained() -> None:
     parts = {key: found.parts[key] for key in ("weights", "gradients", "states")}
     assert parts == {"weights": 2 * N + 4 * A, "gradients": 4 * A, "states": 8 * A}
     assert (found.kept, found.passing) == (2 * N + 4 * A, 3 * 12 * A + 4 * A)
+
+
+def test_four_bit_weights_take_their_bits_and_scales() -> None:
+    """Blocks of 64 weights: a scale of 32 bits each, or of 8 and one of 32 for 256 scales."""
+    linear = 2 * (4 * 8 * 8 + 3 * 8 * 16)
+    whole = bytes_of(Lora(rank=2), dtype="bfloat16").parts
+    for double, bits in ((True, 4 + 8 / 64 + 32 / (64 * 256)), (False, 4.5)):
+        found = bytes_of(Lora(rank=2, quantise="nf4", double=double), dtype="bfloat16").parts
+        assert found["weights"] == pytest.approx(whole["weights"] - linear * (2 - bits / 8))
+        assert {**found, "weights": 0} == {**whole, "weights": 0}
+    assert Quantisation("nf4").bits == pytest.approx(4.127, abs=5e-4)
+
+
+def test_as_many_checkpoints_as_stay_are_on_the_disk() -> None:
+    one = bytes_of(load=replace(LOAD, checkpoints=1)).passing
+    assert bytes_of(load=replace(LOAD, checkpoints=4)).passing == 5 / 2 * one
 
 
 def test_an_orthogonal_adapter_counts_as_any() -> None:
