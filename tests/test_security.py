@@ -1,6 +1,5 @@
 """Nothing that a recipe, a model folder or an adapter brings is run, unless it was declared as code."""
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,7 @@ from cpt.model_source import materialise
 from cpt.model_spec import ModelSpec
 from cpt.yaml12 import parse
 from stages.interruption import newest_checkpoint
-
-
-class Evil:
-    """Makes a folder where it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return (os.mkdir, (str(self.mark),))
+from tests.spoiled import Evil
 
 
 @pytest.fixture

@@ -8,16 +8,7 @@ import pytest
 
 from cpt.errors import StoreError
 from cpt.safe_weights import ADAPTER, check_adapter, check_own, check_weights
-
-
-class Evil:
-    """Leaves a file where it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return (os.mkdir, (str(self.mark),))
+from tests.spoiled import Evil
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 
 from cpt import ids, verified
 from cpt.verified import Damage, damages, forget
+from tests.spoiled import cut, flip
 
 NAMES = ("checkpoint/model-00001-of-00002.safetensors", "adapter/weights", "exemplars.jsonl")
 
@@ -40,16 +41,6 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(ids, "sha256_file", reading)
     monkeypatch.setattr(verified, "SETTLED_SECONDS", -1.0)
     return found
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
-
-
-def cut(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
 
 
 def empty(path: Path) -> None:

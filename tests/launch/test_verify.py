@@ -1,7 +1,6 @@
 """`cpt verify`: each damaged file is one line that says where, what and what instead."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from cpt.errors import RecipeError
 from cpt.manifest import Manifest
 from cpt.store import MARK, Store, mark_complete
 from launch.verify import verify
+from tests.spoiled import cut, flip
 
 LEFT = {
     "checkpoint/model-00001-of-00002.safetensors": "is made anew",
@@ -53,16 +53,6 @@ def runs(tmp_path: Path) -> Path:
 def verified(runs: Path, *names: str) -> tuple[int, list[str]]:
     lines: list[str] = []
     return verify(names, runs, lines.append), lines
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
-
-
-def cut(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
 
 
 def test_a_whole_store_is_said_to_be_so(runs: Path) -> None:
