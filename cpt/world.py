@@ -108,9 +108,13 @@ def leave() -> None:
     """Take the process group down; the last thing a process of several does.
 
     Left to the interpreter's end, gloo's threads are still running when C++ destroys them, and the process
-    now and then aborts ("terminate called without an active exception") after all its work is done.
+    now and then aborts ("terminate called without an active exception") after all its work is done. So they
+    are while a wrapped model holds the group; it and its trainer, which hold one another, are freed first.
     """
+    import gc
+
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
+        gc.collect()
         dist.destroy_process_group()

@@ -518,30 +518,34 @@ import torch
 torch.set_num_threads(1)
 from accelerate import Accelerator
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from cpt.world import leave
 from eval.probe import probe_model
 from eval.suite import load_suite
-accelerator = Accelerator(cpu=True)
-assert accelerator.num_processes == 2
-model = accelerator.prepare(AutoModelForCausalLM.from_pretrained(sys.argv[1]))
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-folder = Path(sys.argv[2])
-result = probe_model(model, tokenizer, load_suite(folder / "small.yaml"), cache=folder / "two",
-                     stage_id="a", accelerator=accelerator)
-(folder / f"rank{accelerator.process_index}.json").write_text(json.dumps(result))
-import eval.harness
-from cpt.errors import ProbeError
-refuse = eval.harness.refuse_unscorable
-def refused(*given):
-    if accelerator.process_index == 1:
-        raise ProbeError("one choice has no tokens")
-    refuse(*given)
-eval.harness.refuse_unscorable = refused
-try:
-    probe_model(model, tokenizer, load_suite(folder / "small.yaml"), cache=folder / "two",
-                stage_id="a", accelerator=accelerator)
-except ProbeError as error:
-    (folder / f"error{accelerator.process_index}").write_text(str(error))
-accelerator.end_training()
+def main():
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    model = accelerator.prepare(AutoModelForCausalLM.from_pretrained(sys.argv[1]))
+    tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+    folder = Path(sys.argv[2])
+    result = probe_model(model, tokenizer, load_suite(folder / "small.yaml"), cache=folder / "two",
+                         stage_id="a", accelerator=accelerator)
+    (folder / f"rank{accelerator.process_index}.json").write_text(json.dumps(result))
+    import eval.harness
+    from cpt.errors import ProbeError
+    refuse = eval.harness.refuse_unscorable
+    def refused(*given):
+        if accelerator.process_index == 1:
+            raise ProbeError("one choice has no tokens")
+        refuse(*given)
+    eval.harness.refuse_unscorable = refused
+    try:
+        probe_model(model, tokenizer, load_suite(folder / "small.yaml"), cache=folder / "two",
+                    stage_id="a", accelerator=accelerator)
+    except ProbeError as error:
+        (folder / f"error{accelerator.process_index}").write_text(str(error))
+    accelerator.free_memory()
+main()  # in a function, so that the model is gone when the group is
+leave()
 """
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
