@@ -3,13 +3,14 @@
     python -m tests.bench.costs [--steps 7] [--only kl] [--folder KEEP]
 
 SmolLM2-135M on 2,048 tokens an optimizer step (8 packed rows of 256, all of them labels), each hook in a
-process of its own, on the GPU where there is one. A hook that acts on steps alone is switched off in every
-second step, and its cost is the ratio of both medians: a machine that is slower for a minute is so for both.
-What changes the model or the rows is compared with a process without it that runs right after. The first
-step is left out; what a hook does once, such as a Fisher, is told apart (`once_seconds`). For the hooks that
-need an earlier model the computed floor is printed too: that model's forward pass and its head at the scored
-tokens, beside the step without. What stands on an adapter is compared with the adapter alone. Memory is a
-process's peak, compared with that of the one without hooks. Written to cpt/hooks/costs.json,
+process of its own, on the GPU where there is one. What a hook does to gradients and weights stands apart from
+the rest of a step, so it is timed there, beside that rest. A hook that adds to the loss is switched off in
+every second step, and its cost is the ratio of both medians: a machine that is slower for a minute is so for
+both. What changes the model or the rows is compared with a process without it that runs right after. The
+first step is left out; what a hook does once, such as a Fisher, is told apart (`once_seconds`). For the hooks
+that need an earlier model the computed floor is printed too: that model's forward pass and its head at the
+scored tokens, beside the step without. What stands on an adapter is compared with the adapter alone. Memory
+is a process's peak, compared with that of the one without hooks. Written to cpt/hooks/costs.json,
 which `cpt methods` shows; a hook that was measured before in the same folder is not measured again.
 """
 
@@ -59,8 +60,10 @@ CASES: dict[str, list[Any]] = {
 
 #: What a case is compared with, where that is not a stage without hooks.
 BESIDE = {"kl (adapter off)": "lora"}
+#: Where a hook acts outside the loss and its gradient.
+APART = {"pull", "project", "track"}
 #: Where a hook acts that can be switched off for a step.
-STEPS = {"penalty", "pull", "project", "track"}
+STEPS = {"penalty", *APART}
 
 
 def main() -> None:
@@ -98,7 +101,7 @@ def main() -> None:
     costs = ratios(found)
     result = {
         "machine": found["none"]["machine"],
-        "command": f"python -m tests.bench.costs --steps {given.steps}",
+        "command": "make bench-costs",
         "work": f"SmolLM2-135M, sft, {ROWS} packed rows of {TOKENS} tokens a step",
         "seconds_without": round(found["none"]["step"], 2),
         "bytes_without": found["none"]["memory"],
@@ -132,6 +135,7 @@ def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
             "step": round(row["step"] / row.get("without", row["step"]), 3),
             "memory": round(row["memory"] / found[beside]["memory"], 3),
             "once_seconds": round(row["once"], 1),
+            "steps": row["steps"],
         }
         if beside != "none":
             costs[case]["relative_to"] = beside
@@ -198,8 +202,10 @@ def _measure(case: str, name: str, steps: int, folder: Path) -> None:
     }
     times: list[float] = []
     measured: list[float] = []
+    inside: list[float] = []
     is_on = [True]
     at, measure, merge = HookStack.at, HookStack.measure, HookStack.merge
+    edit, track = _Hooks._edit, HookStack.track
     batches = _Hooks.get_batch_samples
 
     def switched_at(stack: HookStack, point: str) -> list[Any]:
@@ -212,21 +218,31 @@ def _measure(case: str, name: str, steps: int, folder: Path) -> None:
 
     def timed_batches(trainer: Any, *args: Any, **kwargs: Any) -> Any:
         """The step before ends where this one takes its rows."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.monotonic())
+        times.append(_now())
+        inside.append(0.0)
         if is_switched:
             is_on[0] = len(times) % 2 == 1
         return batches(trainer, *args, **kwargs)
 
+    def timed(function: Any) -> Any:
+        def with_time(*args: Any) -> Any:
+            began = _now()
+            found = function(*args)
+            inside[-1] += _now() - began
+            return found
+
+        return with_time
+
     def timed_merge(stack: HookStack, model: Any) -> Any:
         """Right behind the last step."""
-        times.append(time.monotonic())
+        times.append(_now())
         return merge(stack, model)
 
     HookStack.at = switched_at  # type: ignore[method-assign, assignment]
     HookStack.merge = timed_merge  # type: ignore[method-assign, assignment]
     HookStack.measure = timed_measure  # type: ignore[method-assign, assignment]
+    HookStack.track = timed(track)  # type: ignore[method-assign]
+    _Hooks._edit = timed(edit)  # type: ignore[method-assign]
     _Hooks.get_batch_samples = timed_batches  # type: ignore[method-assign, assignment]
     parent = folder / "stages" / "pretrain-0"
     output = folder / "stages" / "sft-0"
@@ -244,7 +260,8 @@ def _measure(case: str, name: str, steps: int, folder: Path) -> None:
     )
     own = build_hooks(job)[len(CASES[BESIDE.get(case, "none")]) :]
     acts = {point for hook in own for point in points(hook)}
-    is_switched = bool(acts & STEPS) and not acts & {"adapt", "mix"}
+    is_apart = bool(acts & APART) and not acts & {"adapt", "mix", "penalty"}
+    is_switched = bool(acts & STEPS) and not acts & {"adapt", "mix"} and not is_apart
     under_way.NUM_SAMPLES = 0  # answers before and after take longer than a step
     found = run(job, lambda line: None)
     assert found is not None  # one process keeps the whole model
@@ -257,13 +274,27 @@ def _measure(case: str, name: str, steps: int, folder: Path) -> None:
         "step": statistics.median(lengths[1::2] if is_switched else lengths),
         "memory": peak,
         "once": measured[0],
+        "steps": steps,
         "floor": _floor(model) if case in ("kl", "lwf") else 0.0,
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
     if is_switched:
         row["without"] = statistics.median(lengths[::2])
+    if is_apart:
+        rest = [length - own for length, own in zip(lengths, inside[1:], strict=True)]
+        row["without"] = statistics.median(rest)
+        row["step"] = row["without"] + statistics.median(inside[1:])
     shutil.rmtree(output)
     (folder / f"{name}.json").write_text(json.dumps(row))
+
+
+def _now() -> float:
+    """Seconds, when the GPU has done what it was given."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.monotonic()
 
 
 def _floor(model: Any) -> float:

@@ -5,18 +5,19 @@ import pytest
 from cpt.hooks import table
 from tests.bench.costs import BESIDE, CASES, ratios
 
-NONE = {"step": 2.0, "memory": 100, "once": 0.0}
-LORA = {"step": 1.6, "without": 2.0, "memory": 50, "once": 0.04}
-OFF = {"step": 2.0, "without": 1.6, "memory": 60, "once": 0.0}
+NONE = {"step": 2.0, "memory": 100, "once": 0.0, "steps": 5}
+LORA = {"step": 1.6, "without": 2.0, "memory": 50, "once": 0.04, "steps": 3}
+OFF = {"step": 2.0, "without": 1.6, "memory": 60, "once": 0.0, "steps": 5}
 
 
 def test_what_stands_on_an_adapter_is_compared_with_the_adapter() -> None:
     found = ratios({"none": NONE, "lora": LORA, "kl (adapter off)": OFF})
-    assert found["lora"] == {"step": 0.8, "memory": 0.5, "once_seconds": 0.0}
+    assert found["lora"] == {"step": 0.8, "memory": 0.5, "once_seconds": 0.0, "steps": 3}
     assert found["kl (adapter off)"] == {
         "step": 1.25,
         "memory": 1.2,
         "once_seconds": 0.0,
+        "steps": 5,
         "relative_to": "lora",
     }
     assert list(ratios({"none": NONE, "kl (adapter off)": OFF})) == ["none"]
