@@ -3,15 +3,16 @@
     python -m tests.bench.costs [--steps 7] [--only kl] [--folder KEEP]
 
 SmolLM2-135M on 2,048 tokens an optimizer step (8 packed rows of 256, all of them labels), each hook in a
-process of its own, on the GPU where there is one. What a hook does to gradients and weights stands apart from
-the rest of a step, so it is timed there, beside that rest. A hook that adds to the loss is switched off in
-every second step, and its cost is the ratio of both medians: a machine that is slower for a minute is so for
-both. What changes the model or the rows is compared with a process without it that runs right after. The
-first step is left out; what a hook does once, such as a Fisher, is told apart (`once_seconds`). For the hooks
-that need an earlier model the computed floor is printed too: that model's forward pass and its head at the
-scored tokens, beside the step without. What stands on an adapter is compared with the adapter alone. Memory
-is a process's peak, compared with that of the one without hooks. Written to cpt/hooks/costs.json,
-which `cpt methods` shows; a hook that was measured before in the same folder is not measured again.
+process of its own, on the GPU where there is one. What a hook does to gradients and weights stands apart
+from the rest of a step, so it is timed there, beside that rest. A hook that adds to the loss is switched off
+in every second step, and its cost is the ratio of both medians. What changes the model or the rows is
+compared with the process without hooks. A machine may be a third slower for a minute: between steps each
+process times one product of matrices, the pace, and steps are compared in paces. The first step is left out;
+what a hook does once, such as a Fisher, is told apart (`once_seconds`). For the hooks that need an earlier
+model the computed floor is printed too: that model's forward pass and its head at the scored tokens, beside
+the step without. What stands on an adapter is compared with the adapter alone. Memory is a process's peak,
+compared with that of the one without hooks. Written to cpt/hooks/costs.json, which `cpt methods` shows; a
+hook that was measured before in the same folder is not measured again.
 """
 
 import argparse
@@ -76,11 +77,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="work here and keep it")
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--case", default=None, help=argparse.SUPPRESS)
-    parser.add_argument("--name", default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="cpt-costs-"))
     if given.case:
-        _measure(given.case, given.name, given.steps, folder)
+        _measure(given.case, given.steps, folder)
         return
     _prepare(folder)
     asked = [case for case in CASES if given.only in (None, case)]
@@ -89,12 +89,8 @@ def main() -> None:
     wanted = sorted((case for case in CASES if case in needed), key=BESIDE.__contains__)
     found = {}
     for case in wanted:
-        row = _measured(case, case, given.steps, folder)
         beside = BESIDE.get(case, "none")
-        if row and case != beside and "without" not in row:
-            other = _measured(beside, f"{case} without", given.steps, folder)
-            row |= {"without": other["step"]} if other else {}
-        if row and (case == "none" or "without" in row):
+        if row := _measured(case, given.steps, folder):
             found[case] = row
             if beside in found:
                 print(_line(case, row, found[beside]), flush=True)
@@ -103,22 +99,22 @@ def main() -> None:
         "machine": found["none"]["machine"],
         "command": "make bench-costs",
         "work": f"SmolLM2-135M, sft, {ROWS} packed rows of {TOKENS} tokens a step",
-        "seconds_without": round(found["none"]["step"], 2),
+        "seconds_without": round(found["none"]["seconds"], 2),
         "bytes_without": found["none"]["memory"],
         "costs": costs,
     }
     given.result.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def _measured(case: str, name: str, steps: int, folder: Path) -> dict[str, Any] | None:
-    """What a process finds of a case, or what one has found under this name; None where it fails."""
-    note = folder / f"{name}.json"
+def _measured(case: str, steps: int, folder: Path) -> dict[str, Any] | None:
+    """What a process finds of a case, or what one has found before; None where it fails."""
+    note = folder / f"{case}.json"
     if not note.is_file():
-        command = [sys.executable, "-m", "tests.bench.costs", "--case", case, "--name", name]
+        command = [sys.executable, "-m", "tests.bench.costs", "--case", case]
         command += ["--steps", str(steps), "--folder", str(folder)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
-            print(f"{name}: failed:\n{done.stderr[-2000:]}", file=sys.stderr)
+            print(f"{case}: failed:\n{done.stderr[-2000:]}", file=sys.stderr)
             return None
     row: dict[str, Any] = json.loads(note.read_text())
     return row
@@ -132,7 +128,7 @@ def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         if beside not in found:
             continue
         costs[case] = {
-            "step": round(row["step"] / row.get("without", row["step"]), 3),
+            "step": round(row["step"] / row.get("without", found[beside]["step"]), 3),
             "memory": round(row["memory"] / found[beside]["memory"], 3),
             "once_seconds": round(row["once"], 1),
             "steps": row["steps"],
@@ -143,7 +139,7 @@ def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _line(case: str, row: dict[str, Any], none: dict[str, Any]) -> str:
-    without = row.get("without", row["step"])
+    without = row.get("without", none["step"])
     told = f", computed floor {1 + row['floor'] / without:.3f}" if row["floor"] else ""
     return (
         f"{case:18} step x {row['step'] / without:.3f}{told}, memory x "
@@ -170,7 +166,7 @@ def _prepare(folder: Path) -> None:
     Manifest(id="pretrain-0", kind="pretrain", name="pretrain").write(stage)
 
 
-def _measure(case: str, name: str, steps: int, folder: Path) -> None:
+def _measure(case: str, steps: int, folder: Path) -> None:
     """Train a few steps, in this process; a hook that can be switched off is so in every second one."""
     import resource
     import shutil
@@ -200,7 +196,9 @@ def _measure(case: str, name: str, steps: int, folder: Path) -> None:
         "micro_batch": ROWS,
         "hooks": CASES[case],
     }
-    times: list[float] = []
+    ends: list[float] = []
+    begins: list[float] = []
+    paces: list[float] = []
     measured: list[float] = []
     inside: list[float] = []
     is_on = [True]
@@ -216,12 +214,17 @@ def _measure(case: str, name: str, steps: int, folder: Path) -> None:
         measure(stack, model)
         measured.append(time.monotonic() - began)
 
+    def between() -> None:
+        ends.append(_now())
+        paces.append(_pace())
+        inside.append(0.0)
+        begins.append(_now())
+
     def timed_batches(trainer: Any, *args: Any, **kwargs: Any) -> Any:
         """The step before ends where this one takes its rows."""
-        times.append(_now())
-        inside.append(0.0)
+        between()
         if is_switched:
-            is_on[0] = len(times) % 2 == 1
+            is_on[0] = len(ends) % 2 == 1
         return batches(trainer, *args, **kwargs)
 
     def timed(function: Any) -> Any:
@@ -235,7 +238,7 @@ def _measure(case: str, name: str, steps: int, folder: Path) -> None:
 
     def timed_merge(stack: HookStack, model: Any) -> Any:
         """Right behind the last step."""
-        times.append(_now())
+        between()
         return merge(stack, model)
 
     HookStack.at = switched_at  # type: ignore[method-assign, assignment]
@@ -269,9 +272,12 @@ def _measure(case: str, name: str, steps: int, folder: Path) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()
-    lengths = [end - start for start, end in pairwise(times)][1:]
+    lengths = [end - start for start, end in zip(begins[:-1], ends[1:], strict=True)][1:]
+    around = [(before + after) / 2 for before, after in pairwise(paces)][1:]
+    in_paces = [length / pace for length, pace in zip(lengths, around, strict=True)]
     row = {
-        "step": statistics.median(lengths[1::2] if is_switched else lengths),
+        "step": statistics.median(in_paces[1::2] if is_switched else in_paces),
+        "seconds": statistics.median(lengths),
         "memory": peak,
         "once": measured[0],
         "steps": steps,
@@ -279,13 +285,12 @@ def _measure(case: str, name: str, steps: int, folder: Path) -> None:
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
     if is_switched:
-        row["without"] = statistics.median(lengths[::2])
+        row["without"] = statistics.median(in_paces[::2])
     if is_apart:
-        rest = [length - own for length, own in zip(lengths, inside[1:], strict=True)]
-        row["without"] = statistics.median(rest)
-        row["step"] = row["without"] + statistics.median(inside[1:])
+        apart = [own / pace for own, pace in zip(inside[1:-1], around, strict=True)]
+        row["without"] = statistics.median(in_paces) - statistics.median(apart)
     shutil.rmtree(output)
-    (folder / f"{name}.json").write_text(json.dumps(row))
+    (folder / f"{case}.json").write_text(json.dumps(row))
 
 
 def _now() -> float:
@@ -297,8 +302,20 @@ def _now() -> float:
     return time.monotonic()
 
 
+def _pace() -> float:
+    """Seconds of a fixed piece of work."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    left, right = torch.ones(2_048, 576, device=device), torch.ones(576, 49_152, device=device)
+    began = _now()
+    for _ in range(100 if device == "cuda" else 1):
+        left @ right
+    return _now() - began
+
+
 def _floor(model: Any) -> float:
-    """Seconds of an earlier model's forward pass, and of both heads at the scored tokens."""
+    """Paces of an earlier model's forward pass, and of both heads at the scored tokens."""
     import torch
 
     from cpt.chunked import CHUNK
@@ -323,7 +340,7 @@ def _floor(model: Any) -> float:
         return time.monotonic() - began
 
     once()
-    return statistics.median(once() for _ in range(3))
+    return statistics.median(once() / _pace() for _ in range(3))
 
 
 if __name__ == "__main__":

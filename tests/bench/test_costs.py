@@ -6,7 +6,7 @@ from cpt.hooks import table
 from tests.bench.costs import BESIDE, CASES, ratios
 
 NONE = {"step": 2.0, "memory": 100, "once": 0.0, "steps": 5}
-LORA = {"step": 1.6, "without": 2.0, "memory": 50, "once": 0.04, "steps": 3}
+LORA = {"step": 1.6, "memory": 50, "once": 0.04, "steps": 3}
 OFF = {"step": 2.0, "without": 1.6, "memory": 60, "once": 0.0, "steps": 5}
 
 
