@@ -33,6 +33,8 @@ TELL_SECONDS = 60.0
 POLL_SECONDS = (0.05, 1.0)
 #: Of a file system without flock.
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+#: Set in a process whose lock another one holds now: it must end at once, and write nothing more.
+LOST = threading.Event()
 _LENGTH = 512  # every beat overwrites the same bytes: a reader sees a whole owner
 
 
@@ -132,6 +134,8 @@ def _owned(path: Path) -> tuple[Owner, int] | None:
 
 def _write(descriptor: int, owner: Owner) -> None:
     os.pwrite(descriptor, json.dumps(asdict(owner)).ljust(_LENGTH).encode("ascii"), 0)
+    # NFS sends what an open file holds when its kernel finds the time; who waits counts the seconds.
+    os.fsync(descriptor)
 
 
 class _Wait:
@@ -226,4 +230,5 @@ class _Beats(threading.Thread):
             f"sign of life for {age(STALE_SECONDS)}; it ends, and the same command waits for the other",
             file=sys.stderr,
         )
+        LOST.set()  # no checkpoint first, as for who is told to end in time
         os.kill(os.getpid(), signal.SIGTERM)
