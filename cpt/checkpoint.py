@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cpt import ids, manifest
 from cpt.errors import StoreError
 from cpt.removed_weights import made_again_by, removed_weights
-from cpt.safe_weights import check_weights
+from cpt.safe_weights import check_plain, check_weights
 from cpt.verified import damages, strangers
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def load_model(
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     if Path(path).is_dir():
         check_weights(Path(path))
+        check_plain(Path(path))
     if quantise is not None:
         options |= quantise.options()
     try:
