@@ -209,9 +209,14 @@ class _Beats(threading.Thread):
 
     def run(self) -> None:
         """Beat until the lock is given back."""
+        num_missed = 0
         while not self.ended.wait(BEAT_SECONDS):
             found = read_owner(self.path)
-            if found is not None and found.token and found.token != self.owner.token:
+            is_another = found is not None and found.token and found.token != self.owner.token
+            # Taken over and given back since, or removed by a person: whoever comes next gets the lock.
+            # Twice in a row, since a file server may not show a file for a moment.
+            num_missed = num_missed + 1 if found is None else 0
+            if is_another or num_missed == 2:
                 self._give_way(found)
                 return
             self.owner = replace(self.owner, beat=self.owner.beat + 1)
@@ -223,12 +228,18 @@ class _Beats(threading.Thread):
         self.ended.set()
         self.join()
 
-    def _give_way(self, found: Owner) -> None:
-        """Two must not write one folder; the other one has begun."""
-        print(
-            f"cpt: {self.label}: its lock was taken over by {found.told()}, while this process gave no "
-            f"sign of life for {age(STALE_SECONDS)}; it ends, and the same command waits for the other",
-            file=sys.stderr,
+    def _give_way(self, found: Owner | None) -> None:
+        """Two must not write one folder, and the other one has begun or may begin.
+
+        Args:
+            found: the other one; none where nobody holds the lock now.
+        """
+        why = (
+            f"its lock was taken over by {found.told()}, while this process gave no sign of life for "
+            f"{age(STALE_SECONDS)}; it ends, and the same command waits for the other"
+            if found
+            else f"its lock {self.path} was removed; it ends, and the same command continues"
         )
+        print(f"cpt: {self.label}: {why}", file=sys.stderr)
         LOST.set()  # no checkpoint first, as for who is told to end in time
         os.kill(os.getpid(), signal.SIGTERM)

@@ -325,6 +325,21 @@ def test_a_holder_that_was_taken_over_ends_itself(
     assert found.token == "abc"  # the other one's stays
 
 
+def test_a_holder_whose_lock_is_gone_ends_itself(
+    lock: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Taken over and given back between two beats, it would go on without one."""
+    ended, lost = threading.Event(), threading.Event()
+    monkeypatch.setattr(locks, "LOST", lost)
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(os, "kill", lambda pid, number: ended.set())
+    with locked(lock, "sft", pytest.fail):
+        owner_file(lock).unlink()
+        assert ended.wait(60)
+    assert lost.is_set()
+    assert f"sft: its lock {lock} was removed; it ends" in capsys.readouterr().err
+
+
 def test_what_the_listener_raises_ends_the_wait(
     lock: Path, start: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
