@@ -5,14 +5,14 @@ Hooks run parts of a model by themselves, where the backend's own forward pass f
 Source: torch 2.13 (`torch/distributed/fsdp/_fully_shard`), DeepSpeed 0.19 (`runtime/zero`), accelerate 1.15.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cpt.errors import HookError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def stay_whole(model: Any) -> "Callable[[], None]":
@@ -72,6 +72,10 @@ def gathered_head(head: Any) -> "Iterator[None]":
     Args:
         head: a `cpt.tokens.OutputHead`, or any module.
     """
+    if getattr(head, "group", None) is not None:
+        with whole(head.group):
+            yield
+        return
     layer: Any = getattr(head, "head", None)
     if not hasattr(layer, "unshard") or not hasattr(layer.weight, "full_tensor"):
         with gathered(head.parameters()):
@@ -101,6 +105,61 @@ def whole(model: Any) -> "Iterator[None]":
         yield
     finally:
         model.reshard()
+
+
+def spread_like(frozen: Any, model: Any) -> bool:
+    """Spread a frozen model as FSDP2 spreads the trained one: over the same processes, layer by layer.
+
+    What is no layer (embeddings, last norm, head) is the model's own group: a tied weight lies in one. Layers
+    are what `_no_split_modules` names, which accelerate wraps too. Weights keep the number type that they
+    were loaded in, so that what is computed is what a whole copy computes, bit for bit.
+
+    Args:
+        frozen: whole, in the host's memory; each group's shares go where the trained model's are.
+        model: the trained model, as the backend has prepared it.
+
+    Returns: whether it is spread now; not where the trained model is whole, or DeepSpeed's.
+
+    Source: torch 2.13, `fully_shard` and `register_fsdp_forward_method`.
+    """
+    held: Any = next((p for p in model.parameters() if hasattr(p, "device_mesh")), None)
+    if held is None:
+        return False
+    from torch.distributed.fsdp import (
+        CPUOffloadPolicy,
+        OffloadPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
+
+    is_offloaded = held.to_local().device.type != held.device_mesh.device_type
+    policy = CPUOffloadPolicy() if is_offloaded else OffloadPolicy()
+    settings: Any = {"mesh": held.device_mesh, "offload_policy": policy}
+    layers = set(frozen._no_split_modules or ())
+    for module in [*frozen.modules()]:
+        if type(module).__name__ in layers:
+            fully_shard(module, reshard_after_forward=True, **settings)
+    fully_shard(frozen, reshard_after_forward=True, **settings)
+    # Its backbone runs by itself, with what the whole model's forward would have fetched.
+    frozen.backbone_states = lambda **forward: frozen.base_model(**forward).last_hidden_state
+    register_fsdp_forward_method(frozen, "backbone_states")
+    return True
+
+
+def ask_spread(frozen: Any, forward: "Mapping[str, Any]") -> "Tensor":
+    """Last hidden states [B, T, H] of what `spread_like` has spread; a collective."""
+    import torch
+
+    with torch.no_grad():
+        states: Tensor = frozen.backbone_states(**forward, use_cache=False)
+    # FSDP2 keeps a list of the groups that ran for a backward pass, which never comes.
+    frozen.reset_iter_state()
+    return states
+
+
+def own_part(parameter: Any) -> Any:
+    """What of a parameter's numbers this process holds, where FSDP2 spreads it; else all."""
+    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
 
 
 def fetch(parameters: "Iterable[nn.Parameter]") -> None:

@@ -164,6 +164,7 @@ def reference_loader(
 ) -> Callable[[PastStage], Reference]:
     """Loads earlier stages, frozen; a stage's own start needs no second model below an adapter.
 
+    Every process reads all of an earlier stage; under FSDP2 it then keeps its share.
     The adapter turned off gives `start` and nothing else: not the parent whose adapter is trained on.
     """
     from cpt.hooks.backbone import AdapterOff, FrozenReference
@@ -177,10 +178,11 @@ def reference_loader(
             else:
                 if stage.folder and stage.checkpoint != start:
                     verify(stage.folder)
-                device = next(model.parameters()).device
-                loaded[stage.checkpoint] = FrozenReference(
-                    checkpoint.load_model(stage.checkpoint, **job.load).to(device)
-                )
+                earlier = checkpoint.load_model(stage.checkpoint, **job.load)
+                held = FrozenReference(earlier, model)
+                if not held.is_spread:
+                    earlier.to(next(model.parameters()).device)
+                loaded[stage.checkpoint] = held
         return loaded[stage.checkpoint]
 
     return reference
