@@ -9,7 +9,7 @@ from cpt.hooks.base import Hook, points
 from cpt.hooks.lora import stays_apart
 from cpt.model_size import ModelSize
 from cpt.plan import Node
-from cpt.sharding import Sharding, buffers, sharding
+from cpt.sharding import buffers, sharding
 from cpt.trained import trained
 from cpt.workload import Workload
 
@@ -67,8 +67,8 @@ def footprint(
       more with an agem or gem hook, for that of old rows) and the optimizer's states, for AdamW 2 b P.
       Under ZeRO these are 12 P in all, with the master copy, for AdamW that computes in 16 bits.
     - frozen: N b for the reference of a stage that has one, its reward model, its teacher, and for each
-      model that a hook holds (under FSDP2 spread too, under ZeRO-3 whole); none where it is what lies below
-      an adapter, or where the hook keeps its outputs on disk.
+      model that a hook holds; none where it is what lies below an adapter, or where the hook keeps its
+      outputs on disk. A backend that spreads the weights spreads these too.
     - hooks: what they hold for each of the P numbers: 4 with ema, 8 with ewc, and so on.
     - activations of T = sequences * length tokens, with the old rows that penalties bring (lwf, der, a replay
       loss; agem and gem run theirs once the stage's own are gone, as many at a time), H wide with I in the
@@ -115,7 +115,10 @@ def footprint(
         * own.count
         * ((1 + (shard.base == "ddp")) * share("gradients") + seconds),
         "states": states * own.count * share("states"),
-        "frozen": _frozen(node, parent, hooks, own.is_adapter, shard, world) * n * BYTES[dtype],
+        "frozen": _frozen(node, parent, hooks, own.is_adapter)
+        * share("weights")
+        * n
+        * BYTES[dtype],
         "hooks": held * spread,
         "activations": activations(size, with_old(load, hooks), width),
         "head": head(size, load, sum(has_outputs(hook) for hook in hooks)),
@@ -172,26 +175,15 @@ def _states(optimizer: str, each: int) -> float | None:
     return None if moments is None else moments * (int(bits) / 8 if bits else each)
 
 
-def _frozen(
-    node: Node,
-    parent: Node,
-    hooks: Sequence[Hook],
-    has_adapter: bool,
-    shard: Sharding,
-    world: int,
-) -> float:
-    """Frozen models beside the trained one: the trainer's own is spread as its model, those of hooks under
-    FSDP2 alone."""
+def _frozen(node: Node, parent: Node, hooks: Sequence[Hook], has_adapter: bool) -> int:
+    """Frozen models beside the trained one: the trainer's own and those of hooks."""
     keeps = stays_apart([hook for _, hook in parent.hooks])
     below = (
         {"previous", parent.name, parent.id, parent.stands_for}
         if has_adapter and not keeps
         else set()
     )
-    own = float("reference" in node.parents and not has_adapter)
+    own = int("reference" in node.parents and not has_adapter)
     own += sum(role in node.parents for role in ("reward", "teacher"))
     held = {name for hook in hooks for name in hook.models_held()}
-    apart = len({parent.name if name == "previous" else name for name in held - below})
-    if "weights" not in shard.spreads:
-        return own + apart
-    return own / world + (apart / world if shard.base == "fsdp2" else apart)
+    return own + len({parent.name if name == "previous" else name for name in held - below})

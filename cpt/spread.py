@@ -7,12 +7,18 @@ Source: torch 2.13 (`torch/distributed/fsdp/_fully_shard`), DeepSpeed 0.19 (`run
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from cpt.errors import HookError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+#: Last hidden states [B, T, H] for the arguments of a forward pass; a collective.
+Ask = Callable[["Mapping[str, Any]"], "Tensor"]
 
 
 def stay_whole(model: Any) -> "Callable[[], None]":
@@ -73,7 +79,7 @@ def gathered_head(head: Any) -> "Iterator[None]":
         head: a `cpt.tokens.OutputHead`, or any module.
     """
     if getattr(head, "group", None) is not None:
-        with whole(head.group):
+        with whole(head.group), gathered(head.parameters()):
             yield
         return
     layer: Any = getattr(head, "head", None)
@@ -107,24 +113,36 @@ def whole(model: Any) -> "Iterator[None]":
         model.reshard()
 
 
-def spread_like(frozen: Any, model: Any) -> bool:
-    """Spread a frozen model as FSDP2 spreads the trained one: over the same processes, layer by layer.
+def spread_like(frozen: Any, model: Any) -> "Ask | None":
+    """Spread a frozen model as the backend spreads the one that is trained, over the same processes.
 
-    What is no layer (embeddings, last norm, head) is the model's own group: a tied weight lies in one. Layers
-    are what `_no_split_modules` names, which accelerate wraps too. Weights keep the number type that they
-    were loaded in, so that what is computed is what a whole copy computes, bit for bit.
+    Weights keep the number type that they were loaded in, so that what is computed is what a whole copy
+    computes. Every process must ask as often as the others.
 
     Args:
-        frozen: whole, in the host's memory; each group's shares go where the trained model's are.
+        frozen: whole, in the host's memory; shares go where the trained model's are.
         model: the trained model, as the backend has prepared it.
 
-    Returns: whether it is spread now; not where the trained model is whole, or DeepSpeed's.
+    Returns: gives last hidden states for the arguments of a forward pass; None where the trained model is
+        whole, and the frozen one is left so.
+    """
+    parameters = list(model.parameters())
+    if any(hasattr(parameter, "device_mesh") for parameter in parameters):
+        _fully_shard(frozen, next(p for p in parameters if hasattr(p, "device_mesh")))
+        return partial(_ask_fsdp, frozen)
+    if any(hasattr(parameter, "ds_id") for parameter in parameters):
+        return partial(_ask_zero, _zero_engine(frozen))
+    return None
+
+
+def _fully_shard(frozen: Any, held: Any) -> None:
+    """Spread a frozen model by FSDP2, layer by layer, like a parameter of the trained one.
+
+    What is no layer (embeddings, last norm, head) is the model's own group: a tied weight lies in one. Layers
+    are what `_no_split_modules` names, which accelerate wraps too.
 
     Source: torch 2.13, `fully_shard` and `register_fsdp_forward_method`.
     """
-    held: Any = next((p for p in model.parameters() if hasattr(p, "device_mesh")), None)
-    if held is None:
-        return False
     from torch.distributed.fsdp import (
         CPUOffloadPolicy,
         OffloadPolicy,
@@ -143,11 +161,36 @@ def spread_like(frozen: Any, model: Any) -> bool:
     # Its backbone runs by itself, with what the whole model's forward would have fetched.
     frozen.backbone_states = lambda **forward: frozen.base_model(**forward).last_hidden_state
     register_fsdp_forward_method(frozen, "backbone_states")
-    return True
 
 
-def ask_spread(frozen: Any, forward: "Mapping[str, Any]") -> "Tensor":
-    """Last hidden states [B, T, H] of what `spread_like` has spread; a collective."""
+def _zero_engine(frozen: Any) -> Any:
+    """DeepSpeed's engine of a frozen model, whose weights it spreads as TRL's reference models.
+
+    DeepSpeed would turn the weights into the number type of the training, and send for some too early.
+    """
+    from accelerate.state import AcceleratorState
+    from trl.models import prepare_deepspeed
+
+    settings: Any = AcceleratorState().deepspeed_plugin.deepspeed_config
+    zero = {**settings["zero_optimization"], "stage3_prefetch_bucket_size": 0}
+    off = {"enabled": False}
+    settings = {**settings, "zero_optimization": zero, "bf16": off, "fp16": off}
+    plugin = SimpleNamespace(deepspeed_config=settings)
+    state: Any = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin))
+    return prepare_deepspeed(frozen, state)
+
+
+def _ask_zero(engine: Any, forward: "Mapping[str, Any]") -> "Tensor":
+    import torch
+
+    # As DeepSpeed does where the whole model's forward begins: else its trace grows with every step.
+    engine.optimizer.get_param_coordinator().reset_step()
+    with torch.no_grad():
+        states: Tensor = engine.module.base_model(**forward, use_cache=False).last_hidden_state
+    return states
+
+
+def _ask_fsdp(frozen: Any, forward: "Mapping[str, Any]") -> "Tensor":
     import torch
 
     with torch.no_grad():
@@ -158,7 +201,9 @@ def ask_spread(frozen: Any, forward: "Mapping[str, Any]") -> "Tensor":
 
 
 def own_part(parameter: Any) -> Any:
-    """What of a parameter's numbers this process holds, where FSDP2 spreads it; else all."""
+    """What of a parameter's numbers this process holds, where it is spread; else all."""
+    if hasattr(parameter, "ds_id") and parameter.ds_status.name != "AVAILABLE":
+        return parameter.ds_tensor
     return parameter.to_local() if hasattr(parameter, "to_local") else parameter
 
 

@@ -54,7 +54,7 @@ class OutputHead:
     logits = softcap tanh(scale (h W^T + b) / softcap), where the model has a scale, a softcap or b.
     """
 
-    #: The FSDP2 module whose group holds the weights of a frozen head; see `cpt.spread.spread_like`.
+    #: The model that holds the weights of a frozen head, where it is spread: see `cpt.spread.spread_like`.
     group: Any = None
 
     def __init__(self, model: Any) -> None:

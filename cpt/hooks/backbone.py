@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cpt.errors import HookError
-from cpt.spread import ask_spread, own_part, spread_like
+from cpt.spread import own_part, spread_like
 from cpt.tokens import OutputHead
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def _is_forward(key: str) -> bool:
 class FrozenReference:
     """An earlier stage, loaded from its folder and frozen; see `cpt.hooks.context.Reference`.
 
-    Under FSDP2 it is spread like the model that is trained; then every process must ask it as often as the
-    others. Elsewhere each process has all of it, under ZeRO-3 too.
+    Under FSDP2 and ZeRO-3 it is spread like the model that is trained; then every process must ask it as
+    often as the others.
 
     Args:
         model: the earlier stage's, whole.
@@ -81,14 +81,14 @@ class FrozenReference:
     def __init__(self, model: Any, trained: Any = None) -> None:
         self.model = model.requires_grad_(False).eval()
         self.head = OutputHead(model)
-        self.is_spread = trained is not None and spread_like(model, trained)
-        if self.is_spread:
+        self.spread = None if trained is None else spread_like(model, trained)
+        if self.spread is not None:
             self.head.group = model
 
     def hidden(self, forward: Mapping[str, Any]) -> "Tensor":
         """Last hidden states [B, T, H]."""
-        if self.is_spread:
-            return ask_spread(self.model, forward)
+        if self.spread is not None:
+            return self.spread(forward)
         states: Tensor = self.model.base_model(**forward, use_cache=False).last_hidden_state
         return states
 
