@@ -104,7 +104,7 @@ def compared(rank: int, is_tied: bool, backend: str) -> dict[str, Any]:
                 "reverse",
                 chunk=4,
             )
-            kl.backward()
+            kl.backward()  # type: ignore[no-untyped-call]
             kls.append(kl.detach())
             gradients.append(hidden.grad)
         pairs = (states, kls, gradients)
