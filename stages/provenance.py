@@ -69,9 +69,7 @@ def code() -> dict[str, Any]:
     changed, added = _git("diff", "HEAD"), _git(*_ADDED)
     if changed is None or added is None:  # no answer in time: nothing is claimed
         return {"commit": commit, "dirty": None}
-    for (
-        name
-    ) in added.splitlines():  # git diff does not show them, and they are imported all the same
+    for name in added.splitlines():  # not in git's diff, and imported all the same
         changed += f"\n{name} {sha256_file(_folder() / name)}"
     found: dict[str, Any] = {"commit": commit, "dirty": bool(changed)}
     if changed:
