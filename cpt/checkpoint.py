@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from cpt import ids, manifest
 from cpt.errors import StoreError
 from cpt.removed_weights import made_again_by, removed_weights
-from cpt.safe_weights import check_weights
-from cpt.verified import damages
+from cpt.safe_weights import check_plain, check_weights
+from cpt.verified import damages, strangers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,6 +42,7 @@ def load_model(
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     if Path(path).is_dir():
         check_weights(Path(path))
+        check_plain(Path(path))
     if quantise is not None:
         options |= quantise.options()
     try:
@@ -182,6 +183,9 @@ def remedy(stage: Path, stage_id: str) -> str:
 
 
 def _check(stage: Path, files: dict[str, str], stage_id: str) -> None:
+    """Args: files: all of each folder of the stage that one of them is in."""
+    if added := strangers(stage, files):
+        raise StoreError(f"{added[0].path}: {added[0].problem}")
     if found := damages(stage, files):
         if found[0].path.relative_to(stage).as_posix() in removed_weights(stage):
             raise StoreError(f"{stage_id}: {made_again_by(stage)}")

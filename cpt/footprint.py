@@ -68,7 +68,7 @@ def footprint(
       Under ZeRO these are 12 P in all, with the master copy, for AdamW that computes in 16 bits.
     - frozen: N b for the reference of a stage that has one, its reward model, its teacher, and for each
       model that a hook holds; none where it is what lies below an adapter, or where the hook keeps its
-      outputs on disk.
+      outputs on disk. A backend that spreads the weights spreads these too.
     - hooks: what they hold for each of the P numbers: 4 with ema, 8 with ewc, and so on.
     - activations of T = sequences * length tokens, with the old rows that penalties bring (lwf, der, a replay
       loss; agem and gem run theirs once the stage's own are gone, as many at a time), H wide with I in the
@@ -115,7 +115,10 @@ def footprint(
         * own.count
         * ((1 + (shard.base == "ddp")) * share("gradients") + seconds),
         "states": states * own.count * share("states"),
-        "frozen": _frozen(node, parent, hooks, own.is_adapter, share("weights")) * n * BYTES[dtype],
+        "frozen": _frozen(node, parent, hooks, own.is_adapter)
+        * share("weights")
+        * n
+        * BYTES[dtype],
         "hooks": held * spread,
         "activations": activations(size, with_old(load, hooks), width),
         "head": head(size, load, sum(has_outputs(hook) for hook in hooks)),
@@ -172,17 +175,15 @@ def _states(optimizer: str, each: int) -> float | None:
     return None if moments is None else moments * (int(bits) / 8 if bits else each)
 
 
-def _frozen(
-    node: Node, parent: Node, hooks: Sequence[Hook], has_adapter: bool, share: float
-) -> float:
-    """Frozen models beside the trained one: hooks' are whole, the trainer's own is spread as its model."""
+def _frozen(node: Node, parent: Node, hooks: Sequence[Hook], has_adapter: bool) -> int:
+    """Frozen models beside the trained one: the trainer's own and those of hooks."""
     keeps = stays_apart([hook for _, hook in parent.hooks])
     below = (
         {"previous", parent.name, parent.id, parent.stands_for}
         if has_adapter and not keeps
         else set()
     )
-    own = float("reference" in node.parents and not has_adapter)
+    own = int("reference" in node.parents and not has_adapter)
     own += sum(role in node.parents for role in ("reward", "teacher"))
     held = {name for hook in hooks for name in hook.models_held()}
-    return own * share + len({parent.name if name == "previous" else name for name in held - below})
+    return own + len({parent.name if name == "previous" else name for name in held - below})

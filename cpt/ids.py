@@ -51,12 +51,14 @@ def sha256_file(path: Path) -> str:
 def fingerprint(paths: list[Path], root: Path | None = None) -> str:
     """Sha256 over names (relative to `root`) and contents of files, cached by their `stat`.
 
-    The cache key is (path, size, mtime), so a second call reads no file.
+    The cache key is (path, inode, size, mtime, ctime), so a second call reads no file. No program can set a
+    ctime: a file that was changed and given its old time back (rsync -t, cp -p) is read again.
     """
     entries = []
     for path in sorted(paths):
         status = path.stat()
-        entries.append([os.path.abspath(path), status.st_size, status.st_mtime_ns])
+        looks = [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        entries.append([os.path.abspath(path), *looks])
     key = hashlib.sha256(canonical(entries).encode()).hexdigest()
     known = cache_dir() / "fingerprints" / key
     if known.is_file() and (text := known.read_text()):
@@ -73,7 +75,9 @@ def fingerprint(paths: list[Path], root: Path | None = None) -> str:
 def atomic_write(path: Path, text: str) -> None:
     """Write a text file so that readers see the old or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Two machines, or two containers, on one file system may have a process of the same number.
+    own = f"{os.getpid()}-{os.urandom(4).hex()}"
+    partial = path.with_name(f".{path.name}.{own}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)

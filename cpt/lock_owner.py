@@ -45,6 +45,11 @@ class Owner:
         return self.machine == machine()
 
     @property
+    def is_this_process(self) -> bool:
+        """Whether it is who asks."""
+        return self.is_here and (self.host, self.pid) == (socket.gethostname(), os.getpid())
+
+    @property
     def has_ended(self) -> bool:
         """Whether its process is gone, as far as this machine can tell."""
         if not self.is_here or self.host != socket.gethostname():

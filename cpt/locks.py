@@ -33,6 +33,8 @@ TELL_SECONDS = 60.0
 POLL_SECONDS = (0.05, 1.0)
 #: Of a file system without flock.
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+#: Set in a process whose lock another one holds now: it must end at once, and write nothing more.
+LOST = threading.Event()
 _LENGTH = 512  # every beat overwrites the same bytes: a reader sees a whole owner
 
 
@@ -132,6 +134,8 @@ def _owned(path: Path) -> tuple[Owner, int] | None:
 
 def _write(descriptor: int, owner: Owner) -> None:
     os.pwrite(descriptor, json.dumps(asdict(owner)).ljust(_LENGTH).encode("ascii"), 0)
+    # NFS sends what an open file holds when its kernel finds the time; who waits counts the seconds.
+    os.fsync(descriptor)
 
 
 class _Wait:
@@ -205,9 +209,14 @@ class _Beats(threading.Thread):
 
     def run(self) -> None:
         """Beat until the lock is given back."""
+        num_missed = 0
         while not self.ended.wait(BEAT_SECONDS):
             found = read_owner(self.path)
-            if found is not None and found.token and found.token != self.owner.token:
+            is_another = found is not None and found.token and found.token != self.owner.token
+            # Taken over and given back since, or removed by a person: whoever comes next gets the lock.
+            # Twice in a row, since a file server may not show a file for a moment.
+            num_missed = num_missed + 1 if found is None else 0
+            if is_another or num_missed == 2:
                 self._give_way(found)
                 return
             self.owner = replace(self.owner, beat=self.owner.beat + 1)
@@ -219,11 +228,18 @@ class _Beats(threading.Thread):
         self.ended.set()
         self.join()
 
-    def _give_way(self, found: Owner) -> None:
-        """Two must not write one folder; the other one has begun."""
-        print(
-            f"cpt: {self.label}: its lock was taken over by {found.told()}, while this process gave no "
-            f"sign of life for {age(STALE_SECONDS)}; it ends, and the same command waits for the other",
-            file=sys.stderr,
+    def _give_way(self, found: Owner | None) -> None:
+        """Two must not write one folder, and the other one has begun or may begin.
+
+        Args:
+            found: the other one; none where nobody holds the lock now.
+        """
+        why = (
+            f"its lock was taken over by {found.told()}, while this process gave no sign of life for "
+            f"{age(STALE_SECONDS)}; it ends, and the same command waits for the other"
+            if found
+            else f"its lock {self.path} was removed; it ends, and the same command continues"
         )
+        print(f"cpt: {self.label}: {why}", file=sys.stderr)
+        LOST.set()  # no checkpoint first, as for who is told to end in time
         os.kill(os.getpid(), signal.SIGTERM)

@@ -7,7 +7,7 @@ from cpt import ids
 from cpt.errors import RecipeError, StoreError
 from cpt.model_spec import Gguf, ModelChange, ModelSpec, RandomModel, TinyTokenizer
 from cpt.net import is_passing, retried
-from cpt.safe_weights import check_weights
+from cpt.safe_weights import check_plain, check_weights
 
 
 def materialise(spec: ModelSpec, folder: Path) -> Path:
@@ -40,6 +40,7 @@ def materialise(spec: ModelSpec, folder: Path) -> Path:
     else:
         local = Path(str(spec.path)) if spec.is_local else _snapshot(spec)
         check_weights(local)
+        check_plain(local)
         if not changed:
             folder.symlink_to(local.resolve(), target_is_directory=True)
             return folder

@@ -4,11 +4,13 @@ A stage in a folder of its own, started by hand, is known to no chain: pin what 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from cpt import ids, manifest
 from cpt.chain_file import LISTED, read_chain
 from cpt.errors import RecipeError, StoreError
+from cpt.lock_owner import Owner
 from cpt.store import Store
 
 #: In the runs folder: one stage a line; a person may write into it.
@@ -42,6 +44,12 @@ def pin(store: Store, wanted: Sequence[str], unwanted: Sequence[str]) -> list[st
     Raises:
         RecipeError: no such stage is there, or was pinned.
     """
+    # Two may pin at once; a folder that is not there is not made for that.
+    with store.chain_lock(PINS) if store.root.is_dir() else nullcontext():
+        return _pinned_now(store, wanted, unwanted)
+
+
+def _pinned_now(store: Store, wanted: Sequence[str], unwanted: Sequence[str]) -> list[str]:
     from cpt.settings import did_you_mean  # pydantic: a fifth of a second
 
     known, before = sorted(finished(store)), pinned(store)
@@ -93,3 +101,16 @@ def reachable(
                 )
             waiting += [*entry.parents.values(), *(ancestor.id for ancestor in entry.past)]
     return found
+
+
+def unnamed_work(store: Store, trees: Mapping[str, Mapping[str, Any]]) -> tuple[str, Owner] | None:
+    """A stage that another process makes and no chain names yet, and who makes it.
+
+    A chain is written down once the first new stage of its run is made. Until then nobody can tell which
+    finished stages that one is built on.
+    """
+    named = {node["id"] for tree in trees.values() for node in tree["nodes"]}
+    for stage_id, owner in store.holders().items():
+        if not stage_id.startswith("chain-") and stage_id not in named:
+            return stage_id, owner
+    return None

@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 _SECRET_NAME = re.compile(
-    r"(^|_)(TOKENS?|API_?KEYS?|KEY|SECRETS?|PASS|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|AUTH|PAT)(_|$)"
+    r"(^|_)(TOKENS?|API_?KEYS?|KEY|SECRETS?|PASS|[A-Z]*PASSWORD|[A-Z]*PASSWD|PASSPHRASE|CREDENTIALS?|AUTH|"
+    r"PAT|SSHPASS)(_|$)"  # PGPASSWORD; PWD is a folder
 )
 #: Of these the value is a place and the name says so.
 _PLACE_NAME = re.compile(r"(_|^)(FILE|PATH|DIR|SOCK|HOME|ENDPOINT|URL)$")

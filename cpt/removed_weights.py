@@ -4,17 +4,27 @@ import json
 from pathlib import Path
 
 from cpt import ids
+from cpt.errors import StoreError
 
 #: In a stage's folder: names of the files that were removed.
 FILE = "weights-removed.json"
 
 
 def removed_weights(stage: Path) -> frozenset[str]:
-    """Names, relative to the stage, of the files of weights that were removed; none of most stages."""
+    """Names, relative to the stage, of the files of weights that were removed; none of most stages.
+
+    Raises:
+        StoreError: the list of them is damaged.
+    """
     try:
         return frozenset(json.loads((stage / FILE).read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return frozenset()
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"{stage / FILE}: is damaged ({error}); it lists weights that keep.stages removed: remove it, "
+            f"and cpt verify names those that are gone"
+        ) from None
 
 
 def remove_weights(stage: Path, names: list[str]) -> int:

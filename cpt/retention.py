@@ -46,6 +46,7 @@ def leftovers(
     needed: Collection[str],
     pins: Collection[str],
     older: float,
+    only: str | None = None,
 ) -> list[Item]:
     """Everything that can go, finished stages too, in order of its path.
 
@@ -56,11 +57,14 @@ def leftovers(
         older: seconds since the last change, for what a person may come back to: stages, finished or not,
             that no chain names, and damaged ones that were moved aside. A run that was interrupted in its
             first new stage is such a one: its chain names it only later.
+        only: look at this stage alone.
     """
     found = list[Item]()
     done, before = finished(store), time.time() - older
     for folder in sorted(store.stages.glob("*")):
         stage_id, _, rest = folder.name.partition(".")
+        if only not in (None, stage_id):
+            continue
         is_old = _newest(folder) < before
         if _REMOVED in folder.name:
             found.append(_item(folder, "its removal was interrupted", stage_id))
@@ -91,10 +95,11 @@ def leftovers(
                 found.append(_item(folder / PASSING, "the gate has judged its stage", stage_id))
             found += _unfinished(folder, stage_id)
     for file in sorted((store.root / "jobs").glob("*")):
-        if file.stat().st_mtime < before:
-            found.append(
-                _item(file, "of a process group that has ended", file.name.partition(".")[0])
-            )
+        # Hidden: what a process that was killed was writing. It has the stage's name all the same.
+        stage_id = file.name.lstrip(".").partition(".")[0]
+        with suppress(FileNotFoundError):  # a group at work writes and removes them all the time
+            if only in (None, stage_id) and file.lstat().st_mtime < before:
+                found.append(_item(file, "of a process group that has ended", stage_id))
     return found
 
 

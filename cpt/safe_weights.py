@@ -14,7 +14,7 @@ from pathlib import Path
 from cpt.errors import StoreError
 from cpt.names import below
 
-ADAPTER = "adapter_model.safetensors"
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
@@ -41,6 +41,22 @@ def check_weights(folder: Path) -> None:
         raise StoreError(
             f"{folder}: {pickled.name}: pickled weights are not loaded, since they can run any code; convert "
             f"them to safetensors with save_pretrained where you trust them"
+        )
+
+
+def check_plain(folder: Path) -> None:
+    """Refuse a model's folder with an adapter in it, which transformers puts on top without a word.
+
+    What is trained, averaged and saved then is no longer the model that the folder's weights are. Source:
+    transformers 5, modeling_utils.PreTrainedModel.from_pretrained, `_adapter_model_path`.
+
+    Raises:
+        StoreError: tells what is done instead.
+    """
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise StoreError(
+            f"{folder}: has an {ADAPTER_CONFIG}, and would be loaded with that adapter on top; merge it into "
+            f"the weights (merge_and_unload, save_pretrained), or move the adapter's files elsewhere"
         )
 
 

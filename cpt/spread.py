@@ -5,14 +5,20 @@ Hooks run parts of a model by themselves, where the backend's own forward pass f
 Source: torch 2.13 (`torch/distributed/fsdp/_fully_shard`), DeepSpeed 0.19 (`runtime/zero`), accelerate 1.15.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from cpt.errors import HookError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+
+#: Last hidden states [B, T, H] for the arguments of a forward pass; a collective.
+Ask = Callable[["Mapping[str, Any]"], "Tensor"]
 
 
 def stay_whole(model: Any) -> "Callable[[], None]":
@@ -72,6 +78,10 @@ def gathered_head(head: Any) -> "Iterator[None]":
     Args:
         head: a `cpt.tokens.OutputHead`, or any module.
     """
+    if getattr(head, "group", None) is not None:
+        with whole(head.group), gathered(head.parameters()):
+            yield
+        return
     layer: Any = getattr(head, "head", None)
     if not hasattr(layer, "unshard") or not hasattr(layer.weight, "full_tensor"):
         with gathered(head.parameters()):
@@ -101,6 +111,100 @@ def whole(model: Any) -> "Iterator[None]":
         yield
     finally:
         model.reshard()
+
+
+def spread_like(frozen: Any, model: Any) -> "Ask | None":
+    """Spread a frozen model as the backend spreads the one that is trained, over the same processes.
+
+    Weights keep the number type that they were loaded in, so that what is computed is what a whole copy
+    computes. Every process must ask as often as the others.
+
+    Args:
+        frozen: whole, in the host's memory; shares go where the trained model's are.
+        model: the trained model, as the backend has prepared it.
+
+    Returns: gives last hidden states for the arguments of a forward pass; None where the trained model is
+        whole, and the frozen one is left so.
+    """
+    parameters = list(model.parameters())
+    if any(hasattr(parameter, "device_mesh") for parameter in parameters):
+        _fully_shard(frozen, next(p for p in parameters if hasattr(p, "device_mesh")))
+        return partial(_ask_fsdp, frozen)
+    if any(hasattr(parameter, "ds_id") for parameter in parameters):
+        return partial(_ask_zero, _zero_engine(frozen))
+    return None
+
+
+def _fully_shard(frozen: Any, held: Any) -> None:
+    """Spread a frozen model by FSDP2, layer by layer, like a parameter of the trained one.
+
+    What is no layer (embeddings, last norm, head) is the model's own group: a tied weight lies in one. Layers
+    are what `_no_split_modules` names, which accelerate wraps too.
+
+    Source: torch 2.13, `fully_shard` and `register_fsdp_forward_method`.
+    """
+    from torch.distributed.fsdp import (
+        CPUOffloadPolicy,
+        OffloadPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
+
+    is_offloaded = held.to_local().device.type != held.device_mesh.device_type
+    policy = CPUOffloadPolicy() if is_offloaded else OffloadPolicy()
+    settings: Any = {"mesh": held.device_mesh, "offload_policy": policy}
+    layers = set(frozen._no_split_modules or ())
+    for module in [*frozen.modules()]:
+        if type(module).__name__ in layers:
+            fully_shard(module, reshard_after_forward=True, **settings)
+    fully_shard(frozen, reshard_after_forward=True, **settings)
+    # Its backbone runs by itself, with what the whole model's forward would have fetched.
+    frozen.backbone_states = lambda **forward: frozen.base_model(**forward).last_hidden_state
+    register_fsdp_forward_method(frozen, "backbone_states")
+
+
+def _zero_engine(frozen: Any) -> Any:
+    """DeepSpeed's engine of a frozen model, whose weights it spreads as TRL's reference models.
+
+    DeepSpeed would turn the weights into the number type of the training, and send for some too early.
+    """
+    from accelerate.state import AcceleratorState
+    from trl.models import prepare_deepspeed
+
+    settings: Any = AcceleratorState().deepspeed_plugin.deepspeed_config
+    zero = {**settings["zero_optimization"], "stage3_prefetch_bucket_size": 0}
+    off = {"enabled": False}
+    settings = {**settings, "zero_optimization": zero, "bf16": off, "fp16": off}
+    plugin = SimpleNamespace(deepspeed_config=settings)
+    state: Any = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin))
+    return prepare_deepspeed(frozen, state)
+
+
+def _ask_zero(engine: Any, forward: "Mapping[str, Any]") -> "Tensor":
+    import torch
+
+    # As DeepSpeed does where the whole model's forward begins: else its trace grows with every step.
+    engine.optimizer.get_param_coordinator().reset_step()
+    with torch.no_grad():
+        states: Tensor = engine.module.base_model(**forward, use_cache=False).last_hidden_state
+    return states
+
+
+def _ask_fsdp(frozen: Any, forward: "Mapping[str, Any]") -> "Tensor":
+    import torch
+
+    with torch.no_grad():
+        states: Tensor = frozen.backbone_states(**forward, use_cache=False)
+    # FSDP2 keeps a list of the groups that ran for a backward pass, which never comes.
+    frozen.reset_iter_state()
+    return states
+
+
+def own_part(parameter: Any) -> Any:
+    """What of a parameter's numbers this process holds, where it is spread; else all."""
+    if hasattr(parameter, "ds_id") and parameter.ds_status.name != "AVAILABLE":
+        return parameter.ds_tensor
+    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
 
 
 def fetch(parameters: "Iterable[nn.Parameter]") -> None:

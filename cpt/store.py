@@ -84,6 +84,15 @@ class Store:
         owner = read_owner(self._lock(stage_id))
         return None if owner is None or owner.has_ended else owner
 
+    def holders(self) -> dict[str, Owner]:
+        """Stage (or `chain-<name>`) -> who holds its lock now, but for this process itself."""
+        found = {}
+        for file in sorted((self.root / "locks").glob("*.owner")):
+            owner = self.holder(name := file.name.removesuffix(".owner"))
+            if owner is not None and not owner.is_this_process:
+                found[name] = owner
+        return found
+
     def _lock(self, stage_id: str) -> Path:
         return self.root / "locks" / stage_id
 

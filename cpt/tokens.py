@@ -5,10 +5,12 @@ Legend: B sequences, T positions, H hidden size, V vocabulary, N selected positi
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cpt.chunked import CHUNK, Head, chunked
+from cpt.spread import gathered_head
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,6 +53,9 @@ class OutputHead:
 
     logits = softcap tanh(scale (h W^T + b) / softcap), where the model has a scale, a softcap or b.
     """
+
+    #: The model that holds the weights of a frozen head, where it is spread: see `cpt.spread.spread_like`.
+    group: Any = None
 
     def __init__(self, model: Any) -> None:
         config = model.config.get_text_config()
@@ -179,7 +184,9 @@ def token_kl(
             kl, gradient = kl * kept, gradient.mul_(kept[:, None])
         return kl, gradient
 
-    return chunked(student_hidden[chosen], student_head, weight[chosen], score, chunk)[0]
+    is_spread = getattr(reference_head, "group", None) is not None
+    with gathered_head(reference_head) if is_spread else nullcontext():
+        return chunked(student_hidden[chosen], student_head, weight[chosen], score, chunk)[0]
 
 
 def divergence(log_s: "Tensor", log_r: "Tensor", direction: Direction) -> "tuple[Tensor, Tensor]":

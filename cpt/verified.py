@@ -8,7 +8,7 @@ them: that is found when the file is read in full (`cpt verify`).
 import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +20,24 @@ from cpt import ids
 SETTLED_SECONDS = 2.0
 #: Removed as a whole once a verdict is known.
 PASSING = "candidates"
+_CHECKPOINT = "checkpoint"
+#: What libraries load from a model's folder because it is there: one whole file before the parts that an
+#: index names, an adapter on top of the weights, another template, code.
+_LOADED_KINDS = (".safetensors", ".jinja", ".model", ".py")
+_LOADED_NAMES = (
+    "adapter_config.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "model.safetensors.index.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +68,26 @@ def damages(stage: Path, files: Mapping[str, str], in_full: bool = False) -> lis
         with contextlib.suppress(OSError):
             ids.atomic_write(known_file, json.dumps({**_read(known_file), **seen}))
     return found
+
+
+def strangers(stage: Path, files: Collection[str]) -> list[Damage]:
+    """Files in a stage's checkpoint that it did not leave there and that change what is loaded from it.
+
+    A base model that lies elsewhere may lie beside other files.
+
+    Args:
+        files: names that the manifest has, relative to the stage.
+    """
+    folder = stage / _CHECKPOINT
+    if folder.is_symlink() or not any(name.startswith(f"{_CHECKPOINT}/") for name in files):
+        return []
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [
+        Damage(path, "is not of the stage, and libraries load it with the model: remove this file")
+        for path in there
+        if (path.suffix in _LOADED_KINDS or path.name in _LOADED_NAMES)
+        and f"{_CHECKPOINT}/{path.name}" not in files
+    ]
 
 
 def forget(stage: Path) -> None:

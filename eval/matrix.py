@@ -35,7 +35,8 @@ class Score:
 
     `value` is sum(weight * value) / sum(weight) over the items. `owner` is the stage that teaches the
     probe, `parts` what `fingerprint` hashes, by name; `is_drift` says that neither higher nor lower is
-    better (`higher_is_better` then says nothing).
+    better (`higher_is_better` then says nothing). `sound_items` are the items that `check_score` has
+    passed: a copy with other labels keeps them, one with other items is checked anew.
     """
 
     probe: str
@@ -51,6 +52,7 @@ class Score:
     facet: str | None = None
     parts: dict[str, str] = field(default_factory=dict)
     is_drift: bool = False
+    sound_items: tuple[Item, ...] | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_judged(self) -> bool:
@@ -208,13 +210,15 @@ def check_score(score: Score) -> None:
     Raises:
         ProbeError: a NaN is a failure of the probe, not "no regression".
     """
+    for what, number in (("value", score.value), ("stderr", score.stderr)):
+        if not math.isfinite(number):
+            raise ProbeError(f"probe {score.probe}: {what} is {number}, not a finite number")
+    if score.sound_items is score.items:
+        return
     if not score.items:
         raise ProbeError(f"probe {score.probe} has no items")
     if len({item.id for item in score.items}) < len(score.items):
         raise ProbeError(f"probe {score.probe} has items with equal ids")
-    for what, number in (("value", score.value), ("stderr", score.stderr)):
-        if not math.isfinite(number):
-            raise ProbeError(f"probe {score.probe}: {what} is {number}, not a finite number")
     for item in score.items:
         if not math.isfinite(item.value):
             raise ProbeError(
@@ -222,6 +226,7 @@ def check_score(score: Score) -> None:
             )
         if not 0 < item.weight < math.inf:
             raise ProbeError(f"probe {score.probe} has an item without a positive weight")
+    object.__setattr__(score, "sound_items", score.items)  # tuples of frozen items: sound for good
 
 
 def _cell(score: Score) -> dict[str, Any]:

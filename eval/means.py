@@ -10,8 +10,9 @@ _ROUNDING = 1e-12
 
 def weighted_mean(items: Iterable[Item]) -> float:
     """sum(weight * value) / sum(weight)."""
-    pairs = [(item.weight, item.value) for item in items]
-    return math.fsum(w * v for w, v in pairs) / math.fsum(w for w, _ in pairs)
+    found = list(items)
+    weights = [item.weight for item in found]
+    return math.fsum([item.weight * item.value for item in found]) / math.fsum(weights)
 
 
 def paired_difference(before: Sequence[Item], after: Sequence[Item]) -> tuple[float, float]:

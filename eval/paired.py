@@ -85,7 +85,8 @@ def compare(
 
 def is_binary(items: Sequence[Item]) -> bool:
     """Whether items are right or wrong, count alike and stand alone."""
-    return all(item.value in (0.0, 1.0) and item.weight == 1 and not item.cluster for item in items)
+    kinds = {(item.value, item.weight, bool(item.cluster)) for item in items}
+    return kinds <= {(0.0, 1.0, False), (1.0, 1.0, False)}
 
 
 def _ends(gain: float, stderr: float, num_units: int, skewness: float) -> tuple[float, float]:

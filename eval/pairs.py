@@ -15,6 +15,8 @@ def paired_items(before: Row, after: Row, probe: str) -> tuple[list[Item], list[
     for score in (old, new):
         check_score(score)
     _check_same(before, after, old, new)
+    if [item.id for item in old.items] == [item.id for item in new.items]:
+        return list(old.items), list(new.items)
     later = {item.id: item for item in new.items}
     shared = [item for item in old.items if item.id in later]
     if not shared:

@@ -111,6 +111,9 @@ def common_items(matrix: Matrix, probe: str) -> list[list[Item]]:
         if probe not in row.scores:
             raise ProbeError(f"{row.stage} has no score for {probe}; probe it with {matrix.suite}")
         paired_items(base, row, probe)
+    ids = [item.id for item in base.scores[probe].items]
+    if all([i.id for i in row.scores[probe].items] == ids for row in matrix.rows[1:]):
+        return [list(row.scores[probe].items) for row in matrix.rows]
     rows = [{item.id: item for item in row.scores[probe].items} for row in matrix.rows]
     shared = [key for key in rows[0] if all(key in items for items in rows)]
     if not shared:

@@ -5,6 +5,7 @@ that was interrupted or begun anew, which lie in `<id>.partial/attempts`.
 """
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from cpt import manifest
@@ -41,8 +42,9 @@ def earlier(stages: Path, result_id: str, own: Path) -> dict[str, int]:
                 found[entry.id] = len(entry.checks.get("gate", {}).get("attempts", ()))
         for file in sorted(stages.glob(f"{kind}-*.partial/{FOLDER}/{_RESULT}")):
             partial = file.parent.parent
-            if partial != own and file.read_text(encoding="utf-8") == result_id:
-                found[partial.name.removesuffix(".partial")] = len(files(partial))
+            with suppress(FileNotFoundError):  # published by another chain meanwhile
+                if partial != own and file.read_text(encoding="utf-8") == result_id:
+                    found[partial.name.removesuffix(".partial")] = len(files(partial))
     return {name: number for name, number in found.items() if number}
 
 

@@ -1,12 +1,15 @@
 """`cpt export`: a stage as a plain Hugging Face folder, whole or not at all; if asked for, onto the hub."""
 
 import argparse
+import errno
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +176,9 @@ def _origin(value: Any) -> Any:
 def _whole(target: Path) -> Iterator[Path]:
     """An empty folder that becomes `target` when the block ends well, and is removed when it does not."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    start = f".{target.name}.cpt-export-"
-    for left in target.parent.glob(f"{start}*"):
+    # Of other machines on this file system nobody knows here whether their processes run.
+    start = f".{target.name}.cpt-export-{socket.gethostname()}-"
+    for left in target.parent.glob(f"{escape(start)}*"):
         pid = left.name.removeprefix(start)
         if pid == str(os.getpid()) or not _is_running(pid):  # of one that was killed
             shutil.rmtree(left)
@@ -183,9 +187,14 @@ def _whole(target: Path) -> Iterator[Path]:
     try:
         yield folder
         sync(folder)
-        if target.is_dir():
-            target.rmdir()
-        folder.rename(target)
+        try:
+            if target.is_dir():
+                target.rmdir()
+            folder.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise RecipeError(f"{target}: came to be there meanwhile; name a new folder") from None
         sync_folder(target.parent)
     finally:
         with suppress(FileNotFoundError):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cpt.errors import RecipeError
-from cpt.reachable import chains, pin, pinned, reachable
+from cpt.reachable import chains, pin, pinned, reachable, unnamed_work
 from cpt.retention import Item, leftovers, remove
 from cpt.store import Store
 
@@ -33,10 +33,9 @@ def gc(given: argparse.Namespace) -> int:
         return 0
     if not store.root.is_dir():
         raise RecipeError(f"{given.runs}: nothing is here; name another folder with --runs")
-    trees, pins = chains(store), pinned(store)
-    found = leftovers(store, trees, reachable(store, trees, pins), pins, given.older)
+    found = _found(store, given.older)
     chosen = [item for item in found if given.stages or not item.is_stage]
-    done = [item for item in chosen if _goes(store, item, given.dry_run)]
+    done = [item for item in chosen if _goes(store, item, given.older, given.dry_run)]
     what = "to be removed (--dry-run)" if given.dry_run else "removed"
     print(f"{len(done)} {what}, {size_text(sum(item.num_bytes for item in done))}")
     if spared := [item for item in found if item.is_stage and not given.stages]:
@@ -47,15 +46,31 @@ def gc(given: argparse.Namespace) -> int:
     return 0
 
 
-def _goes(store: Store, item: Item, is_rehearsal: bool) -> bool:
+def _found(store: Store, older: float, only: str | None = None) -> list[Item]:
+    """What can go as the store is now."""
+    trees, pins = chains(store), pinned(store)
+    return leftovers(store, trees, reachable(store, trees, pins), pins, older, only)
+
+
+def _goes(store: Store, item: Item, older: float, is_rehearsal: bool) -> bool:
     """Remove one item, or say that it would go."""
     path = item.path.relative_to(store.root)
     if owner := store.holder(item.stage_id):
         print(f"kept    {path}: is being made by {owner.told()}")
         return False
+    if item.is_stage and (work := unnamed_work(store, chains(store))):
+        print(
+            f"kept    {path}: {work[0]} may need it, which {work[1].told()} makes for no chain yet"
+        )
+        return False
     if not is_rehearsal:
         try:
             with lock_if_free(store, item.stage_id):
+                # A run may have finished, continued or named it since it was found.
+                now = {(found.path, found.why) for found in _found(store, older, item.stage_id)}
+                if (item.path, item.why) not in now:
+                    print(f"kept    {path}: changed while this looked at the rest")
+                    return False
                 remove(item)
         except Busy as busy:
             print(f"kept    {path}: {busy}")

@@ -83,6 +83,8 @@ def run_group(
             _remove_notes(file)
             forget_workers(file)
             forget_signs(file)
+            if shown is None:  # else they never came there
+                _without_secrets(log)
             raise
         finally:
             if shown:
@@ -97,8 +99,13 @@ def run_group(
     if code == 0:
         log.unlink()
         return
-    atomic_write(log, redact(log.read_text(errors="replace")))
+    _without_secrets(log)
     raise _failure(notes, name, code, log)
+
+
+def _without_secrets(log: Path) -> None:
+    """What the launcher said, as it stays for people; in place, since a full disk takes no second file."""
+    log.write_text(redact(log.read_text(errors="replace")))
 
 
 def _shown_too(group: "subprocess.Popen[bytes]", said: IO[bytes]) -> threading.Thread:

@@ -9,7 +9,7 @@ from cpt import manifest
 from cpt.errors import StoreError
 from cpt.hooks.lora import stays_apart
 from cpt.plan import Node
-from cpt.reachable import chains, pinned, reachable
+from cpt.reachable import chains, pinned, reachable, unnamed_work
 from cpt.removed_weights import remove_weights, removed_weights
 from launch.gc import Busy, lock_if_free, size_text
 from launch.opening import Chain
@@ -60,8 +60,15 @@ def drop_weights(chain: Chain, say: Callable[[str], None]) -> None:
     by_id = {node.id: node for node in nodes}
     try:
         kept = _of_others(chain)
+        work = unnamed_work(chain.store, chains(chain.store))
     except StoreError as error:
         say(f"keep.stages: nothing is removed: {error}")
+        return
+    if work:
+        say(
+            f"keep.stages: nothing is removed yet: {work[1].told()} makes {work[0]} for no chain yet, "
+            f"and may read any of it"
+        )
         return
     again = made_again(chain, nodes)
     for node in nodes:

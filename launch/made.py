@@ -5,7 +5,9 @@ Its manifest says so (`how`); for a stage that an earlier version of cpt wrote, 
 
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +115,15 @@ def _recipes(
     """(recipe, overrides, launch, deterministic) of every recipe that may make the stage."""
     from launch.parser import parser
 
+    found: tuple[Path, list[str], str | None, bool] | None = None
     if made.command.startswith("cpt run "):
-        given = parser().parse_args(shlex.split(made.command)[1:])
-        if given.recipe.is_file():
-            yield given.recipe, given.changes, given.launch, given.deterministic
+        # An earlier version may have had other options; then the kept recipe is what there is.
+        with suppress(SystemExit, ValueError), redirect_stderr(StringIO()):
+            given = parser().parse_args(shlex.split(made.command)[1:])
+            if given.recipe.is_file():
+                found = given.recipe, given.changes, given.launch, given.deterministic
+    if found is not None:
+        yield found
     if recipe_file is not None and made.recipe:
         text = runnable(
             {"recipe": made.recipe, "recipe_path": made.entry.how.get("recipe_path", "")}

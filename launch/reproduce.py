@@ -26,7 +26,7 @@ def told(made: Made, runs: Path) -> str:
     lines = [f"# {entry.id}: {entry.name}, made {entry.finished or 'at an unknown time'}"]
     lines += [f"# warning: {sentence}" for sentence in differences(entry)]
     if commit := entry.code.get("commit"):
-        lines.append(f"git checkout {commit}")
+        lines.append(shlex.join(["git", "checkout", commit]))
     here = installed()
     pins = [
         f"{n}=={v}" for n, v in sorted(entry.packages.items()) if n != "cpt" and here.get(n) != v

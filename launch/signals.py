@@ -24,6 +24,7 @@ from pathlib import Path
 
 from cpt.errors import RecipeError
 from cpt.ids import atomic_write
+from cpt.locks import LOST
 from stages.stopping import PREEMPTED, REQUEST
 
 GRACE = "CPT_GRACE"
@@ -55,7 +56,8 @@ def listen() -> None:
     seconds = grace()
 
     def told(number: int, frame: object) -> None:
-        if not REQUEST.take():
+        # Of a lost lock the other holder writes the same folder by now.
+        if LOST.is_set() or not REQUEST.take():
             raise SystemExit(PREEMPTED)
         timer = threading.Timer(seconds, _end_at_once)
         timer.daemon = True

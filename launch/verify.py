@@ -12,7 +12,7 @@ from cpt.checkpoint import CURVES, remedy
 from cpt.errors import StoreError
 from cpt.removed_weights import removed_weights
 from cpt.store import Store, complete_checkpoints, damaged_files, labels
-from cpt.verified import damages
+from cpt.verified import damages, strangers
 from launch.gc import size_text
 from launch.naming import chain_folder, stage_folder
 
@@ -96,6 +96,7 @@ def _checked(stage: Path) -> tuple[list[str], int, int]:
         f"{damage.path}: {damage.problem}; {_instead(stage, damage.path)}"
         for damage in damages(stage, there, in_full=True)
     ]
+    lines += [f"{damage.path}: {damage.problem}" for damage in strangers(stage, files)]
     results = [*sorted(stage.glob("probes/*.json")), *sorted(stage.glob("gate/*.json"))]
     lines += [line for file in results for line in _not_json(file)]
     sizes = [place.stat().st_size for name in files if (place := stage / name).is_file()]

@@ -15,6 +15,7 @@ from cpt.model_source import apply_change, change_tokenizer
 from cpt.names import is_hub_id
 from cpt.past import Past, PastStage
 from cpt.quantised import Quantisation
+from cpt.sharding import sharding
 from cpt.world import current
 from stages.base import Job
 from stages.checks import check_vocabulary
@@ -164,6 +165,8 @@ def reference_loader(
 ) -> Callable[[PastStage], Reference]:
     """Loads earlier stages, frozen; a stage's own start needs no second model below an adapter.
 
+    Every process reads all of an earlier stage; under FSDP2 and ZeRO-3 it then keeps its
+    share.
     The adapter turned off gives `start` and nothing else: not the parent whose adapter is trained on.
     """
     from cpt.hooks.backbone import AdapterOff, FrozenReference
@@ -177,10 +180,25 @@ def reference_loader(
             else:
                 if stage.folder and stage.checkpoint != start:
                     verify(stage.folder)
-                device = next(model.parameters()).device
-                loaded[stage.checkpoint] = FrozenReference(
-                    checkpoint.load_model(stage.checkpoint, **job.load).to(device)
-                )
+                earlier = checkpoint.load_model(stage.checkpoint, **job.load)
+                held = FrozenReference(earlier, model)
+                if held.spread is None:
+                    _check_whole(stage, job)
+                    earlier.to(next(model.parameters()).device)
+                loaded[stage.checkpoint] = held
         return loaded[stage.checkpoint]
 
     return reference
+
+
+def _check_whole(stage: PastStage, job: Job) -> None:
+    """Refuse a whole copy of a reference where the plan counted on a share of it.
+
+    Raises:
+        EdgeError: the backend spreads weights, and the trained model's are whole.
+    """
+    if job.num_processes > 1 and "weights" in sharding(job.backend).spreads:
+        raise EdgeError(
+            f"{job.name}: {stage.name} cannot be spread like the trained model, whose weights {job.backend} "
+            f"has left whole; use launch: ddp or zero2"
+        )

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from cpt.ids import sha256_file
 from cpt.machine import machine
 from cpt.redact import redact, redact_tree
 
@@ -18,6 +19,8 @@ KEPT = re.compile(
     r"ATEN_CPU_CAPABILITY|HF_HUB_OFFLINE|TOKENIZERS_PARALLELISM|PYTHONHASHSEED|PYTHONOPTIMIZE|"
     r"SLURM_(JOB_ID|NNODES|NTASKS)|WORLD_SIZE|LOCAL_WORLD_SIZE|ACCELERATE_\w+|CPT_\w+"
 )
+#: Modules that nobody added to git yet; without quotes and escapes around odd names.
+_ADDED = ("-c", "core.quotePath=off", "ls-files", "--others", "--exclude-standard", "--", "*.py")
 #: Fields of a manifest that `provenance` fills.
 FIELDS = ("packages", "code", "how", "machine", "environment", "load")
 
@@ -60,19 +63,30 @@ def environment(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
 def code() -> dict[str, Any]:
     """Commit of this code, where it is a git checkout, and the hash of what differs from it."""
     commit = _git("rev-parse", "HEAD")
-    if not commit:
+    # Installed in an environment that lies in somebody's own repository, it is no part of that.
+    if not commit or _git("ls-files", "--error-unmatch", "--", _own()) is None:
         return {}
-    changed = _git("diff", "HEAD")
-    if changed is None:  # no answer in time: nothing is claimed
+    changed, added = _git("diff", "HEAD"), _git(*_ADDED)
+    if changed is None or added is None:  # no answer in time: nothing is claimed
         return {"commit": commit, "dirty": None}
+    for name in added.splitlines():  # not in git's diff, and imported all the same
+        changed += f"\n{name} {sha256_file(_folder() / name)}"
     found: dict[str, Any] = {"commit": commit, "dirty": bool(changed)}
     if changed:
         found["diff"] = hashlib.sha256(changed.encode(errors="surrogateescape")).hexdigest()
     return found
 
 
+def _own() -> str:
+    return str(Path(__file__).resolve())
+
+
+def _folder() -> Path:
+    return Path(__file__).resolve().parent.parent
+
+
 def _git(*arguments: str) -> str | None:
-    folder = Path(__file__).resolve().parent.parent
+    folder = _folder()
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],

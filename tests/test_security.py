@@ -54,6 +54,32 @@ def test_pickles_beside_the_weights_are_not_touched(
     assert not mark.exists()
 
 
+def test_an_adapter_beside_a_model_is_not_put_on_top_of_it(
+    tmp_path: Path, tiny_folder: Path, tiny_model: Any
+) -> None:
+    """transformers does so, without a word, and trains that."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = copy(tiny_folder, tmp_path / "model")
+    load_model(str(folder))
+    adapter = get_peft_model(tiny_model, LoraConfig(target_modules=["q_proj"]))
+    adapter.save_pretrained(str(tmp_path / "adapter"))
+    for file in (tmp_path / "adapter").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert any("lora" in name for name, _ in model.named_parameters())
+    for load in (
+        lambda: load_model(str(folder)),
+        lambda: materialise(ModelSpec(path=str(folder)), tmp_path / "base"),
+    ):
+        with pytest.raises(
+            StoreError, match=r"has an adapter_config\.json.*merge it into the weights"
+        ):
+            load()
+    assert not (tmp_path / "base").exists()
+
+
 def test_an_adapter_in_a_pickle_is_not_loaded(
     tmp_path: Path, tiny_folder: Path, tiny_model: Any, mark: Path
 ) -> None:

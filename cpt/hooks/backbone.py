@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cpt.errors import HookError
+from cpt.spread import own_part, spread_like
 from cpt.tokens import OutputHead
 
 if TYPE_CHECKING:
@@ -67,14 +68,27 @@ def _is_forward(key: str) -> bool:
 
 
 class FrozenReference:
-    """An earlier stage, loaded from its folder and frozen; see `cpt.hooks.context.Reference`."""
+    """An earlier stage, loaded from its folder and frozen; see `cpt.hooks.context.Reference`.
 
-    def __init__(self, model: Any) -> None:
+    Under FSDP2 and ZeRO-3 it is spread like the model that is trained; then every process must ask it as
+    often as the others.
+
+    Args:
+        model: the earlier stage's, whole.
+        trained: the model that is trained, as the backend has prepared it.
+    """
+
+    def __init__(self, model: Any, trained: Any = None) -> None:
         self.model = model.requires_grad_(False).eval()
         self.head = OutputHead(model)
+        self.spread = None if trained is None else spread_like(model, trained)
+        if self.spread is not None:
+            self.head.group = model
 
     def hidden(self, forward: Mapping[str, Any]) -> "Tensor":
         """Last hidden states [B, T, H]."""
+        if self.spread is not None:
+            return self.spread(forward)
         states: Tensor = self.model.base_model(**forward, use_cache=False).last_hidden_state
         return states
 
@@ -89,8 +103,9 @@ def check_apart(reference: Any, model: Any, where: str) -> None:
     """
     if not isinstance(reference, FrozenReference):
         return
-    own = {parameter.data_ptr() for parameter in model.parameters() if parameter.numel()}
-    if any(p.data_ptr() in own for p in reference.model.parameters() if p.numel()):
+    own = {p.data_ptr() for p in map(own_part, model.parameters()) if p.numel()}
+    theirs = map(own_part, reference.model.parameters())
+    if any(p.data_ptr() in own for p in theirs if p.numel()):
         raise HookError(
             f"{where}: the reference is the model that is trained, or shares weights with it, and would "
             f"move with it; load it from a stage's folder"

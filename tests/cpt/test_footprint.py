@@ -215,9 +215,10 @@ def test_what_is_spread_is_a_share(backend: str, world: int) -> None:
     assert bytes_of(EMA(), backend=backend, world=world).parts["hooks"] == 4 * N / world
     # Opened whole behind the last step, to be merged, saved and measured.
     assert found.whole == 2 * N
-    # The trainer's own reference is spread, a hook's is not.
+    # The trainer's own reference, and a hook's.
     both = bytes_of(KL(), reference=True, backend=backend, world=world)
-    assert both.parts["frozen"] == 4 * N * (1 + 1 / world)
+    assert both.parts["frozen"] == 2 * 4 * N / world
+    assert bytes_of(KL(), backend="zero2", world=world).parts["frozen"] == 4 * N
 
 
 def test_whole_weights_are_gathered_for_a_while() -> None:

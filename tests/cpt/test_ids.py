@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,44 @@ def test_a_second_fingerprint_reads_no_file(
 
     monkeypatch.setattr(ids, "sha256_file", reads)
     assert ids.fingerprint([file]) == first
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_a_file_that_was_given_its_old_time_back_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_new: bool
+) -> None:
+    """As rsync -t and cp -p do: size and time are those of before, and the bytes are not."""
+    monkeypatch.setenv("CPT_CACHE", str(tmp_path / "cache"))
+    file, other = tmp_path / "a.txt", tmp_path / "b.txt"
+    file.write_text("x")
+    first, before = ids.fingerprint([file]), file.stat()
+    if is_new:
+        other.write_text("y")
+        other.replace(file)
+    else:
+        while file.stat().st_ctime_ns == before.st_ctime_ns:  # one tick of the file system's clock
+            file.write_text("y")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_mtime_ns == before.st_mtime_ns
+    assert ids.fingerprint([file]) != first
+
+
+def test_processes_of_one_number_on_two_machines_write_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, replace, seen = tmp_path / "a.json", Path.replace, list[Path]()
+
+    def late(partial: Path, target: Path) -> Path:
+        seen.append(partial)
+        if len(seen) == 1:
+            ids.atomic_write(file, "theirs")
+        return replace(partial, target)
+
+    monkeypatch.setattr(Path, "replace", late)
+    ids.atomic_write(file, "ours")
+    assert file.read_text() == "ours"
+    assert len({*seen}) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:

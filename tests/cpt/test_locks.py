@@ -278,6 +278,27 @@ def test_a_holder_shows_that_it_lives(lock: Path, monkeypatch: pytest.MonkeyPatc
     pytest.fail("it has not beaten three times in half a minute")
 
 
+def test_a_beat_is_sent_to_the_file_server_at_once(
+    lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS would keep it for half a minute: an open file is sent when its kernel finds the time."""
+    sent, fsync = list[int](), os.fsync
+
+    def counting(descriptor: int) -> None:
+        owner = read_owner(lock)
+        sent.append(-1 if owner is None else owner.beat)
+        fsync(descriptor)
+
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(os, "fsync", counting)
+    with locked(lock, "sft", pytest.fail):
+        for _ in range(3000):
+            if len(sent) >= 3:
+                break
+            time.sleep(0.01)
+    assert sent[:3] == [0, 1, 2]
+
+
 def test_a_holder_that_was_taken_over_ends_itself(
     lock: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -288,6 +309,8 @@ def test_a_holder_that_was_taken_over_ends_itself(
         sent.extend([pid, number])
         ended.set()
 
+    lost = threading.Event()
+    monkeypatch.setattr(locks, "LOST", lost)
     monkeypatch.setattr(locks, "BEAT_SECONDS", 0.01)
     monkeypatch.setattr(os, "kill", kill)
     with locked(lock, "sft", pytest.fail):
@@ -295,10 +318,26 @@ def test_a_holder_that_was_taken_over_ends_itself(
         plant(lock)
         assert ended.wait(60)
     assert sent == [os.getpid(), signal.SIGTERM]
+    assert lost.is_set()  # before the signal, whose handler looks at it
     assert "sft: its lock was taken over by process 12 on far" in capsys.readouterr().err
     found = read_owner(lock)
     assert found is not None
     assert found.token == "abc"  # the other one's stays
+
+
+def test_a_holder_whose_lock_is_gone_ends_itself(
+    lock: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Taken over and given back between two beats, it would go on without one."""
+    ended, lost = threading.Event(), threading.Event()
+    monkeypatch.setattr(locks, "LOST", lost)
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(os, "kill", lambda pid, number: ended.set())
+    with locked(lock, "sft", pytest.fail):
+        owner_file(lock).unlink()
+        assert ended.wait(60)
+    assert lost.is_set()
+    assert f"sft: its lock {lock} was removed; it ends" in capsys.readouterr().err
 
 
 def test_what_the_listener_raises_ends_the_wait(

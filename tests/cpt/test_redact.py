@@ -10,6 +10,8 @@ SECRETS = {
     "HF_TOKEN": "canary-of-the-hub-1",
     "OPENAI_API_KEY": 'canary "quoted" \\ 2',
     "AWS_SECRET_ACCESS_KEY": "canary/with+signs=3",
+    "PGPASSWORD": "canary-of-a-database-4",
+    "SSHPASS": "canary-of-a-shell-5",
     "DEPLOY_KEY": "first line of a key\nsecond line of it\n",
 }
 OTHERS = {
@@ -19,6 +21,7 @@ OTHERS = {
     "SSH_AUTH_SOCK": "/tmp/agent.123",
     "AWS_SHARED_CREDENTIALS_FILE": "/home/a/.aws/credentials",
     "PATH": "/usr/bin:/bin",
+    "OLDPWD": "/home/someone",
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cpt import ids, verified
-from cpt.verified import Damage, damages, forget
+from cpt.verified import Damage, damages, forget, strangers
 from tests.spoiled import cut, flip
 
 NAMES = ("checkpoint/model-00001-of-00002.safetensors", "adapter/weights", "exemplars.jsonl")
@@ -174,3 +174,28 @@ def test_of_a_stage_by_hand_the_cache_is_the_persons(
         assert damages(moved, files) == []
     assert len(read) == len(NAMES)
     assert len(list((own / "verified").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "adapter_config.json", "chat_template.jinja", "modeling.py"]
+)
+def test_what_libraries_would_load_too_is_a_stranger(
+    stage: Path, files: dict[str, str], name: str
+) -> None:
+    """transformers prefers one whole file to the parts of an index, and puts an adapter on top."""
+    assert strangers(stage, files) == []
+    (stage / "checkpoint" / "README.md").touch()
+    (stage / "checkpoint" / "notes.txt").touch()
+    assert strangers(stage, files) == []
+    (stage / "checkpoint" / name).touch()
+    (found,) = strangers(stage, files)
+    assert found.path == stage / "checkpoint" / name
+    assert strangers(stage, {"exemplars.jsonl": ""}) == []  # of the checkpoint nothing is asked
+
+
+def test_a_base_model_elsewhere_lies_beside_what_it_wants(stage: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "other.safetensors").touch()
+    (stage / "checkpoint").rename(tmp_path / "old")
+    (stage / "checkpoint").symlink_to(tmp_path / "model")
+    assert strangers(stage, {"checkpoint/model.safetensors": ""}) == []

@@ -1,13 +1,14 @@
 """Reading result files into the matrix, and writing the matrix out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cpt.errors import ProbeError
-from eval.matrix import read_matrix
+from eval.matrix import check_score, read_matrix
 
 
 def cell(value: float, **other: Any) -> dict[str, Any]:
@@ -93,6 +94,24 @@ def test_equal_item_ids_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "base.json", {"sums": tree})
     with pytest.raises(ProbeError, match="equal ids"):
         read_matrix([("base", "b0", path)], "small", "5d2e91ab")
+
+
+def test_other_items_and_other_numbers_of_a_checked_score_are_checked_anew(tmp_path: Path) -> None:
+    base = write(tmp_path / "base.json", {"sums": cell(0.5)})
+    score = read_matrix([("base", "b", base)], "small", "5d2e91ab").rows[0].scores["sums"]
+    assert score.sound_items is score.items
+    relabelled = replace(score, group="language")
+    assert relabelled.sound_items is score.items
+    check_score(relabelled)
+    nan = replace(score.items[0], value=float("nan"))
+    with pytest.raises(ProbeError, match=r"item a is nan"):
+        check_score(replace(relabelled, items=(nan, score.items[1])))
+    with pytest.raises(ProbeError, match=r"equal ids"):
+        check_score(replace(relabelled, items=(score.items[0], score.items[0])))
+    with pytest.raises(ProbeError, match=r"no items"):
+        check_score(replace(relabelled, items=()))
+    with pytest.raises(ProbeError, match=r"stderr is inf"):
+        check_score(replace(relabelled, stderr=float("inf")))
 
 
 def test_an_unknown_row_gets_the_nearest_name(tmp_path: Path) -> None:

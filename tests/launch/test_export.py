@@ -225,11 +225,28 @@ def test_a_full_disk_or_an_interruption_leaves_nothing(
 def test_what_a_killed_export_left_goes_with_the_next(stage: Path, tmp_path: Path) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
-    left = [tmp_path / f".out.cpt-export-{pid}" for pid in (dead.pid, os.getppid())]
+    here = socket.gethostname()
+    ends = (f"{here}-{dead.pid}", f"{here}-{os.getppid()}", f"elsewhere-{dead.pid}")
+    left = [tmp_path / f".out.cpt-export-{end}" for end in ends]
     for folder in left:
         folder.mkdir()
     write(stage, tmp_path / "out")
-    assert [folder.exists() for folder in left] == [False, True]  # the other one is at work
+    # The second one is at work, and whether the third is nobody knows here.
+    assert [folder.exists() for folder in left] == [False, True, True]
+
+
+def test_two_exports_to_one_folder_do_not_mix(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(folder: Path) -> None:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "theirs").touch()
+
+    monkeypatch.setattr("launch.export.sync", late)
+    with pytest.raises(RecipeError, match="out: came to be there meanwhile; name a new folder"):
+        write(stage, tmp_path / "out")
+    assert texts_of(tmp_path / "out") == {"theirs": ""}
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "out"}
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,27 @@
 """`cpt gc`: what anything needs stays, whatever the store looks like; what it lists is what it removes."""
 
+import json
 import os
 import random
+import shutil
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from cpt import reachable as reachables
 from cpt import retention
 from cpt.checkpoint import digests_of_stage, verify_stage
+from cpt.lock_owner import Owner
 from cpt.manifest import Ancestor, Manifest, read
-from cpt.reachable import PINS, chains, pinned, reachable
+from cpt.reachable import PINS, chains, pin, pinned, reachable
 from cpt.store import Store, complete_checkpoints, mark_complete
 from cpt.verified import damages
-from launch import cli
+from launch import cli, gc
 from launch.care_options import seconds
 from launch.opening import open_chain
 from launch.record import link
@@ -210,6 +217,93 @@ def test_what_is_being_made_is_left_alone(store: Store, call: Call) -> None:
     assert folder.is_dir()
 
 
+def far_away(store: Store, stage_id: str) -> Path:
+    """What a process of another machine writes beside the lock that it holds."""
+    owner = Owner("abc", "far", "another boot", 12, "", time.time())
+    file = store.root / "locks" / f"{stage_id}.owner"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(asdict(owner)))
+    return file
+
+
+def test_what_a_run_may_be_built_on_stays_until_its_chain_names_it(
+    store: Store, call: Call
+) -> None:
+    """The first new stage of a run is made before any chain names its parents."""
+    make(store, "base-1")
+    make(store, "base-2")
+    chain(store, "a", "base-2", "sft-2")
+    chain(store, "b", "base-2", "dpo-2")
+    file = far_away(store, "sft-1")
+    for more in ([], ["--dry-run"]):
+        code, out, _ = call("--stages", "--older", "0d", *more)
+        assert code == 0
+        assert "kept    stages/base-1: sft-1 may need it, which process 12 on far" in out
+        assert store.is_done("base-1")
+    # A stage that a chain names is built on stages that this chain names too.
+    file.rename(far_away(store, "sft-2"))
+    assert listed(call("--stages", "--older", "0d")[1]) == ["stages/base-1"]
+
+
+@pytest.mark.parametrize("meanwhile", ["named", "gone", "finished"])
+def test_what_changes_while_it_looks_is_left_alone(
+    store: Store, call: Call, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    """Between the look at the store and the lock, a run names a stage, or goes on with it."""
+    make(store, "base-1")
+    make(store, "sft-2", "base-1")
+    chain(store, "a", "base-1", "sft-1")
+    half = checkpoint(store, "sft-1", 4, is_whole=False)
+
+    @contextmanager
+    def late(held: Store, stage_id: str) -> Iterator[None]:
+        if meanwhile == "named":
+            chain(store, "b", "base-1", "sft-2")
+        elif meanwhile == "finished":
+            mark_complete(half)
+        elif half.is_dir():
+            shutil.rmtree(half)
+        with held.lock(stage_id, pytest.fail):
+            yield
+
+    monkeypatch.setattr(gc, "lock_if_free", late)
+    code, out, err = call("--stages", "--older", "0d")
+    assert (code, err) == (0, "")
+    kept = {"named": "stages/sft-2"}.get(meanwhile, "stages/sft-1.partial/trainer/checkpoint-4")
+    assert f"kept    {kept}: changed while this looked at the rest" in out
+    assert store.is_done("sft-2") is (meanwhile == "named")
+    assert half.is_dir() is (meanwhile == "finished")
+
+
+def test_what_a_killed_group_was_writing_goes(store: Store, call: Call) -> None:
+    chain(store, "a", "sft-1")
+    left = store.root / "jobs" / ".sft-1.beat-0.12-ab.partial"
+    left.parent.mkdir()
+    left.touch()
+    with store.lock("sft-1", pytest.fail):
+        assert "kept    jobs/.sft-1.beat-0.12-ab.partial" in call("--older", "0d")[1]
+    assert listed(call("--older", "0d")[1]) == ["jobs/.sft-1.beat-0.12-ab.partial"]
+    assert not left.exists()
+
+
+def test_a_group_at_work_removes_files_while_it_looks(
+    store: Store, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain(store, "a", "sft-1")
+    (store.root / "jobs").mkdir()
+    for name in ("sft-1.beat-0", "sft-1.json"):
+        (store.root / "jobs" / name).touch()
+    stat = Path.stat
+
+    def gone(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path.suffix == ".beat-0":
+            path.unlink(missing_ok=True)
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", gone)
+    assert listed(call("--older", "0d")[1]) == ["jobs/sft-1.json"]
+
+
 def test_nothing_goes_where_a_chain_cannot_be_read(store: Store, call: Call) -> None:
     make(store, "base-1")
     make(store, "sft-1", "base-1")
@@ -359,3 +453,30 @@ def test_after_it_every_chain_plans_nothing_to_do(
         assert all(opened.is_finished(node) for node in opened.plan.nodes), changes
     gone = open_chain(SMOKE, variants[0], store.root)
     assert not all(gone.is_finished(node) for node in gone.plan.nodes)
+
+
+def test_two_that_pin_at_once_pin_both(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("sft-1", "sft-2"):
+        make(store, name)
+    both, read_pins = threading.Barrier(2), reachables.pinned
+
+    def slowly(held: Store) -> list[str]:
+        found = read_pins(held)
+        with suppress(threading.BrokenBarrierError):  # the other one waits for the lock
+            both.wait(1)
+        return found
+
+    monkeypatch.setattr(reachables, "pinned", slowly)
+    threads = [
+        threading.Thread(target=pin, args=(store, [name], [])) for name in ("sft-1", "sft-2")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(read_pins(store)) == ["sft-1", "sft-2"]
+
+
+def test_a_typing_mistake_makes_no_store(store: Store, call: Call) -> None:
+    assert call("--pin", "sft-1")[0] == 2
+    assert not store.root.exists()

@@ -176,6 +176,22 @@ def test_told_to_end_the_chain_ends_with_4_and_leaves_no_worker(
     assert "Traceback" not in said
 
 
+def test_what_the_launcher_said_is_kept_without_secrets_however_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "canary-of-the-hub")
+    monkeypatch.setattr(
+        f"{__name__}.LAUNCHER",
+        "import os, sys; print(os.environ['HF_TOKEN'], file=sys.stderr, flush=True)\n" + LAUNCHER,
+    )
+    process = start(tmp_path, "time.sleep(60)")
+    end(process, pids_of(process), signal.SIGINT)
+    assert process.returncode == 4
+    text = (tmp_path / "sft-1.log").read_text()
+    assert "[redacted:HF_TOKEN]" in text
+    assert "canary" not in text
+
+
 # A worker that trains: it looks at the end of each step whether it was told to end.
 TRAINS = (
     "from stages.stopping import heeding, REQUEST; held = heeding(); held.__enter__(); "

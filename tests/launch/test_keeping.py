@@ -2,8 +2,9 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from cpt.checkpoint import digests_of_stage, verify_stage
 from cpt.errors import RecipeError, StoreError
+from cpt.lock_owner import Owner
 from cpt.manifest import Manifest, read
 from cpt.reachable import pin
 from cpt.removed_weights import FILE, removed_weights
@@ -169,6 +171,28 @@ def test_who_is_at_work_keeps_them(made: Made) -> None:
         said = drop(chain)
     assert "sft" in with_weights(chain)
     assert any(line.startswith("sft: weights stay (keep.stages): ") for line in said)
+
+
+def test_a_run_that_no_chain_names_yet_may_read_them(made: Made) -> None:
+    chain = made("keep.stages=last")
+    file = chain.store.root / "locks" / "dpo-99.owner"
+    file.parent.mkdir(exist_ok=True)
+    owner = Owner("abc", "far", "another boot", 12, "", time.time())
+    file.write_text(json.dumps(asdict(owner)))
+    (line,) = drop(chain)
+    assert line.startswith("keep.stages: nothing is removed yet: process 12 on far")
+    assert with_weights(chain) == [*NAMES]
+    file.unlink()
+    drop(chain)
+    assert with_weights(chain) != [*NAMES]
+
+
+def test_a_damaged_list_of_what_was_removed_is_named(made: Made) -> None:
+    stage = folder(made(), "sft")
+    for text in ('["checkpoint/mod', "7"):
+        (stage / FILE).write_text(text)
+        with pytest.raises(StoreError, match=rf"{FILE}: is damaged .*remove it, and cpt verify"):
+            removed_weights(stage)
 
 
 def test_a_damaged_chain_removes_nothing(made: Made) -> None:

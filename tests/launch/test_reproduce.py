@@ -124,6 +124,20 @@ def test_a_stage_by_hand_has_its_command(chain: Chain, tmp_path: Path) -> None:
         reproduce.reproduce(made, tmp_path / "new", None)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("command", ["cpt run chain.yaml --gone-option 3", "cpt run 'chain.yaml"])
+def test_a_command_that_is_none_any_more_gives_way_to_the_kept_recipe(
+    chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    edit(chain, how={**manifest.read(sft(chain)).how, "command": command})
+    made = made_before.find(sft(chain).name, tmp_path / "runs")
+    file = tmp_path / "recipe.yaml"
+    found, again = made_before.planned(made, tmp_path / "runs", file)
+    assert found.plan.node("sft").id == made.entry.id
+    assert str(file) in again
+    assert f"# made with: {command}" in reproduce.told(made, tmp_path / "runs")
+    assert capsys.readouterr().err == ""
+
+
 def test_what_is_not_there_is_named(chain: Chain, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"no finished stage 'stf-1'"):
         made_before.find("stf-1", tmp_path / "runs")

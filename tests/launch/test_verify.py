@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cpt.checkpoint import digests_of_stage
-from cpt.errors import RecipeError
+from cpt.checkpoint import digests_of_stage, verify_part, verify_stage
+from cpt.errors import RecipeError, StoreError
 from cpt.manifest import Manifest
 from cpt.store import MARK, Store, mark_complete
 from launch.verify import verify
@@ -83,6 +83,22 @@ def test_each_damaged_file_has_its_line(
         assert LEFT[name] in line
         assert lines[-1].endswith("stages: 1 damaged")
     assert verified(runs, "dpo-1", "base-1")[0] == 0
+
+
+def test_a_file_that_a_stage_did_not_leave_is_named_and_not_built_on(runs: Path) -> None:
+    path = runs / "stages" / "sft-1" / "checkpoint" / "adapter_config.json"
+    path.write_text("{}")
+    code, lines = verified(runs, "sft-1")
+    assert code == 1
+    assert (
+        f"{path}: is not of the stage, and libraries load it with the model: remove this file"
+        in lines
+    )
+    with pytest.raises(StoreError, match=r"adapter_config\.json: is not of the stage"):
+        verify_stage(path.parents[1])
+    with pytest.raises(StoreError, match=r"adapter_config\.json: is not of the stage"):
+        verify_part(path.parents[1], "checkpoint")
+    verify_part(path.parents[1], "exemplars.jsonl")
 
 
 def test_candidates_that_a_verdict_removed_are_not_missed(runs: Path) -> None:

@@ -109,8 +109,8 @@ def test_reference_is_bit_identical_after_training(stages: TinyStages) -> None:
     made: list[FrozenReference] = []
     keep = FrozenReference.__init__
 
-    def watch(self: FrozenReference, model: Any) -> None:
-        keep(self, model)
+    def watch(self: FrozenReference, model: Any, trained: Any = None) -> None:
+        keep(self, model, trained)
         made.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -120,6 +120,26 @@ def test_reference_is_bit_identical_after_training(stages: TinyStages) -> None:
     before = load_model(str(stages.base / "checkpoint")).state_dict()
     assert equal(dict(reference.model.state_dict()), dict(before))
     assert all(p.grad is None and not p.requires_grad for p in reference.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("backend", "is_refused"), [("fsdp2", True), ("zero3", True), ("ddp", False)]
+)
+def test_a_whole_copy_is_refused_where_a_share_was_planned(
+    backend: str, is_refused: bool, stages: TinyStages
+) -> None:
+    from cpt.checkpoint import load_model
+    from stages.opening import past_of, reference_loader
+
+    job = stages.job("sft", {"kl": {"of": "base"}}, num_processes=2, backend=backend)
+    model = load_model(str(stages.base / "checkpoint"))  # as no backend has prepared it
+    before = past_of(job)
+    reference = reference_loader(model, before, "elsewhere", job)
+    if not is_refused:
+        assert reference(before[0]).head.parameters()
+        return
+    with pytest.raises(EdgeError, match=rf"sft: base cannot be spread .* {backend} has left whole"):
+        reference(before[0])
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

@@ -21,8 +21,8 @@ def num_loaded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     made: list[Any] = []
     keep = FrozenReference.__init__
 
-    def watch(self: FrozenReference, model: Any) -> None:
-        keep(self, model)
+    def watch(self: FrozenReference, model: Any, trained: Any = None) -> None:
+        keep(self, model, trained)
         made.append(self)
 
     monkeypatch.setattr(FrozenReference, "__init__", watch)
